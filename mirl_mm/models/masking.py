@@ -1,0 +1,112 @@
+"""Pure functions on patch sequences: which patches stay, where they go back, how they look.
+
+Shapes: B batch, L patches (h x w grid, row by row), K kept patches, D width, C image channels,
+p patch side in pixels.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def num_kept(num_patches: int, mask_ratio: float) -> int:
+    """K, the number of patches that stay visible; at least one stays and at least one is masked."""
+    kept = int(num_patches * (1 - mask_ratio))
+    if not 1 <= kept < num_patches:
+        raise ValueError(
+            f'mask_ratio={mask_ratio} keeps {kept} of {num_patches} patches; it must keep at least '
+            f'1 and mask at least 1, so accepted is 0 < mask_ratio <= {1 - 1 / num_patches:.4g}'
+        )
+    return kept
+
+
+def random_masking(noise: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep the ``kept`` patches with the smallest noise in each row.
+
+    Args:
+        noise: [B, L], any real numbers.
+        kept: K, how many to keep.
+
+    Returns:
+        ids_keep [B, K] in ascending order of noise; ids_restore [B, L], where each patch sits in
+        (kept patches, then masked ones); mask [B, L], 0 for kept and 1 for masked.
+    """
+    order = noise.argsort(dim=1, stable=True)
+    ids_restore = order.argsort(dim=1)
+    mask = (ids_restore >= kept).to(noise.dtype)
+    return order[:, :kept], ids_restore, mask
+
+
+def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Take tokens [B, N, D] at ids [B, M] -> [B, M, D]."""
+    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def restore(visible: Tensor, mask_token: Tensor, ids_restore: Tensor) -> Tensor:
+    """Put visible patch tokens back in place and fill the others.
+
+    Args:
+        visible: [B, K, D], in the order of ids_keep.
+        mask_token: [1, 1, D].
+        ids_restore: [B, L].
+
+    Returns:
+        [B, L, D].
+    """
+    b, k, _ = visible.shape
+    fill = mask_token.to(visible.dtype).expand(b, ids_restore.shape[1] - k, -1)
+    return gather_tokens(torch.cat([visible, fill], dim=1), ids_restore)
+
+
+def patchify(imgs: Tensor, patch_size: int) -> Tensor:
+    """Cut [B, C, H, W] into patches [B, L, p*p*C], channel fastest; H and W: multiples of p."""
+    b, c, height, width = imgs.shape
+    p = patch_size
+    check_image_size((height, width), p)
+    patches = imgs.reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)
+    return patches.reshape(b, -1, p * p * c)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """Inverse of :func:`patchify`: [B, L, p*p*C] on an h x w grid -> [B, C, h*p, w*p]."""
+    b, p, (h, w) = patches.shape[0], patch_size, grid
+    pixels = patches.reshape(b, h, w, p, p, -1).permute(0, 5, 1, 3, 2, 4)
+    return pixels.reshape(b, -1, h * p, w * p)
+
+
+def check_image_size(size: tuple[int, int], patch_size: int) -> None:
+    """ValueError unless both sides (pixels) are positive multiples of the patch size."""
+    if any(side < patch_size or side % patch_size for side in size):
+        raise ValueError(
+            f'image size {size[0]}x{size[1]} (height x width) does not fit patch_size='
+            f'{patch_size}: each side must be a multiple of it, and at least one patch'
+        )
+
+
+@lru_cache(maxsize=32)
+def sincos_positions(dim: int, grid: tuple[int, int], cls_token: bool = True) -> Tensor:
+    """Fixed 2-D sine-cosine positions as in MAE: the first half of the width encodes the column.
+
+    Computed in float64 and rounded once to float32, as the official tables are. mmpretrain's
+    ``build_2d_sincos_position_embedding`` walks the grid column by column and works in float32,
+    so it gives the transposed table. The result is cached: do not write into it.
+
+    Args:
+        dim: D, a multiple of 4.
+        grid: (h, w) patches.
+        cls_token: put a zero row first.
+
+    Returns:
+        [1, (1+)L, D] float32.
+    """
+    if dim % 4:
+        raise ValueError(f'sine-cosine positions need a width divisible by 4, got {dim}')
+    omega = 10000.0 ** -(np.arange(dim // 4, dtype=np.float64) / (dim / 4))
+    rows, cols = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing='ij')
+    halves = [np.outer(axis.reshape(-1), omega) for axis in (cols, rows)]
+    table = np.concatenate([f(half) for half in halves for f in (np.sin, np.cos)], axis=1)
+    if cls_token:
+        table = np.concatenate([np.zeros((1, dim)), table])
+    return torch.tensor(table[None], dtype=torch.float32, device='cpu')

@@ -1,0 +1,168 @@
+"""Masked Image Residual Learning, in the order of the paper's figure.
+
+Reference: Guoxi Huang, Hongtao Fu, Adrian G. Bors, "Masked Image Residual Learning for Scaling
+Deeper Vision Transformers", NeurIPS 2023, https://arxiv.org/abs/2309.14136.
+
+Shapes: B batch, L patches, G segments, p patch side in pixels.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.registry import MODELS
+from mmpretrain.models import BaseSelfSupervisor
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from .head import pairs
+from .masking import unpatchify
+
+
+@dataclass
+class Reconstruction:
+    """Everything a pass produced; all tensors carry gradients."""
+
+    preds: tuple[Tensor, ...]  # G x [B, L, p*p*3]
+    target: Tensor  # [B, L, p*p*3]
+    mask: Tensor  # [B, L], 0 kept, 1 masked
+    ids_restore: Tensor  # [B, L]
+    pair_errors: Tensor  # [B, G/2], masked MSE of every pair for every image
+    patch_mean: Tensor  # [B, L, 1]
+    patch_std: Tensor  # [B, L, 1]
+    grid: tuple[int, int]  # (h, w) patches
+    patch_size: int
+
+    @property
+    def pair_losses(self) -> Tensor:
+        """[G/2], the mean over the batch (every image has as many masked patches)."""
+        return self.pair_errors.mean(dim=0)
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean over the pairs, a scalar."""
+        return self.pair_losses.mean()
+
+    def images(self) -> dict[str, list[Tensor]]:
+        """The painted pictures: ``main``, ``residual`` and ``sum``, each G/2 x [B, 3, H, W].
+
+        In normalised pixels. Every picture has the patch means added back, so ``sum`` is
+        ``main + residual`` less one patch mean.
+        """
+        painted = dict(main=[], residual=[], sum=[])
+        for main, residual in pairs(self.preds):
+            painted['main'].append(self._to_image(main))
+            painted['residual'].append(self._to_image(residual))
+            painted['sum'].append(self._to_image(main + residual))
+        return painted
+
+    def _to_image(self, pred: Tensor) -> Tensor:
+        return unpatchify(pred * self.patch_std + self.patch_mean, self.grid, self.patch_size)
+
+
+@MODELS.register_module()
+class MIRL(BaseSelfSupervisor):
+    """A masked image, a segmented encoder, one decoder per segment, and pairs that share the work.
+
+    Args are those of mmpretrain's BaseSelfSupervisor: ``backbone`` (MIRLViT), ``neck`` (MIRLNeck),
+    ``head`` (MIRLHead), ``data_preprocessor``, ``init_cfg``. Positions stay fixed.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
+
+    def __init__(self, backbone: dict, neck: dict, head: dict, **kwargs) -> None:
+        super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
+        self._check_fit()
+        self.backbone.pos_embed.requires_grad_(False)
+
+    def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Mask, encode, paint, compare.
+
+        Args:
+            imgs: [B, 3, H, W], already normalised.
+            noise: [B, L]; the smallest of a row stay visible. None draws it.
+        """
+        features = self.backbone.encode_masked(imgs, noise)  # stem, G taps
+        preds = self.neck(features)  # G x [B, L, p*p*3]: shallow = main, deep = residual
+        target = self.head.target(imgs)  # [B, L, p*p*3], normalised pixels of each patch
+        pair_errors = self.head.pair_errors(preds, target.patches, features.mask)
+        return Reconstruction(
+            preds,
+            target.patches,
+            features.mask,
+            features.ids_restore,
+            pair_errors,
+            target.mean,
+            target.std,
+            features.grid,
+            self.head.patch_size,
+        )
+
+    def loss(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs
+    ) -> dict[str, Tensor]:
+        """``loss`` to descend on, and ``pair_g_h``: the error of decoders g and h together."""
+        pair_losses = self.reconstruct(inputs).pair_losses
+        named = zip(self.pair_names, pair_losses.detach(), strict=True)
+        return dict(loss=pair_losses.mean(), **dict(named))
+
+    @torch.no_grad()
+    def predict(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs
+    ) -> list[DataSample]:
+        """Errors on held-out images, under masks that belong to the images.
+
+        Returns:
+            The data samples with ``recon_error`` and the field ``pair_g_h`` of every pair.
+        """
+        samples = data_samples or [DataSample() for _ in inputs]
+        errors = self.reconstruct(inputs, self.fixed_noise(inputs, samples)).pair_errors
+        for sample, row in zip(samples, errors, strict=True):
+            sample.set_field(row.mean(), 'recon_error')
+            for name, value in zip(self.pair_names, row, strict=True):
+                sample.set_field(value, name)
+        return samples
+
+    def fixed_noise(self, imgs: Tensor, data_samples: list[DataSample]) -> Tensor:
+        """Noise [B, L] drawn from each image's file name (its place in the batch without one).
+
+        So a held-out image has the same mask in every epoch, batch size and number of processes.
+        """
+        num_patches = imgs[0, 0].numel() // self.backbone.patch_size**2
+        rows = []
+        for i, sample in enumerate(data_samples):
+            name = Path(sample.get('img_path') or str(i)).name
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            rows.append(torch.rand(num_patches, generator=generator))
+        return torch.stack(rows).to(imgs)
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = 'tensor'
+    ):
+        """As BaseSelfSupervisor's, and ``mode='predict'`` for validation and tools/test.py."""
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        return super().forward(inputs, data_samples, mode)
+
+    @property
+    def pair_names(self) -> list[str]:
+        """Names of the pairs in logs and metrics, such as ``pair_0_5``."""
+        return [f'pair_{g}_{h}' for g, h in pairs(range(self.neck.num_segments))]
+
+    def _check_fit(self) -> None:
+        backbone, neck, head = self.backbone, self.neck, self.head
+        values = backbone.patch_size**2 * head.in_channels
+        for what, left, right in [
+            ('num_segments of backbone and neck', backbone.num_segments, neck.num_segments),
+            (
+                'width of the backbone and embed_dim of the neck',
+                backbone.embed_dims,
+                neck.embed_dim,
+            ),
+            ('patch_size of backbone and head', backbone.patch_size, head.patch_size),
+            ('values per patch of head and neck', values, neck.out_dim),
+        ]:
+            if left != right:
+                raise ValueError(f'{what} must be equal, got {left} and {right}')

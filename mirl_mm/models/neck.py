@@ -1,0 +1,111 @@
+"""The residual neck: one decoder per segment, each looking back at all shallower ones.
+
+Shapes: B batch, L patches, K kept patches, D encoder width, E decoder width, G segments.
+"""
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .decoder import LN_EPS, SegmentDecoder
+from .masking import sincos_positions
+from .vit import MaskedFeatures, init_linears
+
+
+@MODELS.register_module()
+class MIRLNeck(BaseModule):
+    """G decoders with a growing context.
+
+    The last segment is normed by the encoder's own final norm; the norms of the others and of the
+    stem live here, so that the encoder keeps the names of a stock ViT.
+
+    Args:
+        embed_dim: D.
+        num_segments: G.
+        decoder_embed_dim: E, a multiple of 4 and of the number of heads.
+        decoder_depth: blocks per decoder.
+        decoder_num_heads: heads per block.
+        mlp_ratio: hidden width of the MLPs over E.
+        patch_size: p, pixels.
+        in_channels: C, image channels.
+        init_cfg: as in MMEngine.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_segments: int = 6,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 2,
+        decoder_num_heads: int = 16,
+        mlp_ratio: float = 4,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if num_segments < 2 or num_segments % 2:
+            raise ValueError(f'num_segments must be even and at least 2, got {num_segments}')
+        if decoder_depth < 1:
+            raise ValueError(f'decoder_depth must be at least 1, got {decoder_depth}')
+        if decoder_embed_dim % decoder_num_heads or decoder_embed_dim % 4:
+            raise ValueError(
+                f'decoder_embed_dim={decoder_embed_dim} must be a multiple of 4 and '
+                f'of decoder_num_heads={decoder_num_heads}'
+            )
+        self.embed_dim = embed_dim
+        self.num_segments = num_segments
+        self.out_dim = patch_size**2 * in_channels
+        self.stem_norm = nn.LayerNorm(embed_dim, eps=LN_EPS)
+        self.stem_embed = nn.Linear(embed_dim, decoder_embed_dim)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(embed_dim, eps=LN_EPS) for _ in range(num_segments - 1)
+        )
+        self.decoders = nn.ModuleList(
+            SegmentDecoder(
+                embed_dim,
+                decoder_embed_dim,
+                decoder_depth,
+                decoder_num_heads,
+                self.out_dim,
+                mlp_ratio,
+            )
+            for _ in range(num_segments)
+        )
+        self.register_buffer('pos_embed', torch.zeros(1, 1, decoder_embed_dim), persistent=False)
+        self._grid: tuple[int, int] | None = None
+
+    def init_weights(self) -> None:
+        """Xavier-uniform matrices, zero biases, mask tokens N(0, 0.02), gains 1."""
+        super().init_weights()
+        init_linears(self)
+        for decoder in self.decoders:
+            nn.init.normal_(decoder.mask_token, std=0.02)
+            weight = decoder.pred.parametrizations.weight
+            nn.init.xavier_uniform_(weight.original1)
+            nn.init.ones_(weight.original0)
+
+    def forward(self, features: MaskedFeatures) -> tuple[Tensor, ...]:
+        """Paint all patches from every segment: G x [B, L, p*p*C], shallow to deep."""
+        positions = self._positions(features.grid)
+        context = self.stem_embed(self.stem_norm(features.stem))  # [B, 1+K, E]
+        preds = []
+        for decoder, tokens in zip(self.decoders, self.normed_taps(features), strict=True):
+            visible = decoder.embed(tokens)  # [B, 1+K, E]
+            preds.append(decoder(visible, features.ids_restore, positions, context))
+            context = torch.cat([visible, context], dim=1)  # one more segment to look back at
+        return tuple(preds)
+
+    def normed_taps(self, features: MaskedFeatures) -> list[Tensor]:
+        """The segments' outputs after their LayerNorms: G x [B, 1+K, D]."""
+        *earlier, last = features.taps
+        return [norm(tap) for norm, tap in zip(self.norms, earlier, strict=True)] + [last]
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Sine-cosine table of this grid [1, 1+L, E]; follows the images' size."""
+        if self._grid != grid:
+            table = sincos_positions(self.pos_embed.shape[-1], grid)
+            self.pos_embed = table.to(self.pos_embed)
+            self._grid = grid
+        return self.pos_embed

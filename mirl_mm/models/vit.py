@@ -1,0 +1,231 @@
+"""The deep plain ViT encoder: mmpretrain's VisionTransformer plus a masked pass that taps segments.
+
+Reference: "Masked Image Residual Learning for Scaling Deeper Vision Transformers",
+https://arxiv.org/abs/2309.14136.
+
+Shapes: B batch, L patches, K kept patches, D width, G segments.
+"""
+
+from typing import NamedTuple
+
+import torch
+from mmengine.registry import MODELS
+from mmpretrain.models import VisionTransformer
+from torch import Tensor, nn
+
+from .masking import check_image_size, gather_tokens, num_kept, random_masking, sincos_positions
+
+
+def _arch(width: int, depth: int, heads: int, segments: int) -> dict:
+    return dict(
+        embed_dims=width,
+        num_layers=depth,
+        num_heads=heads,
+        feedforward_channels=4 * width,
+        num_segments=segments,
+    )
+
+
+# Named as in the paper: S or B for the width, then the depth. The 384-wide models have 12 heads.
+# 6 segments are official for s54 and b48; 4 is the paper's figure.
+ARCHS = {
+    'test': _arch(48, 12, 4, 6),
+    's12': _arch(384, 12, 12, 4),
+    's54': _arch(384, 54, 12, 6),
+    'b12': _arch(768, 12, 12, 4),
+    'b24': _arch(768, 24, 12, 4),
+    'b48': _arch(768, 48, 12, 6),
+}
+DICT_ARCH_SEGMENTS = 6
+
+
+class MaskedFeatures(NamedTuple):
+    """What the masked pass hands to the neck (tokens are cls first, then kept patches)."""
+
+    stem: Tensor  # [B, 1+K, D], the tokens that enter block 0
+    taps: tuple[Tensor, ...]  # G x [B, 1+K, D], the output of each segment; the last one is normed
+    ids_restore: Tensor  # [B, L]
+    mask: Tensor  # [B, L], 0 kept, 1 masked
+    grid: tuple[int, int]  # (h, w) patches
+
+
+@MODELS.register_module()
+class MIRLViT(VisionTransformer):
+    """Plain ViT whose depth is split into equal segments.
+
+    ``forward(x)`` is mmpretrain's: no mask, outputs by ``out_indices`` and ``out_type``.
+    :meth:`encode_masked` is the pre-training pass. State-dict names are mmpretrain's.
+
+    Args:
+        arch: a name of :data:`ARCHS`, or a dict with ``embed_dims``, ``num_layers``, ``num_heads``
+            and ``feedforward_channels``.
+        img_size: pixels, one number or (height, width); each a multiple of the patch size.
+        patch_size: pixels.
+        num_segments: G, even and a divisor of the depth; None takes the arch's own (6 for a dict).
+        mask_ratio: share of patches hidden by :meth:`encode_masked`.
+        init_cfg: as in MMEngine; without ``Pretrained``, MIRL's initialisation is used.
+        **kwargs: the other arguments of mmpretrain's VisionTransformer.
+
+    Raises:
+        ValueError: an unknown arch, or numbers that do not fit each other.
+    """
+
+    arch_zoo = ARCHS
+
+    def __init__(
+        self,
+        arch: str | dict,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        num_segments: int | None = None,
+        mask_ratio: float = 0.75,
+        init_cfg: dict | list[dict] | None = None,
+        **kwargs,
+    ) -> None:
+        settings = arch_settings(arch)
+        self.num_segments = check_segments(
+            num_segments or settings.get('num_segments', DICT_ARCH_SEGMENTS), settings['num_layers']
+        )
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        check_image_size((height, width), patch_size)
+        num_kept(height // patch_size * (width // patch_size), mask_ratio)
+        self.mask_ratio = mask_ratio
+        self.patch_size = patch_size
+        super().__init__(
+            arch=arch, img_size=img_size, patch_size=patch_size, init_cfg=init_cfg, **kwargs
+        )
+        self._set_sincos_positions()
+        self._register_load_state_dict_pre_hook(self._refuse_other_arch)
+
+    def init_weights(self) -> None:
+        """MIRL's initialisation: Xavier-uniform matrices, zero biases, cls N(0, 0.02).
+
+        The patch projection counts as a matrix; positions are sine-cosine. A ``Pretrained``
+        init_cfg has the last word.
+        """
+        super().init_weights()
+        configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        if any(cfg.get('type') == 'Pretrained' for cfg in configs):
+            return
+        init_linears(self)
+        nn.init.xavier_uniform_(self.patch_embed.projection.weight.flatten(1))
+        if self.patch_embed.projection.bias is not None:
+            nn.init.zeros_(self.patch_embed.projection.bias)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=0.02)
+        self._set_sincos_positions()
+
+    def encode_masked(self, imgs: Tensor, noise: Tensor | None = None) -> MaskedFeatures:
+        """Encode a random part of the patches and tap the end of every segment.
+
+        Args:
+            imgs: [B, 3, H, W], normalised pixels.
+            noise: [B, L]; the K smallest of a row are kept. None draws it uniformly.
+
+        Raises:
+            ValueError: H or W is not a multiple of the patch size, or the noise has another shape.
+        """
+        if self.cls_token is None or not self.final_norm:
+            raise ValueError('masked encoding needs with_cls_token=True and final_norm=True')
+        check_image_size(tuple(imgs.shape[-2:]), self.patch_size)
+        patches, grid = self.patch_embed(imgs)  # [B, L, D]
+        positions = self.resize_pos_embed(
+            self.pos_embed,
+            self.patch_resolution,
+            grid,
+            self.interpolate_mode,
+            self.num_extra_tokens,
+        )
+        batch, num_patches, _ = patches.shape
+        if noise is None:
+            noise = torch.rand(batch, num_patches, device=imgs.device)
+        elif noise.shape != (batch, num_patches):
+            raise ValueError(
+                f'noise has shape {tuple(noise.shape)}; {batch} images of '
+                f'{grid[0]}x{grid[1]} patches need {(batch, num_patches)}'
+            )
+        ids_keep, ids_restore, mask = random_masking(noise, num_kept(num_patches, self.mask_ratio))
+
+        visible = gather_tokens(patches + positions[:, 1:], ids_keep)  # [B, K, D]
+        cls = (self.cls_token + positions[:, :1]).expand(batch, -1, -1)
+        stem = self.pre_norm(self.drop_after_pos(torch.cat([cls, visible], dim=1)))
+
+        x, taps = stem, []
+        blocks_per_segment = self.num_layers // self.num_segments
+        for i, block in enumerate(self.layers, start=1):
+            x = block(x)
+            if i % blocks_per_segment == 0:
+                taps.append(x)
+        taps[-1] = self.ln1(taps[-1])
+        return MaskedFeatures(stem, tuple(taps), ids_restore, mask, tuple(grid))
+
+    def _set_sincos_positions(self) -> None:
+        table = sincos_positions(
+            self.embed_dims, tuple(self.patch_resolution), self.cls_token is not None
+        )
+        with torch.no_grad():
+            self.pos_embed.copy_(table)
+
+    def _refuse_other_arch(self, state_dict: dict, prefix: str, *_) -> None:
+        """Stop a load that would fill this encoder only in part. Final norms may come and go."""
+        own = {prefix + name: value.shape for name, value in self.state_dict().items()}
+        given = {name: value.shape for name, value in state_dict.items() if name.startswith(prefix)}
+        who = f'this encoder ({self.embed_dims} wide, {self.num_layers} deep)'
+        if not own.keys() & given.keys():
+            raise ValueError(
+                f'the checkpoint holds no weight of {who}: none of its names starts '
+                f'like {next(iter(own))!r}'
+            )
+        for name, shape in own.items():
+            if name.removeprefix(prefix).startswith(('ln1.', 'ln2.', 'pos_embed')):
+                continue  # positions are resized by mmpretrain's own hook
+            if name not in given:
+                raise ValueError(
+                    f'the checkpoint is of another arch: {who} needs {name!r}, which it lacks'
+                )
+            if given[name] != shape:
+                raise ValueError(
+                    f'the checkpoint is of another arch: {name!r} is '
+                    f'{tuple(given[name])} there and {tuple(shape)} in {who}'
+                )
+        for name in given:
+            if name.startswith(prefix + 'layers.') and name not in own:
+                raise ValueError(
+                    f'the checkpoint is of another arch: it has {name!r}, which {who} lacks'
+                )
+
+
+def arch_settings(arch: str | dict) -> dict:
+    """The numbers of an arch name or dict; ValueError says which names and keys are accepted."""
+    if isinstance(arch, str):
+        if arch.lower() not in ARCHS:
+            raise ValueError(f'unknown arch {arch!r}; known are {", ".join(ARCHS)}, or a dict')
+        return ARCHS[arch.lower()]
+    needed = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
+    missing = [key for key in needed if key not in arch]
+    if missing:
+        raise ValueError(
+            f'the arch dict lacks {", ".join(missing)}; needed are '
+            f'{", ".join(needed)}, got {sorted(arch)}'
+        )
+    return arch
+
+
+def check_segments(num_segments: int, depth: int) -> int:
+    """Return num_segments if it is even and divides the depth; ValueError names what does."""
+    fitting = [n for n in range(2, depth + 1, 2) if depth % n == 0]
+    if num_segments not in fitting:
+        raise ValueError(
+            f'num_segments={num_segments} does not fit a depth of {depth}: it must be '
+            f'even and divide the depth, so one of {fitting}'
+        )
+    return num_segments
+
+
+def init_linears(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every Linear inside."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.xavier_uniform_(child.weight)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
