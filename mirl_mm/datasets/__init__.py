@@ -1,0 +1,6 @@
+"""Image folders without labels."""
+
+from .decode import LoadAnyImage
+from .images import UnlabelledImages
+
+__all__ = ['LoadAnyImage', 'UnlabelledImages']

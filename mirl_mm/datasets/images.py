@@ -1,0 +1,155 @@
+"""Folders and lists of images without labels, as they are found: some of them broken.
+
+Images are BGR, [H, W, 3], as everywhere in OpenMMLab.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from mmengine import fileio
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.datasets.base_dataset import expanduser
+from mmpretrain.datasets.custom import get_samples
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+
+
+@DATASETS.register_module()
+class UnlabelledImages(CustomDataset):
+    """Every image below a folder, or those that a list names.
+
+    The first transform of the pipeline reads the file (LoadAnyImage, or another that raises an
+    exception for a broken file; OpenCV decodes a truncated JPEG in silence). Where it fails, the
+    next readable image of the dataset is taken, the same one every time, and the failure is
+    logged. With ``test_mode`` the failure is raised.
+
+    Args:
+        data_root: Folder of the images, in any nesting (ImageNet's ``train``, for instance).
+        data_prefix: Folder of the images below ``data_root``.
+        ann_file: A list below ``data_root`` instead of all files: one path a line, relative to
+            the folder. A label behind the path is ignored.
+        extensions: Endings of the files to take, in any case.
+        max_bad_images: How many images may be unreadable. One more stops the run with a
+            RuntimeError. Counted over all workers of a process, each image once.
+        **kwargs: As in mmpretrain's BaseDataset.
+
+    Raises:
+        FileNotFoundError: The folder or the list, or all of the first files of the list, are not
+            there.
+        ValueError: There is no image in the folder or in the list.
+    """
+
+    def __init__(
+        self,
+        data_root: str = '',
+        data_prefix: str = '',
+        ann_file: str = '',
+        extensions: Sequence[str] = EXTENSIONS,
+        max_bad_images: int = 100,
+        **kwargs,
+    ) -> None:
+        if not data_root and not data_prefix:
+            raise ValueError(
+                'UnlabelledImages needs the folder of the images as data_root (or '
+                'data_prefix); both are empty'
+            )
+        if max_bad_images < 0:
+            raise ValueError(f'max_bad_images must be 0 or more, got {max_bad_images}')
+        self.max_bad_images = max_bad_images
+        super().__init__(
+            data_root=expanduser(data_root),
+            data_prefix=data_prefix,
+            ann_file=ann_file,
+            with_label=False,
+            extensions=extensions,
+            **kwargs,
+        )
+
+    def full_init(self) -> None:
+        super().full_init()
+        # 0: not known to be bad; n: the n-th bad image. Shared, since workers are processes.
+        self._bad = torch.zeros(len(self), dtype=torch.int32).share_memory_()
+
+    def load_data_list(self) -> list[dict]:
+        """Paths of all images, sorted or in the order of the list."""
+        backend = fileio.get_file_backend(self.img_prefix, enable_singleton=True)
+        if not backend.isdir(self.img_prefix):
+            raise FileNotFoundError(
+                f'no such folder of images: {self.img_prefix} '
+                f'(data_root={self.data_root!r}){self._accepted()}'
+            )
+        names = (
+            self._listed()
+            if self.ann_file
+            else get_samples(self.img_prefix, None, self.is_valid_file, backend)[0]
+        )
+        if not names:
+            where = f'list {self.ann_file}' if self.ann_file else f'folder {self.img_prefix}'
+            raise ValueError(f'no image in the {where}{self._accepted()}')
+        paths = [backend.join_path(self.img_prefix, name) for name in names]
+        # A look at the first few finds a wrong folder; a look at all may take minutes.
+        if self.ann_file and not any(backend.isfile(path) for path in paths[:10]):
+            raise FileNotFoundError(
+                f'the list {self.ann_file} names {len(paths)} images, but none '
+                f'of the first {len(paths[:10])} exists; looked for {paths[0]}'
+            )
+        return [dict(img_path=path) for path in paths]
+
+    def _listed(self) -> list[str]:
+        if not fileio.isfile(self.ann_file):
+            raise FileNotFoundError(
+                f'no such list of images: {self.ann_file} (relative to '
+                f'data_root={self.data_root!r}); one path a line is accepted'
+            )
+        lines = (line.strip() for line in fileio.list_from_file(self.ann_file))
+        names = (line if self.is_valid_file(line) else line.rpartition(' ')[0] for line in lines)
+        return [name for name in names if self.is_valid_file(name)]
+
+    def _accepted(self) -> str:
+        return f'; accepted are files that end in {", ".join(sorted(self.extensions))}'
+
+    def prepare_data(self, idx: int) -> dict | None:
+        """Image ``idx`` through the pipeline, or the next one that can be read."""
+        if self.test_mode:
+            return super().prepare_data(idx)
+        load, *augment = self.pipeline.transforms
+        for index in self._from(idx):
+            try:
+                results = load(self.get_data_info(index))
+            except ImportError:
+                raise  # no decoder: not the image's fault
+            except Exception as error:  # decoders raise whatever they like
+                self._mark_bad(index, error)
+                continue
+            for transform in augment:
+                results = None if results is None else transform(results)
+            return results
+        raise RuntimeError(f'none of the {len(self)} images of {self.img_prefix} can be read')
+
+    def _from(self, idx: int) -> Iterator[int]:
+        """``idx`` and all that follow it, round the end, but the images known to be bad."""
+        for step in range(len(self)):
+            index = (idx + step) % len(self)
+            if not self._bad[index]:
+                yield index
+
+    def _mark_bad(self, index: int, error: Exception) -> None:
+        number = int((self._bad > 0).sum()) + 1
+        self._bad[index] = number
+        reason = f'{self.get_data_info(index)["img_path"]} ({type(error).__name__}: {error})'
+        # An error, not a warning: mmengine mutes warnings on every process but the first.
+        print_log(
+            f'unreadable image {number}, at most {self.max_bad_images} are skipped: {reason}',
+            logger='current',
+            level=logging.ERROR,
+        )
+        if number > self.max_bad_images:
+            last = self._bad.topk(min(number, 5)).indices.tolist()
+            paths = ', '.join(self.get_data_info(i)['img_path'] for i in last)
+            raise RuntimeError(
+                f'{number} images cannot be read, max_bad_images='
+                f'{self.max_bad_images}; the last: {paths}. {reason}'
+            ) from error

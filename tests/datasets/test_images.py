@@ -1,0 +1,191 @@
+import copy
+import logging
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mirl_mm.datasets import LoadAnyImage, UnlabelledImages
+
+LOAD = [LoadAnyImage()]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six images 0.png .. 5.png; image i has i in every pixel."""
+    for i in range(6):
+        Image.new('RGB', (8, 8), (i, i, i)).save(tmp_path / f'{i}.png')
+    return tmp_path
+
+
+def values(dataset) -> list[int]:
+    return [int(dataset[i]['img'][0, 0, 0]) for i in range(len(dataset))]
+
+
+def spoil(path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+@pytest.fixture
+def log(caplog):
+    """Records of mmengine's logger, which does not hand them on by itself."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield lambda: [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    logger.removeHandler(caplog.handler)
+
+
+# --- finding images -------------------------------------------------------------------------------
+
+
+def paths(dataset, root) -> list[str]:
+    return [
+        dataset.get_data_info(i)['img_path'].removeprefix(f'{root}/') for i in range(len(dataset))
+    ]
+
+
+def test_nested_folders_are_sorted_and_other_files_left_out(folder):
+    (folder / 'n01' / 'deep').mkdir(parents=True)
+    for name in ['n01/deep/b.JPEG', 'n01/a.webp', 'n01/notes.txt', '.hidden.png']:
+        (folder / name).touch()
+    expected = [f'{i}.png' for i in range(6)] + ['n01/a.webp', 'n01/deep/b.JPEG']
+    assert paths(UnlabelledImages(data_root=str(folder)), folder) == expected
+    below = UnlabelledImages(data_root=str(folder), data_prefix='n01')
+    assert paths(below, folder) == ['n01/a.webp', 'n01/deep/b.JPEG']
+    assert len(UnlabelledImages(data_root=str(folder), extensions=['.webp'])) == 1
+
+
+def test_registered_at_the_root_and_takes_part_of_the_images(folder):
+    cfg = dict(type='UnlabelledImages', data_root=str(folder), indices=2, pipeline=LOAD)
+    assert values(DATASETS.build(cfg)) == [0, 1]
+
+
+def test_list_file_keeps_its_order_and_ignores_labels(folder):
+    (folder / 'with space.png').touch()
+    (folder / 'train.txt').write_text('3.png 7\n\n1.png\nwith space.png\nwith space.png 4\n')
+    dataset = UnlabelledImages(data_root=str(folder), ann_file='train.txt')
+    assert paths(dataset, folder) == ['3.png', '1.png', 'with space.png', 'with space.png']
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'error', 'message'),
+    [
+        (dict(data_root='nowhere'), FileNotFoundError, r'no such folder .*nowhere.*\.jpg, \.p'),
+        (dict(data_root='0.png'), FileNotFoundError, r'no such folder .*0\.png'),
+        (dict(data_root='empty'), ValueError, r'no image in the folder empty/?; .*\.jpeg'),
+        (dict(data_root='.', extensions=['.gif']), ValueError, r'files that end in \.gif'),
+        (dict(data_root='.', ann_file='x.txt'), FileNotFoundError, r'no such list .*x\.txt'),
+        (dict(data_root='.', ann_file='empty.txt'), ValueError, r'in the list .*empty\.txt;'),
+        (
+            dict(data_root='.', ann_file='gone.txt'),
+            FileNotFoundError,
+            r'names 2 .*looked for .*a\.png',
+        ),
+        (dict(data_root=''), ValueError, 'needs the folder'),
+        (dict(data_root='.', max_bad_images=-1), ValueError, 'max_bad_images .* got -1'),
+    ],
+)
+def test_what_is_not_there_is_said(folder, monkeypatch, kwargs, error, message):
+    monkeypatch.chdir(folder)
+    (folder / 'empty').mkdir()
+    (folder / 'empty.txt').write_text('\nREADME.md\n')
+    (folder / 'gone.txt').write_text('a.png\nb.png\n')
+    for build in (
+        UnlabelledImages,
+        lambda **kw: DATASETS.build(dict(type='UnlabelledImages', **kw)),
+    ):
+        with pytest.raises(error, match=message):
+            build(**kwargs)
+
+
+# --- bad images -----------------------------------------------------------------------------------
+
+
+def test_bad_images_are_replaced_counted_once_and_named(folder, log):
+    spoil(folder / '1.png')
+    spoil(folder / '2.png')
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
+    assert values(dataset) == [0, 3, 3, 3, 4, 5]
+    assert values(dataset) == [0, 3, 3, 3, 4, 5]  # known now, and not read again
+    assert len(log()) == 2
+    assert '1.png' in log()[0] and 'unreadable image 1, at most 100' in log()[0]
+    assert '2.png' in log()[1] and 'unreadable image 2' in log()[1]
+
+
+def test_the_last_image_is_replaced_by_the_first(folder):
+    spoil(folder / '5.png')
+    assert values(UnlabelledImages(data_root=str(folder), pipeline=LOAD)) == [0, 1, 2, 3, 4, 0]
+
+
+def test_limit_names_the_last_ones(folder):
+    for i in (0, 2, 4):
+        spoil(folder / f'{i}.png')
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD, max_bad_images=2)
+    dataset[0], dataset[2]
+    with pytest.raises(RuntimeError, match=r'3 images .*_bad_images=2; the last: .*4\.png.*2\.png'):
+        dataset[4]
+    with pytest.raises(RuntimeError, match=r'1 images .*max_bad_images=0'):
+        UnlabelledImages(data_root=str(folder), pipeline=LOAD, max_bad_images=0)[0]
+
+
+def test_all_bad(folder):
+    for i in range(6):
+        spoil(folder / f'{i}.png')
+    with pytest.raises(RuntimeError, match='none of the 6 images'):
+        UnlabelledImages(data_root=str(folder), pipeline=LOAD)[3]
+
+
+def test_count_holds_across_workers(folder):
+    for i in (0, 1, 2, 3):
+        spoil(folder / f'{i}.png')
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
+    loader = DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=value_of_one)
+    assert list(loader) == [4, 4, 4, 4, 4, 5]
+    assert (dataset._bad > 0).tolist() == [True] * 4 + [False] * 2
+    dataset.max_bad_images = 3  # what the workers found counts in this process
+    spoil(folder / '5.png')
+    with pytest.raises(RuntimeError, match='5 images cannot be read'):
+        dataset[5]
+
+
+def value_of_one(batch) -> int:
+    return int(batch[0]['img'][0, 0, 0])
+
+
+def test_count_holds_for_spawned_workers(folder):
+    spoil(folder / '1.png')
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
+    received = pickle.loads(ForkingPickler.dumps(dataset))  # what a spawned worker is sent
+    received[1]
+    assert dataset._bad.tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_only_reading_may_fail(folder):
+    def broken_augmentation(results):
+        raise KeyError('not the image')
+
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=[*LOAD, broken_augmentation])
+    with pytest.raises(KeyError, match='not the image'):
+        dataset[0]
+    assert dataset._bad.sum() == 0
+
+
+def test_in_testing_a_bad_image_is_an_error(folder):
+    spoil(folder / '1.png')
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD, test_mode=True)
+    assert dataset[2]['img'][0, 0, 0] == 2
+    with pytest.raises(OSError):
+        dataset[1]
+
+
+def test_copies_count_on_their_own(folder):
+    spoil(folder / '1.png')
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
+    other = copy.deepcopy(dataset)
+    dataset[1]
+    assert dataset._bad.tolist() == [0, 1, 0, 0, 0, 0] and other._bad.tolist() == [0] * 6
+    assert other[1]['img'][0, 0, 0] == 2
