@@ -1,0 +1,11 @@
+"""MIRL for OpenMMLab: pre-train deep plain Vision Transformers and carry them to dense prediction.
+
+Importing this package registers every component in MMEngine's root registries (so the names need no
+prefix under any ``default_scope``) and makes MMEngine's checkpoint loading safe.
+"""
+
+__version__ = '0.1.0'
+
+from . import checkpoint, datasets, engine, evaluation, models
+
+__all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'evaluation', 'models']

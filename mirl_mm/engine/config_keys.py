@@ -1,0 +1,99 @@
+"""The closed set of names that a config may define at its top level.
+
+MMEngine adds a misspelt key to the config without a word and then never reads it. Here it fails.
+"""
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+
+RUNNER_KEYS = frozenset({
+    # arguments of mmengine's Runner
+    'model', 'work_dir', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg',
+    'val_cfg', 'test_cfg', 'auto_scale_lr', 'optim_wrapper', 'param_scheduler', 'val_evaluator',
+    'test_evaluator', 'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume',
+    'launcher', 'env_cfg', 'log_processor', 'log_level', 'visualizer', 'default_scope',
+    'randomness', 'experiment_name',
+    # what the Runner reads from the whole config
+    'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'activation_checkpointing',
+    'efficient_conv_bn_eval', 'compile',
+    # another runner, and its strategy
+    'runner_type', 'strategy',
+    # read while the file is parsed
+    'custom_imports',
+})  # fmt: skip
+"""Top-level keys that have an effect."""
+
+HELPER_KEYS = frozenset({
+    'backend_args', 'base_lr', 'crop_size', 'data_root', 'dataset_type', 'image_size', 'max_epochs',
+    'max_iters', 'metainfo', 'norm_cfg', 'num_classes', 'train_pipeline', 'val_pipeline',
+    'test_pipeline', 'tta_model', 'tta_pipeline', 'vis_backends',
+})  # fmt: skip
+"""Variables that config files of OpenMMLab share with the files that inherit from them."""
+
+# The sections that MMEngine reads with ``get``, so that it never notices a misspelt key in them.
+_SECTIONS = {
+    'env_cfg': frozenset({'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'}),
+    'auto_scale_lr': frozenset({'enable', 'base_batch_size'}),
+}
+
+
+def check_keys(cfg: Mapping) -> None:
+    """Raise a ValueError for a top-level key that nothing reads, or a section's key of that kind.
+
+    Names that start with an underscore are the config author's own variables.
+    """
+    for key in cfg:
+        if key not in RUNNER_KEYS | HELPER_KEYS and not key.startswith('_'):
+            raise ValueError(
+                f'unknown config key {key!r}{_nearest(key, RUNNER_KEYS | HELPER_KEYS)}'
+                f'; accepted are {", ".join(sorted(RUNNER_KEYS))}, the helper '
+                f'variables {", ".join(sorted(HELPER_KEYS))} and names that start '
+                'with an underscore'
+            )
+    for section, accepted in _SECTIONS.items():
+        for key in cfg.get(section) or ():
+            if key not in accepted:
+                raise ValueError(
+                    f'unknown config key {section}.{key}{_nearest(key, accepted)}; '
+                    f'accepted are {", ".join(sorted(accepted))}'
+                )
+
+
+def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
+    """Raise a ValueError for a ``--cfg-options`` key that cannot have the wanted effect.
+
+    Args:
+        cfg: The config as its file says, before the options are merged.
+        options: Dotted key path to value, as mmengine's DictAction gives them.
+    """
+    for path in options:
+        first, *others = path.split('.')
+        if first in HELPER_KEYS or first.startswith('_'):
+            raise ValueError(
+                f'--cfg-options {path}=... would have no effect: {first!r} is a '
+                'helper variable, already copied to where the config file uses it; '
+                'set the key there, as in train_dataloader.dataset.data_root=...'
+            )
+        if first not in RUNNER_KEYS:
+            raise ValueError(
+                f'--cfg-options {path}=...: unknown config key {first!r}'
+                f'{_nearest(first, RUNNER_KEYS)}; accepted are '
+                f'{", ".join(sorted(RUNNER_KEYS))}'
+            )
+        # A new last key is usual (a constructor rejects it if it is wrong). A new section that
+        # is nearly an existing one is a slip that would leave the existing one as it was.
+        node = cfg.get(first)
+        for section in others[:-1]:
+            if not isinstance(node, Mapping):
+                break
+            if section not in node and get_close_matches(section, node, cutoff=0.8):
+                raise ValueError(
+                    f'--cfg-options {path}=...: the config has no {section!r} there'
+                    f'{_nearest(section, node)}'
+                )
+            node = node.get(section)
+
+
+def _nearest(key: str, accepted: Collection[str]) -> str:
+    close = get_close_matches(key, sorted(accepted), n=1)
+    return f' (did you mean {close[0]!r}?)' if close else ''

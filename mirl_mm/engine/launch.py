@@ -1,0 +1,157 @@
+"""What tools/train.py and tools/test.py do: a config file and the command line make a runner."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from .adapt import (
+    has_accelerator,
+    has_bfloat16,
+    scale_lr,
+    set_launcher,
+    set_precision,
+    start_gloo,
+    world_size,
+)
+from .config_keys import check_keys, check_options
+
+
+def training_config(
+    config: str,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    launcher: str = 'none',
+    cfg_options: Mapping[str, object] | None = None,
+) -> tuple[Config, list[str]]:
+    """The config of a training run and the messages for its log.
+
+    Args:
+        config: Path of the config file.
+        work_dir: Folder of the run; None takes the config's, else ``work_dirs/<config stem>``.
+        resume: 'auto' (the last checkpoint of the work dir, if any), a path, or None.
+        amp: Train in mixed precision.
+        auto_scale_lr: Scale the learning rate to the real batch.
+        launcher: One of ``adapt.LAUNCHERS``.
+        cfg_options: Dotted key path to value; merged before everything else.
+
+    Raises:
+        FileNotFoundError: The config, or the checkpoint to start from, is not there.
+        ValueError: A key or value that cannot be used.
+        OSError: The work dir cannot be written.
+    """
+    cfg = load_config(config, cfg_options)
+    missing = [
+        key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None
+    ]
+    if missing:
+        raise ValueError(f'{config} cannot be trained: it has no {", ".join(missing)}')
+    processes = world_size(launcher, os.environ)
+    set_work_dir(cfg, work_dir)
+    notes = set_resume(cfg, resume)
+    notes += set_launcher(cfg, launcher, has_accelerator())
+    notes += set_precision(cfg, amp, has_accelerator(), has_bfloat16())
+    if auto_scale_lr or (cfg.get('auto_scale_lr') or {}).get('enable'):
+        notes += scale_lr(cfg, processes)
+    return cfg, notes
+
+
+def testing_config(
+    config: str,
+    checkpoint: str,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+    cfg_options: Mapping[str, object] | None = None,
+) -> tuple[Config, list[str]]:
+    """The config of a test run and the messages for its log; raises as :func:`training_config`."""
+    cfg = load_config(config, cfg_options)
+    missing = [
+        key for key in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(key) is None
+    ]
+    if missing:
+        raise ValueError(f'{config} cannot be tested: it has no {", ".join(missing)}')
+    world_size(launcher, os.environ)
+    cfg.load_from, cfg.resume = checkpoint, False
+    check_file(checkpoint, 'checkpoint')
+    set_work_dir(cfg, work_dir)
+    return cfg, set_launcher(cfg, launcher, has_accelerator())
+
+
+def build_runner(cfg: Config, notes: Sequence[str] = ()) -> Runner:
+    """Build the runner and put the messages in its log (so on the first process alone)."""
+    start_gloo(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for note in notes:
+        runner.logger.warning(note)
+    return runner
+
+
+def load_config(path: str, options: Mapping[str, object] | None = None) -> Config:
+    """Read a config file, check its keys and merge ``--cfg-options``."""
+    check_file(path, 'config')
+    cfg = Config.fromfile(path)
+    check_options(cfg, options or {})
+    cfg.merge_from_dict(dict(options or {}))
+    check_keys(cfg)
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        # torch refuses these two without workers, which one turns off to debug.
+        if cfg.get(key) and not cfg[key].get('num_workers'):
+            cfg[key].pop('persistent_workers', None)
+            cfg[key].pop('prefetch_factor', None)
+    return cfg
+
+
+def check_file(path: str, what: str) -> None:
+    """Raise a FileNotFoundError for a local file that is not there, naming one that is alike."""
+    if '://' in path or Path(path).is_file():
+        return
+    path = Path(path)
+    near = get_close_matches(path.name, [other.name for other in path.parent.glob('*')], n=1)
+    raise FileNotFoundError(
+        f'no such {what} file: {path}'
+        + (f' (did you mean {path.parent / near[0]}?)' if near else '')
+        + ('' if path.is_absolute() else f'; looked in {Path.cwd()}')
+    )
+
+
+def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:
+    """Set ``cfg.work_dir``, make the folder and prove that it can be written."""
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cfg.work_dir):
+            pass
+    except OSError as error:
+        raise OSError(
+            f'the work dir {cfg.work_dir} cannot be written ({error.strerror}); '
+            'choose another with --work-dir'
+        ) from error
+
+
+def set_resume(cfg: Config, resume: str | None) -> list[str]:
+    """Set what the run starts from, for ``--resume`` ('auto', a path or None).
+
+    'auto' without a checkpoint in the work dir leaves the config's own ``load_from`` in force.
+    """
+    auto = resume == 'auto' or (resume is None and cfg.get('resume') and not cfg.get('load_from'))
+    if auto:
+        found = (Path(cfg.work_dir) / 'last_checkpoint').is_file()
+        resume = find_latest_checkpoint(cfg.work_dir) if found else None
+        if resume is None:
+            cfg.resume = False
+        elif not Path(resume).exists():  # the work dir was moved: the path in it is the old one
+            resume = str(Path(cfg.work_dir) / Path(resume).name)
+    if resume is not None:
+        cfg.load_from, cfg.resume = resume, True
+    if cfg.get('load_from'):
+        check_file(cfg.load_from, 'checkpoint')
+    if cfg.get('resume'):
+        return [f'resuming from {cfg.load_from}']
+    return [f'no checkpoint in {cfg.work_dir} to resume from: starting anew'] if auto else []

@@ -1,0 +1,117 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mirl_mm.engine.launch import (
+    check_file,
+    load_config,
+    set_resume,
+    set_work_dir,
+    testing_config,
+    training_config,
+)
+
+TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
+testing_config.__test__ = False  # its name looks like a test's to pytest
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_missing_files_are_named_with_the_nearest(tmp_path):
+    (tmp_path / 'vit-b48_800e.py').touch()
+    with pytest.raises(FileNotFoundError, match=r'no such config file: .*b48_80e.py .*b48_800e.py'):
+        check_file(str(tmp_path / 'vit-b48_80e.py'), 'config')
+    with pytest.raises(FileNotFoundError, match='looked in'):
+        training_config('missing.py')
+    check_file('https://somewhere/epoch_1.pth', 'checkpoint')  # not a local file
+
+
+def test_work_dir_default_and_priority(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(TINY)
+    set_work_dir(cfg)
+    assert cfg.work_dir == 'work_dirs/mae-tiny' and Path(cfg.work_dir).is_dir()
+    cfg.work_dir = 'from-config'
+    set_work_dir(cfg)
+    assert cfg.work_dir == 'from-config'
+    set_work_dir(cfg, 'from-tool')
+    assert cfg.work_dir == 'from-tool'
+    assert os.listdir('from-tool') == []
+
+
+@pytest.mark.parametrize('below', ['', 'deep/er'])
+def test_work_dir_that_cannot_be_written(tmp_path, below):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match=r'the work dir .*file.* cannot be written .*--work-dir'):
+        training_config(TINY, work_dir=str(tmp_path / 'file' / below))
+
+
+def test_resume_auto_without_a_checkpoint_keeps_load_from(tmp_path):
+    (tmp_path / 'weights.pth').touch()
+    cfg = Config(dict(work_dir=str(tmp_path), load_from=str(tmp_path / 'weights.pth')))
+    notes = set_resume(cfg, 'auto')
+    assert (cfg.load_from, cfg.resume) == (str(tmp_path / 'weights.pth'), False)
+    assert 'starting anew' in notes[0]
+
+
+def test_resume_auto_takes_the_last_checkpoint_also_of_a_moved_work_dir(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('/elsewhere/run/epoch_3.pth')
+    flag = Config(dict(work_dir=str(tmp_path), load_from='weights.pth'))
+    with pytest.raises(FileNotFoundError, match=r'epoch_3\.pth'):
+        set_resume(flag, 'auto')
+    (tmp_path / 'epoch_3.pth').touch()
+    key = Config(dict(work_dir=str(tmp_path), resume=True))
+    for cfg, resume in [(flag, 'auto'), (key, None)]:
+        notes = set_resume(cfg, resume)
+        assert (cfg.load_from, cfg.resume) == (str(tmp_path / 'epoch_3.pth'), True)
+        assert notes == [f'resuming from {tmp_path / "epoch_3.pth"}']
+
+
+def test_resume_path_must_exist(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match='no such checkpoint file'):
+        set_resume(cfg, str(tmp_path / 'epoch_1.pth'))
+    (tmp_path / 'epoch_1.pth').touch()
+    set_resume(cfg, str(tmp_path / 'epoch_1.pth'))
+    assert (cfg.load_from, cfg.resume) == (str(tmp_path / 'epoch_1.pth'), True)
+    assert set_resume(Config(dict(work_dir=str(tmp_path))), None) == []
+
+
+# --- whole configs --------------------------------------------------------------------------------
+
+
+def test_options_are_merged_before_the_flags(tmp_path):
+    options = {'train_dataloader.batch_size': 8, 'optim_wrapper.optimizer.lr': 0.1}
+    cfg, notes = training_config(
+        TINY, work_dir=str(tmp_path), auto_scale_lr=True, cfg_options=options
+    )
+    assert cfg.train_dataloader.batch_size == 8
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.1 * 16 / 16)
+    assert 'persistent_workers' not in cfg.train_dataloader  # no workers
+    kind = 'AmpOptimWrapper' if torch.cuda.is_available() else 'OptimWrapper'
+    assert cfg.optim_wrapper.type == kind
+    assert sum('AMP is switched off' in note for note in notes) == (kind == 'OptimWrapper')
+
+
+def test_workers_keep_their_settings():
+    cfg = load_config(TINY, {'train_dataloader.num_workers': 2})
+    assert cfg.train_dataloader.persistent_workers is True
+
+
+def test_configs_that_cannot_be_run_say_what_they_lack(tmp_path):
+    with pytest.raises(ValueError, match='no test_dataloader, test_cfg, test_evaluator'):
+        testing_config(TINY, 'epoch_1.pth')
+    config = tmp_path / 'empty.py'
+    config.write_text("model = dict(type='X')\n")
+    with pytest.raises(ValueError, match='no train_dataloader, train_cfg, optim_wrapper'):
+        training_config(str(config))
+
+
+def test_enabled_scaling_in_the_config_is_ours_too(tmp_path):
+    options = {'auto_scale_lr.enable': True}
+    cfg, _ = training_config(TINY, work_dir=str(tmp_path), cfg_options=options)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.0016 * 4 / 16)
+    assert not cfg.auto_scale_lr.enable

@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from PIL import Image
+from torch import nn
+
+from mirl_mm.engine.hooks import RunSummaryHook
+from mirl_mm.engine.hooks.run_summary import explain_lr, parameter_rows, peak_lr, precision, table
+from mirl_mm.engine.launch import build_runner, training_config
+
+TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the tiny config (10 images) with the given options and returns the log's text."""
+    for i in range(10):
+        Image.new('RGB', (40, 40), (20 * i, 0, 0)).save(tmp_path / f'{i}.png')
+
+    def run(**options) -> str:
+        # mmengine tells loggers apart by name and second
+        options = {'experiment_name': tmp_path.name, **options}
+        options['train_dataloader.dataset.data_root'] = str(tmp_path)
+        cfg, notes = training_config(TINY, work_dir=str(tmp_path / 'work'), cfg_options=options)
+        runner = build_runner(cfg, notes)
+        runner.train()
+        return Path(runner.logger.log_file).read_text()
+
+    return run
+
+
+def summary(log: str) -> dict[str, str]:
+    """The one table in a log, as name to value."""
+    _, text = log.split('Run summary\n')
+    pairs = [line.strip().split('  ', 1) for line in text.splitlines() if line.startswith('  ')]
+    return {name: value.strip() for name, value in pairs}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the table names the GPU')
+def test_the_table_of_a_run_and_the_warning(run, tmp_path):
+    log = run()
+    assert summary(log) == {
+        'encoder (backbone)': '7,584',
+        'decoders (neck)': '5,808',
+        'trainable parameters': '13,392',
+        'frozen parameters': '544',  # two position tables of 17 x 16
+        'effective batch': '4 = batch 2 x processes 1 x accumulation 2',
+        'learning rate': '0.0016 (does not fit the batch)',
+        'epochs': '1',
+        'iterations per epoch': '5 (updates: 3; images: 10)',
+        'checkpoints': f'{tmp_path}/work, every 1 epochs',
+        'precision': 'float32 (AMP off)',
+        'device': 'cpu',
+    }
+    assert log.index('Run summary') < log.index('Epoch(train)')
+    assert (
+        'base 0.1 x 4/1000 = 0.0004 fits this batch: set optim_wrapper.optimizer.lr=0.0004' in log
+    )
+    assert log.count('AMP is switched off') == 1
+
+
+def test_a_run_by_iterations(run, tmp_path):
+    log = run(**{
+        'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4),
+        'train_dataloader.sampler': dict(_delete_=True, type='InfiniteSampler'),
+        'param_scheduler': None,
+        'optim_wrapper.optimizer.lr': 0.0004,
+        'default_hooks.checkpoint': dict(
+            by_epoch=False, interval=-1, out_dir=str(tmp_path / 'out')
+        ),
+    })  # fmt: skip
+    table = summary(log)
+    assert table['iterations'] == '4 (updates: 2; passes over 10 images: 0.8)'
+    assert table['learning rate'] == 'base 0.1 x 4/1000 = 0.0004'
+    assert table['checkpoints'] == f'{tmp_path}/out/work, at the end'
+    assert (tmp_path / 'out' / 'work' / 'iter_4.pth').is_file()
+    assert 'fits this batch' not in log
+
+
+def test_an_epoch_without_iterations_is_an_error(run):
+    with pytest.raises(ValueError, match='10 images, fewer than the 16 of one batch'):
+        run(**{
+            'train_dataloader.batch_size': 16,
+            'train_dataloader.drop_last': True,
+            'param_scheduler': None,
+        })  # fmt: skip
+
+
+def test_the_papers_rule():
+    how, warning = explain_lr(2.4e-3, 4096, 1.5e-4, 256)
+    assert (how, warning) == ('base 0.00015 x 4096/256 = 0.0024', None)
+    how, warning = explain_lr(2.4e-3, 2048, 1.5e-4, 256)
+    assert 'does not fit' in how and 'optim_wrapper.optimizer.lr=0.0012' in warning
+    assert explain_lr(1e-4, 16, None, 256) == ('0.0001 (as configured)', None)
+
+
+def test_peak_is_the_largest_group_before_warm_up():
+    weight, bias = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([dict(params=[weight], lr=0.1), dict(params=[bias], lr=0.3)], lr=1)
+    assert peak_lr(optimizer) == 0.3
+    optimizer.param_groups[0].update(initial_lr=0.5, lr=1e-6)
+    assert peak_lr(optimizer) == 0.5
+
+
+def test_parameters_of_other_models_keep_their_parts_names():
+    model = nn.Module()
+    model.backbone, model.neck, model.relu = nn.Linear(2, 3), nn.Linear(3, 1000), nn.ReLU()
+    model.backbone.bias.requires_grad_(False)
+    assert parameter_rows(model) == [
+        ('encoder (backbone)', '6'),
+        ('neck', '4,000'),
+        ('trainable parameters', '4,006'),
+        ('frozen parameters', '3'),
+    ]
+
+
+def test_precision_names_the_dtype():
+    amp = object.__new__(AmpOptimWrapper)  # building one needs a GPU
+    amp.cast_dtype = torch.bfloat16
+    assert precision(amp) == 'bfloat16 (AMP)'
+    amp.cast_dtype = None
+    assert precision(amp) == 'float16 (AMP)'
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
+    assert precision(OptimWrapper(sgd)) == 'float32 (AMP off)'
+
+
+def test_table_aligns():
+    assert table([('a', '1'), ('long', '2')]) == '  a     1\n  long  2'
+
+
+@pytest.mark.parametrize('kwargs', [dict(base_lr=0), dict(base_lr=1, base_batch_size=0)])
+def test_wrong_arguments(kwargs):
+    with pytest.raises(ValueError, match='must be positive'):
+        RunSummaryHook(**kwargs)

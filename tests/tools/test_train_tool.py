@@ -1,0 +1,167 @@
+"""The tools from the command line: most in this process, the distributed one as users start it."""
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / 'tests' / 'data' / 'mae-tiny.py'
+CLASSIFIER = f"""
+_base_ = {str(TINY)!r}
+model = dict(
+    _delete_=True,
+    type='ImageClassifier',
+    backbone=dict(
+        type='VisionTransformer',
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+        img_size=32,
+        patch_size=8,
+    ),
+    head=dict(type='VisionTransformerClsHead', num_classes=2, in_channels=16, topk=(1,)),
+)
+test_dataloader = dict(
+    batch_size=3,
+    num_workers=0,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CustomDataset',
+        data_root=IMAGES,
+        pipeline=[
+            dict(type='LoadAnyImage'),
+            dict(type='Resize', scale=(32, 32)),
+            dict(type='PackInputs'),
+        ],
+    ),
+)
+test_cfg = dict()
+test_evaluator = dict(type='Accuracy', topk=(1,))
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """Ten images in two folders, one of them truncated."""
+    for i in range(10):
+        path = tmp_path / 'images' / f'class{i % 2}' / f'{i}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (40, 40), (20 * i, 0, 0)).save(path)
+    path.write_bytes(path.read_bytes()[:300])
+    return tmp_path / 'images'
+
+
+@pytest.fixture
+def tool(monkeypatch, tmp_path, capsys):
+    """Runs a tool in the temporary folder and returns what it printed."""
+
+    def tool(name: str, *arguments: object) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        return capsys.readouterr().out
+
+    return tool
+
+
+def losses(work_dir: Path) -> list[float]:
+    """Logged losses of the latest run in a work dir."""
+    log = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1]
+    return [json.loads(line)['loss'] for line in log.read_text().splitlines()]
+
+
+def test_train_resume_and_test(tool, images, tmp_path):
+    data = f'train_dataloader.dataset.data_root={images}'
+    # mmengine tells the loggers of one process apart by name and second
+    out = tool('train.py', TINY, '--resume', '--cfg-options', data, 'experiment_name=first')
+    work_dir = tmp_path / 'work_dirs' / 'mae-tiny'
+    assert f'no checkpoint in {Path("work_dirs/mae-tiny")} to resume from' in out
+    assert 'unreadable image 1' in out and '9.jpg' in out
+    assert len(losses(work_dir)) == 5
+    assert (work_dir / 'epoch_1.pth').is_file()
+
+    options = [data, 'train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2']
+    options += ['experiment_name=second']
+    out = tool('train.py', TINY, '--resume', 'auto', '--cfg-options', *options)
+    assert 'epochs                2 (the first 1 are done)' in out
+    assert 'Epoch(train) [2][5/5]' in out and 'Epoch(train) [1]' not in out
+    assert (work_dir / 'epoch_2.pth').is_file()
+
+    (tmp_path / 'classifier.py').write_text(CLASSIFIER.replace('IMAGES', repr(str(images))))
+    out = tool('test.py', 'classifier.py', work_dir / 'epoch_2.pth', '--work-dir', 'tested',
+               '--cfg-options', 'test_dataloader.dataset.indices=4')  # fmt: skip
+    assert 'accuracy/top1: 100.0000' in out or 'accuracy/top1: 0.0000' in out  # all of one class
+    assert list((tmp_path / 'tested').glob('*/*.json'))
+
+
+def test_flags_reach_the_config(tool, images, tmp_path):
+    out = tool('train.py', TINY, '--work-dir', 'run', '--amp', '--auto-scale-lr', '--cfg-options',
+               f'train_dataloader.dataset.data_root={images}', 'optim_wrapper.type=OptimWrapper',
+               'train_dataloader.batch_size=5')  # fmt: skip
+    assert out.count('AMP is switched off') == (not torch.cuda.is_available())
+    assert 'learning rate 0.0016 -> 0.001: batch 5 x processes 1 x accumulation 2 = 10' in out
+    assert 'learning rate         base 0.1 x 10/1000 = 0.001\n' in out
+    assert len(losses(tmp_path / 'run')) == 2
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments', 'message'),
+    [
+        ('train.py', ['missing.py'], 'no such config file: missing.py'),
+        ('train.py', [TINY, '--resume', 'epoch_9.pth'], 'no such checkpoint file: epoch_9.pth'),
+        ('train.py', [TINY, '--work-dir', 'file/run'], 'the work dir file/run cannot be written'),
+        ('train.py', [TINY, '--cfg-options', 'train_cgf.max_epochs=2'], "did you mean 'train_cfg'"),
+        ('test.py', [TINY, 'epoch_9.pth'], 'cannot be tested: it has no test_dataloader'),
+        ('test.py', ['classifier.py', 'epoch_9.pth'], 'no such checkpoint file: epoch_9.pth'),
+    ],
+)
+def test_errors_come_first_and_in_one_line(tool, tmp_path, name, arguments, message):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'classifier.py').write_text(CLASSIFIER.replace('IMAGES', "''"))
+    with pytest.raises(SystemExit) as stop:
+        tool(name, *arguments)
+    assert stop.value.code.startswith('error: ') and message in stop.value.code
+    assert '\n' not in stop.value.code
+    assert not any(tmp_path.rglob('*.log'))
+
+
+def test_two_processes_from_another_folder(images, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    environ = dict(os.environ, PYTHON=sys.executable, PORT=str(port), CUDA_VISIBLE_DEVICES='',
+                   OMP_NUM_THREADS='1')  # fmt: skip
+    command = [ROOT / 'tools' / 'dist_train.sh', TINY, '2', '--work-dir', 'run', '--cfg-options',
+               f'train_dataloader.dataset.data_root={images}']  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.count('effective batch       8 = batch 2 x processes 2 x accumulation 2') == 1
+    )
+    assert done.stdout.count('gloo backend') == 1
+    assert done.stdout.count('unreadable image') == 1  # from the process that met it
+    assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
+    assert len(losses(tmp_path / 'run')) == 3
+
+
+@pytest.mark.parametrize(('script', 'arguments'), [('dist_train.sh', 1), ('dist_test.sh', 2)])
+def test_scripts_say_how_they_are_used(script, arguments):
+    done = subprocess.run(
+        [ROOT / 'tools' / script] + ['x'] * arguments, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith('usage: ')
