@@ -1,0 +1,182 @@
+"""What a user runs: training on one and two processes, testing, stock inferencers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import set_random_seed
+
+from mirl_mm.datasets.scene_set import write_scenes
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs/mirl/vit-test_2e.py'
+LOSSES = Path(__file__).parents[1] / 'data/losses_vit-test.json'
+
+
+def run(*command: object, cwd: Path) -> str:
+    env = dict(
+        os.environ,
+        OMP_NUM_THREADS='1',
+        PYTHON=sys.executable,
+        PYTHONPATH=str(Path(__file__).parent),
+    )
+    done = subprocess.run(
+        [str(c) for c in command],
+        cwd=cwd,
+        env=env,
+        text=True,
+        timeout=240,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp('data') / 'scenes', 32, 12, size=64).root
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, scenes) -> tuple[Path, Path, str]:
+    """(config, work dir, output) of a run on one process with validation."""
+    root = tmp_path_factory.mktemp('trained')
+    config = root / 'config.py'
+    config.write_text(f"""
+_base_ = ['{CONFIG}']
+train_dataloader = dict(batch_size=8, dataset=dict(data_root='{scenes}'))
+val_dataloader = dict(batch_size=8, dataset=dict(data_root='{scenes}'))
+test_dataloader = dict(batch_size=5, dataset=dict(data_root='{scenes}'))
+default_hooks = dict(logger=dict(interval=1))
+""")
+    output = run(
+        sys.executable, ROOT / 'tools/train.py', config, '--work-dir', root / 'run', cwd=root
+    )
+    return config, root / 'run', output
+
+
+def twenty_losses() -> list[float]:
+    cfg = Config.fromfile(CONFIG)
+    init_default_scope(cfg.default_scope)
+    set_random_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(8, 3, 8, 8, generator=generator) * 255
+    imgs = torch.nn.functional.interpolate(coarse, scale_factor=8, mode='bilinear').byte()
+    losses = []
+    for _ in range(20):
+        logs = model.train_step(dict(inputs=imgs, data_samples=None), optim_wrapper)
+        losses.append(logs['loss'].item())
+    return losses
+
+
+def test_twenty_steps_give_the_stored_losses():
+    stored = json.loads(LOSSES.read_text())
+    assert len(stored) == 20
+    assert stored[-1] < stored[0]
+    assert twenty_losses() == pytest.approx(stored, rel=1e-4)
+
+
+def test_training_validates_saves_and_resumes(trained):
+    config, work_dir, output = trained
+    assert 'iterations per epoch  4' in output
+    scalars = [
+        json.loads(line)
+        for line in next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    ]
+    held = [row['recon/error'] for row in scalars if 'recon/error' in row]
+    assert len(held) == 2
+    assert held[1] < held[0]
+    assert (work_dir / 'epoch_2.pth').is_file()
+    more = run(
+        sys.executable,
+        ROOT / 'tools/train.py',
+        config,
+        '--work-dir',
+        work_dir,
+        '--resume',
+        '--cfg-options',
+        'train_cfg.max_epochs=3',
+        cwd=work_dir,
+    )
+    assert 'resuming from' in more
+    assert (work_dir / 'epoch_3.pth').is_file()
+
+
+def test_test_tool_repeats_the_last_validation(trained):
+    config, work_dir, _ = trained
+    output = run(
+        sys.executable,
+        ROOT / 'tools/test.py',
+        config,
+        work_dir / 'epoch_2.pth',
+        '--work-dir',
+        work_dir / 'test',
+        cwd=work_dir,
+    )
+    assert 'recon/error' in output
+    tested = json.loads(next((work_dir / 'test').glob('*/*.json')).read_text())
+    scalars = [
+        json.loads(line)
+        for line in min(work_dir.glob('2*/vis_data/scalars.json')).read_text().splitlines()
+    ]
+    held = [row for row in scalars if 'recon/error' in row]
+    for name in ('recon/error', 'recon/pair_0_5', 'recon/pair_2_3'):
+        assert tested[name] == pytest.approx(held[1][name], rel=1e-5), name
+
+
+def test_two_processes_walk_the_path_of_one(tmp_path, scenes):
+    """Same global batch, same masks: the same losses and weights within float noise."""
+    results = []
+    for processes, batch in ((1, 8), (2, 4)):
+        config = tmp_path / f'on{processes}.py'
+        config.write_text(f"""
+_base_ = ['{CONFIG}']
+custom_imports = dict(imports=['mirl_mm', 'seeded'], allow_failed_imports=False)
+model = dict(type='MIRLWithFixedMasks')
+train_dataloader = dict(batch_size={batch}, dataset=dict(
+    data_root='{scenes}', pipeline={{{{_base_.test_pipeline}}}}))
+val_dataloader = None
+val_evaluator = None
+val_cfg = None
+custom_hooks = [dict(type='RecordLosses', path='{tmp_path}/{processes}.json')]
+""")
+        run(
+            'bash',
+            ROOT / 'tools/dist_train.sh',
+            config,
+            processes,
+            '--work-dir',
+            tmp_path / f'run{processes}',
+            cwd=tmp_path,
+        )
+        results.append(json.loads((tmp_path / f'{processes}.json').read_text()))
+    one, two = results
+    assert len(one['losses']) == 8
+    assert one['losses'][-1] < one['losses'][0]
+    assert two['losses'] == pytest.approx(one['losses'], rel=1e-5)
+    assert two['norms'] == pytest.approx(one['norms'], rel=1e-4, abs=1e-6)
+
+
+def test_stock_feature_extractor_finds_our_names_in_a_fresh_process(trained, tmp_path, scenes):
+    config, work_dir, _ = trained
+    image = next((scenes / 'images/val').iterdir())
+    script = f"""
+from mmpretrain import FeatureExtractor
+extractor = FeatureExtractor({str(config)!r}, pretrained={str(work_dir / 'epoch_2.pth')!r})
+(features, ), = extractor({str(image)!r})
+print('width', features.numel(), 'mean', float(features.abs().mean()) > 0)
+"""
+    output = run(sys.executable, '-c', script, cwd=tmp_path)
+    assert 'width 48 mean True' in output
