@@ -41,7 +41,7 @@ class ProgressHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.started, self.first = time.perf_counter(), runner.iter
-        self.loss: float | None = None
+        self.shown = 0.0
         if is_main_process() and self.stream.isatty():
             self.bar = Progress(
                 TextColumn('training'),
@@ -65,18 +65,13 @@ class ProgressHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        if not is_main_process():
-            return
         done = runner.iter + 1
-        every = max(runner.max_iters // self.lines, 1)
-        if self.bar is None and done % every and done != runner.max_iters:
+        if not is_main_process() or not self._due(done, runner.max_iters):
             return
         spent = time.perf_counter() - self.started
         rate = (done - self.first) / spent  # iterations per second
-        loss = outputs['loss'].item()
-        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
         status = (
-            f'loss {self.loss if self.bar else loss:.4f}  '
+            f'loss {outputs["loss"].item():.4f}  '
             f'{rate * batch_size(runner.train_dataloader):.0f} images/s'
         )
         if self.bar is not None:
@@ -93,3 +88,15 @@ class ProgressHook(Hook):
     def after_train(self, runner: Runner) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+    def _due(self, done: int, total: int) -> bool:
+        """Twice a second on a terminal (reading the loss waits for the device), else by lines."""
+        if done == total:
+            return True
+        if self.bar is None:
+            return done % max(total // self.lines, 1) == 0
+        now = time.perf_counter()
+        if now - self.shown < 0.5:
+            return False
+        self.shown = now
+        return True

@@ -1,0 +1,107 @@
+"""The demo: from pictures to painted pictures, in minutes on a CPU."""
+
+import random
+import time
+from pathlib import Path
+
+import torch
+from mmengine.runner import Runner
+
+from .analysis.plots import plot_losses, plot_panel, read_scalars
+from .datasets.images import UnlabelledImages
+from .datasets.scene_set import write_scenes
+from .engine.launch import build_runner, training_config
+
+PANEL_IMAGES = 8
+MIN_PICTURES = 2 * PANEL_IMAGES
+
+
+def run_demo(
+    config: str,
+    data: str | None = None,
+    work_dir: str = 'work_dirs/demo',
+    scenes_dir: str = 'data/scenes',
+    cfg_options: dict | None = None,
+) -> dict[str, Path]:
+    """Pre-train with MIRL, then draw the loss curve and a panel of held-out images.
+
+    Args:
+        config: path of the demo's config.
+        data: a folder of the user's own pictures; None writes and uses the generated scenes.
+        work_dir: where the run goes.
+        scenes_dir: where the generated scenes go.
+        cfg_options: as ``--cfg-options``.
+
+    Returns:
+        What was written, by name: ``checkpoint``, ``curve`` and ``panel``.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder of pictures is missing or holds too few.
+    """
+    started = time.perf_counter()
+    options = dict(cfg_options or {})
+    if data is None:
+        print(f'Drawing scenes in {scenes_dir} ...', flush=True)
+        options |= scene_options(scenes_dir)
+    else:
+        options |= folder_options(data, Path(work_dir))
+    cfg, notes = training_config(config, work_dir, cfg_options=options)
+    runner = build_runner(cfg, notes)
+    runner.train()
+    written = dict(
+        checkpoint=Path((Path(work_dir) / 'last_checkpoint').read_text()), **draw(runner)
+    )
+    print(f'Done in {time.perf_counter() - started:.0f} s:')
+    for name, path in written.items():
+        print(f'  {name:<10} {path}')
+    return written
+
+
+def scene_options(scenes_dir: str) -> dict[str, str]:
+    """Config options that point the loaders at the generated scenes (written if need be)."""
+    scenes = write_scenes(scenes_dir)
+    options = {}
+    for loader, split in (('train', 'train'), ('val', 'val'), ('test', 'val')):
+        options[f'{loader}_dataloader.dataset.data_root'] = str(scenes.images(split))
+        options[f'{loader}_dataloader.dataset.data_prefix'] = ''
+    return options
+
+
+def folder_options(folder: str, work_dir: Path) -> dict[str, str]:
+    """Config options for a user's folder: one picture in ten, 8 to 64 of them, is held out."""
+    found = UnlabelledImages(data_root=folder, pipeline=[], lazy_init=False)
+    names = [
+        str(Path(found.get_data_info(i)['img_path']).relative_to(folder)) for i in range(len(found))
+    ]
+    if len(names) < MIN_PICTURES:
+        raise ValueError(
+            f'{folder} holds {len(names)} pictures; the demo needs at least '
+            f'{MIN_PICTURES}, and some hundreds to learn from'
+        )
+    random.Random(0).shuffle(names)
+    held = min(max(len(names) // 10, PANEL_IMAGES), 64)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    options = {}
+    for loader, part in (('train', names[held:]), ('val', names[:held]), ('test', names[:held])):
+        listed = work_dir.absolute() / f'pictures_{loader}.txt'
+        listed.write_text('\n'.join(part) + '\n')
+        options[f'{loader}_dataloader.dataset.data_root'] = str(folder)
+        options[f'{loader}_dataloader.dataset.data_prefix'] = ''
+        options[f'{loader}_dataloader.dataset.ann_file'] = str(listed)
+    return options
+
+
+@torch.no_grad()
+def draw(runner: Runner) -> dict[str, Path]:
+    """Write the loss curve and the panel of some held-out images, under their fixed masks."""
+    model, loader, folder = runner.model.eval(), runner.val_dataloader, Path(runner.work_dir)
+    shown = min(PANEL_IMAGES, len(loader.dataset))
+    spread = [i * len(loader.dataset) // shown for i in range(shown)]
+    batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in spread]))
+    imgs = batch['inputs']
+    result = model.reconstruct(imgs, model.fixed_noise(imgs, batch['data_samples']))
+    written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
+    plot_losses(read_scalars(folder), written['curve'])
+    preprocessor = runner.cfg.model.data_preprocessor
+    plot_panel(imgs, result, written['panel'], preprocessor.mean, preprocessor.std)
+    return written
