@@ -14,7 +14,7 @@ import torch
 from mmengine.registry import MODELS
 from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from .head import pairs
 from .masking import unpatchify
@@ -72,8 +72,18 @@ class MIRL(BaseSelfSupervisor):
         ValueError: the parts do not fit each other.
     """
 
-    def __init__(self, backbone: dict, neck: dict, head: dict, **kwargs) -> None:
-        super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        data_preprocessor: dict | nn.Module | None = None,
+        **kwargs,
+    ) -> None:
+        if not isinstance(data_preprocessor, nn.Module):  # by its full name, for any default_scope
+            scoped = dict(type='mmpretrain.SelfSupDataPreprocessor')
+            data_preprocessor = scoped | (data_preprocessor or {})
+        super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, **kwargs)
         self._check_fit()
         self.backbone.pos_embed.requires_grad_(False)
 
@@ -162,6 +172,11 @@ class MIRL(BaseSelfSupervisor):
                 neck.embed_dim,
             ),
             ('patch_size of backbone and head', backbone.patch_size, head.patch_size),
+            (
+                'in_channels of backbone and head',
+                backbone.patch_embed.projection.in_channels,
+                head.in_channels,
+            ),
             ('values per patch of head and neck', values, neck.out_dim),
         ]:
             if left != right:
