@@ -1,0 +1,30 @@
+# `make demo` and `make test` set everything up by themselves, in .venv alone.
+#   STACK=upstream   the original OpenMMLab packages, in .venv-upstream     PYTHON=/path/to/python3.11
+#   DATA=/folder     images for the demo                                    JOBS=4  processes for the tests
+STACK ?= maintained
+JOBS ?= 2
+PY := $(if $(filter upstream,$(STACK)),.venv-upstream,.venv)/bin/python
+
+.PHONY: help setup demo test lint format
+help:
+	@echo "make demo [DATA=/folder/of/images]   the main job on a small default"
+	@echo "make test [STACK=upstream]           ruff and pytest"
+	@echo "make lint, make format               ruff alone"
+
+setup:
+	@bash tools/setup_env.sh "$(STACK)"
+
+demo: setup
+	$(PY) tools/demo.py $(if $(DATA),--data "$(DATA)")
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# One thread a process: more would only wait for each other.
+test: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS)
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
