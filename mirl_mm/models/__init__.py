@@ -1,13 +1,17 @@
+from .dense import MIRLDenseViT
 from .head import MIRLHead, MIRLResidualLoss
 from .mirl import MIRL, Reconstruction
 from .neck import MIRLNeck
+from .pyramid import MIRLPyramid
 from .vit import ARCHS, MaskedFeatures, MIRLViT
 
 __all__ = [
     'ARCHS',
     'MIRL',
+    'MIRLDenseViT',
     'MIRLHead',
     'MIRLNeck',
+    'MIRLPyramid',
     'MIRLResidualLoss',
     'MIRLViT',
     'MaskedFeatures',

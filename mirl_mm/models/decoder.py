@@ -1,18 +1,39 @@
 """One segment's decoder: tokens of a segment in, pixels out, looking at a context on the way.
 
-Shapes: B batch, L patches, K kept patches, D encoder width, E decoder width, M context tokens.
+Shapes: B batch, L patches, K kept patches, D encoder width, E decoder width, M context tokens,
+Q tokens whose output is wanted (all 1+L, or the masked L-K).
 """
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
-from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from .masking import restore
+from .masking import gather_tokens, restore
 
 LN_EPS = 1e-6
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among tokens; some of them may be spared their output."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """x [B, N, E] -> [B, N, E], or [B, Q, E] for the tokens at rows [B, Q]."""
+        if rows is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            sizes = [len(self.qkv.weight) // 3, len(self.qkv.weight) // 3 * 2]
+            (w_q, w_kv), (b_q, b_kv) = self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
+            q = F.linear(gather_tokens(x, rows), w_q, b_q)
+            k, v = F.linear(x, w_kv, b_kv).chunk(2, dim=-1)
+        return self.proj(attend(q, k, v, self.num_heads))
 
 
 class CrossAttention(nn.Module):
@@ -26,11 +47,15 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x [B, L, E], context [B, M, E] -> [B, L, E]."""
-        q = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, L, E/heads]
-        kv = self.kv(context).unflatten(-1, (2, self.num_heads, -1))
-        k, v = kv.permute(2, 0, 3, 1, 4)  # 2 x [B, heads, M, E/heads]
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        """x [B, Q, E], context [B, M, E] -> [B, Q, E]."""
+        k, v = self.kv(context).chunk(2, dim=-1)
+        return self.proj(attend(self.q(x), k, v, self.num_heads))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+    """q [B, Q, E], k and v [B, M, E] -> [B, Q, E], every head within its own E/heads features."""
+    q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class DecoderBlock(nn.Module):
@@ -39,16 +64,17 @@ class DecoderBlock(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4) -> None:
         super().__init__()
         self.ln_self = nn.LayerNorm(dim, eps=LN_EPS)
-        self.attn = MultiheadAttention(dim, num_heads)
+        self.attn = SelfAttention(dim, num_heads)
         self.ln_query = nn.LayerNorm(dim, eps=LN_EPS)
         self.ln_context = nn.LayerNorm(dim, eps=LN_EPS)
         self.cross_attn = CrossAttention(dim, num_heads)
         self.ln_mlp = nn.LayerNorm(dim, eps=LN_EPS)
         self.ffn = FFN(dim, int(dim * mlp_ratio), act_cfg=dict(type='GELU'))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x [B, 1+L, E], context [B, M, E] -> [B, 1+L, E]."""
-        x = x + self.attn(self.ln_self(x))
+    def forward(self, x: Tensor, context: Tensor, rows: Tensor | None = None) -> Tensor:
+        """x [B, 1+L, E], context [B, M, E] -> [B, 1+L, E], or [B, Q, E] for rows [B, Q]."""
+        out = self.attn(self.ln_self(x), rows)
+        x = out + (x if rows is None else gather_tokens(x, rows))
         x = x + self.cross_attn(self.ln_query(x), self.ln_context(context))
         return self.ffn(self.ln_mlp(x), identity=x)
 
@@ -81,7 +107,12 @@ class SegmentDecoder(nn.Module):
         gain.requires_grad_(False).fill_(1)
 
     def forward(
-        self, visible: Tensor, ids_restore: Tensor, positions: Tensor, context: Tensor
+        self,
+        visible: Tensor,
+        ids_restore: Tensor,
+        positions: Tensor,
+        context: Tensor,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """Paint the patches.
 
@@ -90,12 +121,18 @@ class SegmentDecoder(nn.Module):
             ids_restore: [B, L].
             positions: [1, 1+L, E].
             context: [B, M, E], tokens to look at.
+            ids: [B, Q], the patches wanted; None paints all. The last block and what follows it
+                skip the others. This is exact: no token of that block looks at another's output.
 
         Returns:
-            [B, L, p*p*C], in normalised-patch units.
+            [B, L or Q, p*p*C], in normalised-patch units.
         """
         patches = restore(visible[:, 1:], self.mask_token, ids_restore)
         x = torch.cat([visible[:, :1], patches], dim=1) + positions  # [B, 1+L, E]
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, context)
-        return self.pred(self.norm(x)[:, 1:])
+        if ids is None:
+            x = self.blocks[-1](x, context)[:, 1:]
+        else:
+            x = self.blocks[-1](x, context, ids + 1)  # cls comes first
+        return self.pred(self.norm(x))

@@ -17,7 +17,7 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
     if not 1 <= kept < num_patches:
         raise ValueError(
             f'mask_ratio={mask_ratio} keeps {kept} of {num_patches} patches; it must keep at least '
-            f'1 and mask at least 1, so accepted is 0 < mask_ratio <= {1 - 1 / num_patches:.4g}'
+            f'1 and mask at least 1, so accepted is 0 < mask_ratio < 1 - 1/{num_patches}'
         )
     return kept
 
@@ -37,6 +37,11 @@ def random_masking(noise: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
     ids_restore = order.argsort(dim=1)
     mask = (ids_restore >= kept).to(noise.dtype)
     return order[:, :kept], ids_restore, mask
+
+
+def masked_ids(ids_restore: Tensor, kept: int) -> Tensor:
+    """Where the masked patches sit: [B, L] -> [B, L-K]."""
+    return ids_restore.argsort(dim=1)[:, kept:]
 
 
 def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from .head import pairs
-from .masking import unpatchify
+from .masking import gather_tokens, masked_ids, unpatchify
 
 
 @dataclass
@@ -113,8 +113,15 @@ class MIRL(BaseSelfSupervisor):
     def loss(
         self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs
     ) -> dict[str, Tensor]:
-        """``loss`` to descend on, and ``pair_g_h``: the error of decoders g and h together."""
-        pair_losses = self.reconstruct(inputs).pair_losses
+        """``loss`` to descend on, and ``pair_g_h``: the error of decoders g and h together.
+
+        The numbers of :meth:`reconstruct`, but only masked patches are painted and compared.
+        """
+        features = self.backbone.encode_masked(inputs)
+        ids = masked_ids(features.ids_restore, features.stem.shape[1] - 1)  # [B, L-K]
+        preds = self.neck(features, ids)  # G x [B, L-K, p*p*3]
+        target = gather_tokens(self.head.target(inputs).patches, ids)
+        pair_losses = self.head.pair_errors(preds, target, torch.ones_like(target[..., 0])).mean(0)
         named = zip(self.pair_names, pair_losses.detach(), strict=True)
         return dict(loss=pair_losses.mean(), **dict(named))
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from .decoder import LN_EPS, SegmentDecoder
 from .masking import sincos_positions
-from .vit import MaskedFeatures, init_linears
+from .vit import MaskedFeatures, init_linears, is_pretrained
+
+PARTS = ('stem_norm', 'stem_embed', 'norms', 'decoders')
 
 
 @MODELS.register_module()
@@ -75,10 +77,16 @@ class MIRLNeck(BaseModule):
         )
         self.register_buffer('pos_embed', torch.zeros(1, 1, decoder_embed_dim), persistent=False)
         self._grid: tuple[int, int] | None = None
+        self._register_load_state_dict_pre_hook(self._refuse_other_decoders)
 
     def init_weights(self) -> None:
-        """Xavier-uniform matrices, zero biases, mask tokens N(0, 0.02), gains 1."""
+        """Xavier-uniform matrices, zero biases, mask tokens N(0, 0.02), gains 1.
+
+        A ``Pretrained`` init_cfg has the last word.
+        """
         super().init_weights()
+        if is_pretrained(self.init_cfg):
+            return
         init_linears(self)
         for decoder in self.decoders:
             nn.init.normal_(decoder.mask_token, std=0.02)
@@ -86,14 +94,18 @@ class MIRLNeck(BaseModule):
             nn.init.xavier_uniform_(weight.original1)
             nn.init.ones_(weight.original0)
 
-    def forward(self, features: MaskedFeatures) -> tuple[Tensor, ...]:
-        """Paint all patches from every segment: G x [B, L, p*p*C], shallow to deep."""
+    def forward(self, features: MaskedFeatures, ids: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Paint the patches from every segment, shallow to deep.
+
+        Returns:
+            G x [B, L, p*p*C], or G x [B, Q, p*p*C] for the patches at ids [B, Q].
+        """
         positions = self._positions(features.grid)
         context = self.stem_embed(self.stem_norm(features.stem))  # [B, 1+K, E]
         preds = []
         for decoder, tokens in zip(self.decoders, self.normed_taps(features), strict=True):
             visible = decoder.embed(tokens)  # [B, 1+K, E]
-            preds.append(decoder(visible, features.ids_restore, positions, context))
+            preds.append(decoder(visible, features.ids_restore, positions, context, ids))
             context = torch.cat([visible, context], dim=1)  # one more segment to look back at
         return tuple(preds)
 
@@ -109,3 +121,19 @@ class MIRLNeck(BaseModule):
             self.pos_embed = table.to(self.pos_embed)
             self._grid = grid
         return self.pos_embed
+
+    def _refuse_other_decoders(self, state_dict: dict, prefix: str, *_) -> None:
+        """Stop a load that would fill the decoders only in part; a bare encoder may come."""
+        own = {prefix + name: tuple(value.shape) for name, value in self.state_dict().items()}
+        given = {
+            name: tuple(value.shape)
+            for name, value in state_dict.items()
+            if name.startswith(prefix) and name.removeprefix(prefix).split('.')[0] in PARTS
+        }
+        for name in [*own, *given] if given else []:
+            if own.get(name) != given.get(name):
+                raise ValueError(
+                    f'the checkpoint has other decoders: {name!r} is '
+                    f'{given.get(name, "missing")} there and {own.get(name, "unknown")} in this '
+                    f'neck ({self.num_segments} decoders for an encoder {self.embed_dim} wide)'
+                )

@@ -9,6 +9,7 @@ Shapes: B batch, L patches, K kept patches, D width, G segments.
 from typing import NamedTuple
 
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
@@ -83,9 +84,9 @@ class MIRLViT(VisionTransformer):
         **kwargs,
     ) -> None:
         settings = arch_settings(arch)
-        self.num_segments = check_segments(
-            num_segments or settings.get('num_segments', DICT_ARCH_SEGMENTS), settings['num_layers']
-        )
+        if num_segments is None:
+            num_segments = settings.get('num_segments', DICT_ARCH_SEGMENTS)
+        self.num_segments = check_segments(num_segments, settings['num_layers'])
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         check_image_size((height, width), patch_size)
         num_kept(height // patch_size * (width // patch_size), mask_ratio)
@@ -103,9 +104,8 @@ class MIRLViT(VisionTransformer):
         The patch projection counts as a matrix; positions are sine-cosine. A ``Pretrained``
         init_cfg has the last word.
         """
-        super().init_weights()
-        configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
-        if any(cfg.get('type') == 'Pretrained' for cfg in configs):
+        super(VisionTransformer, self).init_weights()  # its own would redraw the positions
+        if is_pretrained(self.init_cfg):
             return
         init_linears(self)
         nn.init.xavier_uniform_(self.patch_embed.projection.weight.flatten(1))
@@ -114,6 +114,11 @@ class MIRLViT(VisionTransformer):
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=0.02)
         self._set_sincos_positions()
+
+    def train(self, mode: bool = True) -> 'MIRLViT':
+        """Set the mode and return the module, as torch does (mmpretrain's returns None)."""
+        super().train(mode)
+        return self
 
     def encode_masked(self, imgs: Tensor, noise: Tensor | None = None) -> MaskedFeatures:
         """Encode a random part of the patches and tap the end of every segment.
@@ -208,6 +213,11 @@ def arch_settings(arch: str | dict) -> dict:
             f'the arch dict lacks {", ".join(missing)}; needed are '
             f'{", ".join(needed)}, got {sorted(arch)}'
         )
+    if arch['embed_dims'] % arch['num_heads']:
+        raise ValueError(
+            f'embed_dims={arch["embed_dims"]} of the arch dict must be a multiple of '
+            f'num_heads={arch["num_heads"]}'
+        )
     return arch
 
 
@@ -220,6 +230,12 @@ def check_segments(num_segments: int, depth: int) -> int:
             f'even and divide the depth, so one of {fitting}'
         )
     return num_segments
+
+
+def is_pretrained(init_cfg: dict | list[dict] | None) -> bool:
+    """Whether an init_cfg reads the weights from a checkpoint."""
+    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
+    return any(cfg.get('type') in ('Pretrained', PretrainedInit) for cfg in configs)
 
 
 def init_linears(module: nn.Module) -> None:

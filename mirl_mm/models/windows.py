@@ -1,0 +1,90 @@
+"""Attention inside windows, for a plain ViT on large images.
+
+Shapes: B batch, h x w patches, L = h*w, E extra tokens (1 with cls, else 0), D width, M tokens in
+window layout: N windows of n patches and E extra tokens each, summed over the window shapes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Windows:
+    """An h x w map cut into square windows, and attention inside them.
+
+    Nothing is padded: windows at the right and bottom edge are smaller where the map is not a
+    multiple of the size. So no mask is needed, no kernel of scaled_dot_product_attention is ruled
+    out, and no work is spent on padding; there are at most four window shapes, and each shape is
+    one call.
+
+    Each window has its own copy of the extra tokens (cls), so that a window of the pre-training
+    grid sees just what the encoder was trained on, and nothing crosses a window's border. Leaving
+    the windows averages the copies, each weighted by its window's patches.
+
+    Args:
+        grid: (h, w) patches.
+        size: patches per side, less than the longer side of the map.
+        extra: E.
+    """
+
+    def __init__(self, grid: tuple[int, int], size: int, extra: int) -> None:
+        self.grid, self.extra = grid, extra
+        # Along each side: {length of the part with full windows: size, rest: rest}.
+        self.rows, self.cols = (
+            {n: min(n, size) for n in (length // size * size, length % size) if n}
+            for length in grid
+        )
+        self.shapes = [  # (N, n) of each window shape, in the order of the layout
+            (height // a * (width // b), a * b)
+            for height, a in self.rows.items()
+            for width, b in self.cols.items()
+        ]
+        self.lengths = [count * (extra + patches) for count, patches in self.shapes]
+
+    def enter(self, x: Tensor) -> Tensor:
+        """[B, E+L, D], row by row -> [B, M, D], window by window."""
+        extra, patches = x.tensor_split([self.extra], dim=1)
+        bands, parts = patches.unflatten(1, self.grid).split([*self.rows], dim=1), []
+        for band, a in zip(bands, self.rows.values(), strict=True):
+            for part, b in zip(band.split([*self.cols], dim=2), self.cols.values(), strict=True):
+                part = part.unflatten(2, (-1, b)).unflatten(1, (-1, a)).transpose(2, 3)
+                part = part.flatten(3, 4).flatten(1, 2)  # [B, N, n, D]
+                copies = extra[:, None].expand(-1, part.shape[1], -1, -1)
+                parts.append(torch.cat([copies, part], dim=2).flatten(1, 2))
+        return torch.cat(parts, dim=1)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """[B, M, D] -> [B, E+L, D]: the inverse of :meth:`enter`."""
+        parts = zip(x.split(self.lengths, dim=1), self.shapes, strict=True)
+        extra, bands = 0, []
+        for height, a in self.rows.items():
+            band = []
+            for b in self.cols.values():
+                part, (count, patches) = next(parts)
+                copies, part = part.unflatten(1, (count, -1)).tensor_split([self.extra], dim=2)
+                extra = extra + copies.sum(1) * (patches / (self.grid[0] * self.grid[1]))
+                part = part.unflatten(2, (a, b)).unflatten(1, (height // a, -1)).transpose(2, 3)
+                band.append(part.flatten(3, 4).flatten(1, 2))  # [B, rows, cols, D]
+            bands.append(torch.cat(band, dim=2))
+        return torch.cat([extra, torch.cat(bands, dim=1).flatten(1, 2)], dim=1)
+
+    def attend(self, qkv: Tensor, heads: int, dropout: float) -> Tensor:
+        """[B, M, 3*D] -> [B, M, D], each token from the tokens of its own window."""
+        outs = []
+        for part, (count, _) in zip(qkv.split(self.lengths, dim=1), self.shapes, strict=True):
+            part = part.unflatten(1, (count, -1)).flatten(0, 1).unflatten(-1, (3, heads, -1))
+            q, k, v = part.permute(2, 0, 3, 1, 4)  # 3 x [B*N, heads, E+n, D/heads]
+            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            outs.append(out.transpose(1, 2).flatten(2).unflatten(0, (-1, count)).flatten(1, 2))
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+
+
+def run_block(block: nn.Module, x: Tensor, windows: Windows | None) -> Tensor:
+    """One of mmpretrain's encoder blocks, on [B, E+L, D] or, with windows, on [B, M, D]."""
+    if windows is None:
+        return block(x)
+    attn = block.attn
+    dropout = attn.attn_drop if attn.training else 0.0
+    out = attn.proj(windows.attend(attn.qkv(block.ln1(x)), attn.num_heads, dropout))
+    x = x + attn.out_drop(attn.gamma1(attn.proj_drop(out)))
+    return block.ffn(block.ln2(x), identity=x)
