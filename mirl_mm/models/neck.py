@@ -75,8 +75,7 @@ class MIRLNeck(BaseModule):
             )
             for _ in range(num_segments)
         )
-        self.register_buffer('pos_embed', torch.zeros(1, 1, decoder_embed_dim), persistent=False)
-        self._grid: tuple[int, int] | None = None
+        self._table: tuple | None = None  # no buffer: averaging models needs those of one size
         self._register_load_state_dict_pre_hook(self._refuse_other_decoders)
 
     def init_weights(self) -> None:
@@ -116,11 +115,11 @@ class MIRLNeck(BaseModule):
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Sine-cosine table of this grid [1, 1+L, E]; follows the images' size."""
-        if self._grid != grid:
-            table = sincos_positions(self.pos_embed.shape[-1], grid)
-            self.pos_embed = table.to(self.pos_embed)
-            self._grid = grid
-        return self.pos_embed
+        weight = self.stem_embed.weight
+        key = (grid, weight.device, weight.dtype)
+        if self._table is None or self._table[0] != key:
+            self._table = (key, sincos_positions(len(weight), grid).to(weight))
+        return self._table[1]
 
     def _refuse_other_decoders(self, state_dict: dict, prefix: str, *_) -> None:
         """Stop a load that would fill the decoders only in part; a bare encoder may come."""
