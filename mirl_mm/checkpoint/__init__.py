@@ -1,0 +1,40 @@
+"""Every checkpoint form in and out, without ever running code from a file.
+
+Read: official Paddle files, MAE's and timm's, MMEngine's (with EMA and wrappers), safetensors.
+Written: the whole model, the encoder alone, timm's names; each as a torch file or safetensors.
+
+Importing this package makes all of MMEngine's checkpoint loading safe (``weights_only``), whatever
+MMEngine is installed, and lets it read local safetensors: see :func:`make_loading_safe`.
+"""
+
+from .arch import EncoderArch
+from .convert import convert_file
+from .fit import Fit, compare
+from .loading import check_stored_arch, load_weights
+from .names import backbone_state, to_ours, to_timm
+from .official import convert_official
+from .reading import CheckpointFile, open_checkpoint, read_checkpoint
+from .safe_loading import SAFE_GLOBALS, make_loading_safe, safely
+from .writing import write_checkpoint
+
+make_loading_safe()
+
+__all__ = [
+    'SAFE_GLOBALS',
+    'CheckpointFile',
+    'EncoderArch',
+    'Fit',
+    'backbone_state',
+    'check_stored_arch',
+    'compare',
+    'convert_file',
+    'convert_official',
+    'load_weights',
+    'make_loading_safe',
+    'open_checkpoint',
+    'read_checkpoint',
+    'safely',
+    'to_ours',
+    'to_timm',
+    'write_checkpoint',
+]

@@ -1,0 +1,117 @@
+"""From a checkpoint file of any form to another file, with an account of every name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from mirl_mm import __version__
+
+from .account import by_part, counted, described, timm_call
+from .arch import EncoderArch, check_same
+from .fit import compare, expected_shapes, shapes, summary
+from .loading import config_shapes
+from .names import BACKBONE, backbone_state, timm_name, to_ours, to_timm
+from .reading import CheckpointFile, open_checkpoint
+from .writing import check_destination, write_checkpoint
+
+TARGETS = {'mirl': dict, 'backbone': backbone_state, 'timm': to_timm}
+KEPT_META = ('cfg', 'epoch', 'iter', 'time', 'mmengine_version')
+
+
+def convert_file(
+    source: str | Path,
+    destination: str | Path,
+    to: str = 'mirl',
+    arch: str | None = None,
+    config: str | None = None,
+    raw: bool = False,
+) -> list[str]:
+    """Read a checkpoint of any form and write it in another.
+
+    Args:
+        source: the file to read.
+        destination: the file to write; safetensors if it ends so, else a torch file.
+        to: ``mirl`` (all that fits, names of the full model), ``backbone`` (the encoder alone,
+            without prefix) or ``timm`` (encoder and classifier, timm's names).
+        arch: name of the arch that the encoder must have.
+        config: path of a config whose model the file is held against, in place of ``arch``.
+        raw: see :func:`open_checkpoint`.
+
+    Returns:
+        The account, line by line.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: the source cannot be read, is of another arch, or
+            has no place in the target; the destination cannot be written.
+    """
+    if to not in TARGETS:
+        raise ValueError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
+    if arch and config:
+        raise ValueError('give an arch or a config, not both: the config has its arch')
+    check_destination(destination)
+    if Path(destination).exists() and Path(source).exists() and Path(source).samefile(destination):
+        raise ValueError(f'{destination} is the source itself')
+
+    file = open_checkpoint(source, raw)
+    state, unused = to_ours(file.state)
+    encoder = encoder_of(state, file)
+    if config:
+        (wanted, model_arch), who = config_shapes(config), config
+    else:
+        model_arch = encoder.named(arch) if arch else encoder
+        wanted, who = expected_shapes(state, model_arch), arch or 'a ViT of this arch'
+    fit = compare(shapes(state), wanted, who)
+    check_same(encoder, model_arch, who)
+    if encoder.num_heads is None and model_arch is not None:
+        encoder = replace(encoder, num_heads=model_arch.num_heads)
+
+    converted = TARGETS[to]({name: state[name] for name in fit.matched})
+    meta = dict(_meta(file, to), source=Path(source).name, arch=encoder.to_meta())
+    write_checkpoint(destination, converted, meta, flat=to == 'timm')
+
+    left = [name for name in fit.matched if not _has_a_place(name, to)]
+    size = Path(destination).stat().st_size / 1e6
+    lines = [
+        f'read      {source}: {described(file)}',
+        f'arch      {encoder}',
+        f'matched   {len(fit.matched)} of the {len(wanted)} of {who}: {by_part(fit.matched)}',
+        f'unused    {counted(unused + fit.unused)}',
+        f'missing   {counted(fit.missing)}',
+        f'resized   when loaded: {summary(fit.resized)}' if fit.resized else '',
+        f'left out  {counted(left)}' if left else '',
+        f'written   {destination}: {to}, {len(converted)} tensors, {size:.1f} MB',
+        f'load with {timm_call(encoder, converted)}' if to == 'timm' else '',
+    ]
+    return [line for line in lines if line]
+
+
+def encoder_of(state: dict[str, Tensor], file: CheckpointFile) -> EncoderArch:
+    """What the weights tell, and the heads where the file or its form does.
+
+    Raises:
+        ValueError: the weights are not those of the arch stored with them.
+    """
+    encoder, stored = EncoderArch.of_state(state), EncoderArch.of_meta(file.meta)
+    check_same(encoder, stored, 'the arch stored with it')
+    if stored is not None:
+        return replace(encoder, num_heads=stored.num_heads)
+    official = file.form == 'paddle-mirl' and encoder.name
+    return encoder.named(encoder.name) if official else encoder
+
+
+def _meta(file: CheckpointFile, to: str) -> dict:
+    """What goes along: the run's config and length, and the classes of a whole model."""
+    meta = {key: file.meta[key] for key in KEPT_META if key in file.meta}
+    classes = (file.meta.get('dataset_meta') or {}).get('classes')
+    if to == 'mirl' and classes is not None:
+        meta['dataset_meta'] = dict(classes=list(classes))
+    return dict(meta, form=to, mirl_mm_version=__version__)
+
+
+def _has_a_place(name: str, to: str) -> bool:
+    return {
+        'mirl': True,
+        'backbone': name.startswith(BACKBONE),
+        'timm': timm_name(name) is not None,
+    }[to]

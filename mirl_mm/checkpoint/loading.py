@@ -1,0 +1,66 @@
+"""Weights of any form into a model, and what a config's model would take."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from .arch import EncoderArch, check_same
+from .fit import Fit, Shapes, compare, shapes
+from .names import BACKBONE, to_ours
+from .reading import open_checkpoint
+
+
+def load_weights(model: nn.Module, path: str | Path) -> Fit:
+    """Load a checkpoint of any form into a model with a ``backbone``, or into an encoder.
+
+    Returns:
+        What matched, and what did not (full-model names): a part of the model may stay as it is.
+
+    Raises:
+        FileNotFoundError, ValueError: the file cannot be read, or its encoder is of another arch.
+    """
+    file = open_checkpoint(path)
+    state, unused = to_ours(file.state)
+    who = f'this {type(model).__name__}'
+    backbone = getattr(model, 'backbone', model)
+    prefix = BACKBONE if backbone is model else ''
+    fit = compare(shapes(state), {prefix + n: t.shape for n, t in model.state_dict().items()}, who)
+    check_same(EncoderArch.of_meta(file.meta), EncoderArch.of_module(backbone), who)
+    matched = {name.removeprefix(prefix): state[name] for name in fit.matched}
+    model.load_state_dict(matched, strict=False)
+    fit.unused += unused
+    return fit
+
+
+def check_stored_arch(path: str | Path, backbone: nn.Module) -> None:
+    """ValueError if a local file stores an arch (its heads, above all) that is not the encoder's.
+
+    For encoders that MMEngine fills by itself (``init_cfg``), which compares shapes at most.
+    """
+    if Path(path).is_file():
+        stored = EncoderArch.of_meta(open_checkpoint(path).meta)
+        check_same(stored, EncoderArch.of_module(backbone), f'this {type(backbone).__name__}')
+
+
+def config_shapes(path: str) -> tuple[Shapes, EncoderArch | None]:
+    """Shapes of a config's model, and the size of its encoder if it is a ViT; takes no memory.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such config, or no model that can be
+            built in it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'no config at {path}')
+    cfg = Config.fromfile(path)
+    if 'model' not in cfg:
+        raise ValueError(f'{path} has no model')
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    try:
+        with torch.device('meta'):
+            model = MODELS.build(cfg.model)
+    except KeyError as error:  # an unknown type
+        raise ValueError(f'the model of {path} cannot be built: {error.args[0]}') from error
+    return shapes(model.state_dict()), EncoderArch.of_module(getattr(model, 'backbone', model))

@@ -1,0 +1,249 @@
+"""tools/reconstruct.py, and mmpretrain's inferencer with our models, as users start them."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mirl_mm.analysis.plots import panel_columns
+from mirl_mm.analysis.reconstruct import (
+    PAGE_ROWS,
+    assign_panels,
+    find_pictures,
+    load_model,
+    picture_noise,
+    picture_pipeline,
+)
+from mirl_mm.checkpoint import EncoderArch, convert_file, read_checkpoint, write_checkpoint
+from mirl_mm.models import MIRLViT
+from tests.models.build import mirl
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs/mirl/vit-test_2e.py'
+TUNED = ROOT / 'tests/data/vit_ft_tiny.pd'
+
+
+@pytest.fixture(autouse=True, scope='module')
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """A checkpoint of the test arch, its encoder alone, and pictures of several kinds."""
+    root = tmp_path_factory.mktemp('reconstruct')
+    torch.manual_seed(0)
+    model = mirl(backbone=dict(arch='test'))
+    model.init_weights()
+    meta = dict(arch=EncoderArch.of_module(model.backbone).to_meta())
+    write_checkpoint(root / 'whole.pth', model.state_dict(), meta)
+    convert_file(root / 'whole.pth', root / 'encoder.pth', 'backbone')
+    (root / 'pictures/deep').mkdir(parents=True)
+    noise = Image.effect_noise((100, 80), 60)
+    noise.save(root / 'pictures/grey.png')
+    noise.convert('RGB').save(root / 'pictures/dog.jpg')
+    noise.convert('RGBA').save(root / 'pictures/dog.png')
+    noise.resize((40, 400)).convert('P').save(root / 'pictures/deep/tall.BMP')
+    (root / 'pictures/broken.jpg').write_bytes((root / 'pictures/dog.jpg').read_bytes()[:400])
+    (root / 'pictures/notes.txt').touch()
+    (root / 'empty').mkdir()
+    return root
+
+
+@pytest.fixture
+def tool(monkeypatch, folder, tmp_path, capsys):
+    """Runs the tool in the temporary folder and returns the lines it printed."""
+
+    def tool(*arguments: object) -> list[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, 'argv', ['reconstruct.py', *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(ROOT / 'tools/reconstruct.py'), run_name='__main__')
+        return [line for line in capsys.readouterr().out.splitlines() if ': ' in line]
+
+    return tool
+
+
+def errors(lines: list[str]) -> dict[str, float]:
+    """Name of every drawn picture -> its error."""
+    drawn = [line.split(': error ') for line in lines if ': error ' in line]
+    return {Path(path).name: float(rest.split()[0]) for path, rest in drawn}
+
+
+def test_a_panel_for_every_picture_of_a_folder(tool, folder, tmp_path):
+    lines = tool(CONFIG, folder / 'whole.pth', folder / 'pictures', '--out', 'out')
+    assert len(lines) == 5
+    panels = sorted(str(p.relative_to(tmp_path / 'out')) for p in (tmp_path / 'out').rglob('*.*'))
+    assert panels == ['deep/tall.png', 'dog.png', 'dog.png.png', 'grey.png']
+    (skipped,) = [line for line in lines if 'skipped' in line]
+    assert 'broken.jpg: skipped (OSError' in skipped
+    found = errors(lines)
+    assert found.keys() == {'tall.BMP', 'dog.jpg', 'dog.png', 'grey.png'}
+    assert all(0.5 < error < 5 for error in found.values())
+    with Image.open(tmp_path / 'out/grey.png') as panel:
+        assert panel.width > 8 * panel.height / 2  # one row of 2 + 3 x 3 pictures
+    # A picture's mask is its own: alone it gives the same error.
+    alone = tool(CONFIG, folder / 'whole.pth', folder / 'pictures/grey.png', '--out', 'alone')
+    assert errors(alone) == {'grey.png': found['grey.png']}
+    same = (tmp_path / 'out/grey.png').read_bytes() == (tmp_path / 'alone/grey.png').read_bytes()
+    assert same
+
+
+def test_one_page_with_another_ratio_and_seed(tool, folder, tmp_path):
+    pages = {}
+    for name, options in dict(
+        first=[],
+        again=['--seed', '0', '--mask-ratio', '0.75'],
+        seed=['--seed', '1'],
+        ratio=['--mask-ratio', '0.5'],
+    ).items():
+        out = ['--out', f'{name}.png', *options]
+        lines = tool(CONFIG, folder / 'whole.pth', folder / 'pictures/deep', *out)
+        assert len(lines) == 1 and lines[0].endswith(f'-> {name}.png')
+        pages[name] = (tmp_path / f'{name}.png').read_bytes()
+    assert pages['first'] == pages['again']
+    assert len(set(pages.values())) == 3
+    tool(CONFIG, folder / 'whole.pth', folder / 'pictures', '--out', 'all.png')
+    with Image.open(tmp_path / 'first.png') as one, Image.open(tmp_path / 'all.png') as four:
+        assert one.width == four.width and four.height > 3 * one.height
+
+
+def test_what_is_drawn_is_what_the_model_computes(folder):
+    cfg = Config.fromfile(CONFIG)
+    model = load_model(cfg, str(folder / 'whole.pth'), mask_ratio=0.5)
+    assert not model.training
+    imgs = torch.randn(2, 3, 64, 64)
+    noise = picture_noise(['a.png', 'b.png'], 3, 16)
+    result = model.reconstruct(imgs, noise)
+    assert result.mask.sum(dim=1).tolist() == [8, 8]
+    kept = result.mask == 0
+    assert (noise[kept].view(2, 8).amax(1) < noise[~kept].view(2, 8).amin(1)).all()
+    columns = panel_columns(imgs, result)
+    assert list(columns)[:5] == ['original', 'masked', 'main 1', 'residual 6', 'sum 1 + 6']
+    assert list(columns)[-1] == 'sum 3 + 4' and len(columns) == 11
+    assert picture_pipeline(cfg)[0] == dict(type='LoadAnyImage')
+
+
+def test_noise_follows_name_and_seed():
+    one, two = picture_noise(['a.png', 'b.png'], 0, 16)
+    assert torch.equal(picture_noise(['b.png'], 0, 16)[0], two)
+    assert not torch.equal(one, two)
+    assert not torch.equal(picture_noise(['a.png'], 1, 16)[0], one)
+
+
+def test_pictures_and_panels(folder, tmp_path):
+    found = find_pictures(str(folder / 'pictures'))
+    assert [p.name for p in found] == ['broken.jpg', 'tall.BMP', 'dog.jpg', 'dog.png', 'grey.png']
+    page = assign_panels(found, folder / 'pictures', Path('page.PDF'))
+    assert page == {Path('page.PDF'): found}
+    with pytest.raises(ValueError, match=rf'{PAGE_ROWS + 1} pictures do not fit on one page'):
+        assign_panels([Path('a.png')] * (PAGE_ROWS + 1), Path('.'), Path('page.png'))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['missing.py', 'WHOLE', 'PICTURES'], 'no such config file: missing.py'),
+        ([CONFIG, 'missing.pth', 'PICTURES'], 'no checkpoint at missing.pth'),
+        ([CONFIG, 'WHOLE', 'missing'], 'no image or folder at missing'),
+        ([CONFIG, 'WHOLE', 'EMPTY'], 'accepted are files ending in .jpg'),
+        ([CONFIG, 'WHOLE', 'BROKEN'], 'can be read'),
+        ([CONFIG, 'WHOLE', 'PICTURES', '--mask-ratio', '0.99'], 'keeps 0 of 16 patches'),
+        ([CONFIG, 'WHOLE', 'PICTURES', '--mask-ratio', '0'], 'keeps 16 of 16 patches'),
+        ([CONFIG, 'WHOLE', 'PICTURES', '--out', 'file/out'], 'cannot write to file/out (Not a dir'),
+        ([CONFIG, 'ENCODER', 'PICTURES'], 'cannot paint: it lacks neck.'),
+        ([CONFIG, TUNED, 'PICTURES'], "another arch: it lacks 'backbone.layers.6.ln1.weight'"),
+        ([ROOT / 'configs/mae/vit-test_2e.py', 'WHOLE', 'PICTURES'], 'is no MIRL config'),
+        ([ROOT / 'configs/mirl/vit-s12_300e.py', 'WHOLE', 'PICTURES'], 'is (1, 1, 48) there'),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(tool, folder, tmp_path, arguments, message):
+    (tmp_path / 'file').touch()
+    names = dict(WHOLE='whole.pth', ENCODER='encoder.pth', PICTURES='pictures', EMPTY='empty',
+                 BROKEN='pictures/broken.jpg')  # fmt: skip
+    arguments = [folder / names[a] if a in names else a for a in arguments]
+    with pytest.raises(SystemExit) as stop:
+        tool(*arguments)
+    assert stop.value.code.startswith('error: ') and message in stop.value.code
+    assert '\n' not in stop.value.code
+    assert not list(tmp_path.rglob('*.png'))
+
+
+# --- mmpretrain's own inferencer ------------------------------------------------------------------
+
+CLASSIFIER = """
+custom_imports = dict(imports=['mirl_mm'], allow_failed_imports=False)
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    data_preprocessor=dict(mean=[100, 110, 120], std=[50, 60, 70], to_rgb=True),
+    backbone=dict(
+        type='MIRLViT',
+        arch=dict(embed_dims=48, num_layers=6, num_heads=4, feedforward_channels=192),
+        img_size=64,
+        final_norm=False,
+        out_type='avg_featmap',
+    ),
+    head=dict(type='LinearClsHead', num_classes=7, in_channels=48),
+)
+test_dataloader = dict(
+    dataset=dict(
+        type='CustomDataset',
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+    )
+)
+"""
+INFER = """
+import json, sys
+from mmpretrain import ImageClassificationInferencer
+config, checkpoint, out, *pictures = sys.argv[1:]
+infer = ImageClassificationInferencer(config, checkpoint, device='cpu', classes='abcdefg')
+found = [dict(r, pred_scores=r['pred_scores'].tolist()) for r in infer(pictures, batch_size=2)]
+json.dump(found, open(out, 'w'))
+"""
+
+
+def test_inferencer_of_mmpretrain_in_a_fresh_process(tmp_path):
+    convert_file(TUNED, tmp_path / 'tuned.pth')
+    (tmp_path / 'classifier.py').write_text(CLASSIFIER)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f'{i}.png')
+    done = subprocess.run(
+        [sys.executable, '-c', INFER, 'classifier.py', 'tuned.pth', 'out.json']
+        + [f'{i}.png' for i in range(3)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / 'out.json').read_text())
+
+    encoder = MIRLViT(
+        dict(embed_dims=48, num_layers=6, num_heads=4, feedforward_channels=192),
+        img_size=64,
+        final_norm=False,
+        out_type='avg_featmap',
+    )
+    encoder.eval()
+    state, _ = read_checkpoint(tmp_path / 'tuned.pth')
+    encoder.load_state_dict({n[9:]: t for n, t in state.items() if n.startswith('backbone.')})
+    imgs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    mean, std = torch.tensor([[100, 110, 120], [50, 60, 70]])[..., None, None]
+    logits = encoder((imgs - mean) / std)[-1] @ state['head.fc.weight'].t() + state['head.fc.bias']
+    scores = logits.detach().softmax(dim=1)
+    torch.testing.assert_close(
+        torch.tensor([r['pred_scores'] for r in found]), scores, rtol=0, atol=2e-6
+    )
+    assert [r['pred_class'] for r in found] == ['abcdefg'[i] for i in scores.argmax(dim=1)]

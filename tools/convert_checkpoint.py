@@ -1,0 +1,50 @@
+"""Bring a checkpoint into another form: ``python tools/convert_checkpoint.py SRC DST``."""
+
+import argparse
+import sys
+
+from mirl_mm.checkpoint import convert_file
+from mirl_mm.checkpoint.convert import TARGETS
+from mirl_mm.models.vit import ARCHS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Bring a checkpoint into another form. Read are official Paddle files, those '
+        "of MAE and timm, MMEngine's and safetensors; no code in them is executed."
+    )
+    parser.add_argument('source', metavar='SRC', help='checkpoint file to read')
+    parser.add_argument(
+        'destination',
+        metavar='DST',
+        help='file to write: safetensors if it ends in .safetensors, else a torch file',
+    )
+    parser.add_argument(
+        '--to',
+        choices=TARGETS,
+        default='mirl',
+        help='mirl: all weights that fit, for this package and mmpretrain; backbone: the '
+        "encoder alone, without prefix; timm: encoder and classifier under timm's names",
+    )
+    parser.add_argument(
+        '--arch', metavar='NAME', help=f'refuse another arch than this one of {", ".join(ARCHS)}'
+    )
+    parser.add_argument(
+        '--config', metavar='CONFIG', help="hold the file against this config's model instead"
+    )
+    parser.add_argument(
+        '--raw', action='store_true', help='of a run with EMA: the raw weights, not the averaged'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    try:
+        lines = convert_file(**vars(parse_args()))
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,43 @@
+"""Draw what a pre-trained model paints: ``python tools/reconstruct.py CONFIG CKPT PICTURES``."""
+
+import argparse
+import sys
+
+from mirl_mm.analysis.reconstruct import reconstruct_pictures
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw original, masked, and main, residual and sum of every pair of decoders.'
+    )
+    parser.add_argument('config', metavar='CONFIG', help='MIRL config')
+    parser.add_argument(
+        'checkpoint', metavar='CKPT', help='whole model in any form, also official Paddle files'
+    )
+    parser.add_argument('pictures', metavar='IMAGE_OR_FOLDER', help='any images')
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        default='reconstructions',
+        help='folder for a panel per image (the default: reconstructions), or an image file such '
+        'as page.png for one page of them all',
+    )
+    parser.add_argument(
+        '--mask-ratio', type=float, help="share of patches to hide (the config's if left out)"
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help="decides, with an image's name, what is hidden"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    try:
+        for line in reconstruct_pictures(**vars(parse_args())):
+            print(line, flush=True)
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
