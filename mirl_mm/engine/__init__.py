@@ -1,5 +1,5 @@
 """Training: hooks, optimizer groups and what the tools do."""
 
-from . import hooks, terse
+from . import hooks, layer_decay, merged_groups, terse
 
-__all__ = ['hooks', 'terse']
+__all__ = ['hooks', 'layer_decay', 'merged_groups', 'terse']
