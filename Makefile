@@ -23,7 +23,7 @@ lint: setup
 
 # One thread a process: more would only wait for each other.
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup
 
 format: setup
 	$(PY) -m ruff check --fix .

@@ -53,15 +53,13 @@ def plot_losses(rows: Sequence[dict], path: str | Path) -> None:
         linewidth=1.5,
         label='mean of the pairs',
     )
-    held = [row for row in rows if 'recon/error' in row]
+    held, step = [], 0  # MMEngine counts validations by epochs: place them behind what was trained
+    for row in rows:
+        step = row['step'] if 'loss' in row else step
+        if 'recon/error' in row:
+            held.append((step, row['recon/error']))
     if held:
-        axes.plot(
-            [row['step'] for row in held],
-            [row['recon/error'] for row in held],
-            'o--',
-            color='tab:red',
-            label='held-out images',
-        )
+        axes.plot(*zip(*held, strict=True), 'o--', color='tab:red', label='held-out images')
     axes.set(
         xlabel='iteration', ylabel='masked MSE (normalised patches)', title='MIRL pre-training'
     )

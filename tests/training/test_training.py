@@ -15,6 +15,8 @@ from mmengine.runner import set_random_seed
 
 from mirl_mm.datasets.scene_set import write_scenes
 
+pytestmark = pytest.mark.xdist_group('training')  # one worker: the runs are shared
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/mirl/vit-test_2e.py'
 LOSSES = Path(__file__).parents[1] / 'data/losses_vit-test.json'
