@@ -9,8 +9,14 @@ optim_wrapper = dict(
     dtype='bfloat16',
     loss_scale=dict(enabled=False),
     optimizer=dict(
-        type='AdamW', lr=1.5e-4 * 4096 / 256, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05
+        type='AdamW',
+        lr=1.5e-4 * 4096 / 256,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        weight_decay=0.05,
+        fused=True,
     ),
+    constructor='MergedOptimWrapperConstructor',
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )
 
@@ -37,4 +43,4 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300)
 
 randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=4096, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1.5e-4)]
+custom_hooks = [dict(type='RunSummaryHook', base_lr=1.5e-4), dict(type='ExportEncoderHook')]

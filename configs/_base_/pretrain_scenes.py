@@ -1,5 +1,5 @@
-# The demo's scenes at 64 px, with held-out ones for validation. `make demo` writes them, or
-# python tools/demo.py --scenes-only.
+# Close-ups of 64 px from the demo's scenes (128 px), with held-out ones for validation.
+# `make demo` writes the scenes, or python tools/demo.py --scenes-only.
 data_root = 'data/scenes/'
 
 train_pipeline = [
@@ -7,7 +7,7 @@ train_pipeline = [
     dict(
         type='RandomResizedCrop',
         scale=64,
-        crop_ratio_range=(0.2, 1.0),
+        crop_ratio_range=(0.08, 0.35),
         backend='pillow',
         interpolation='bicubic',
     ),
@@ -16,7 +16,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow'),
-    dict(type='ResizeEdge', scale=64, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=64),
     dict(type='PackInputs'),
 ]
