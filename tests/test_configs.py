@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, init_default_scope
 
+from mirl_mm.engine.adapt import set_precision
 from mirl_mm.engine.config_keys import check_keys
 from mirl_mm.engine.launch import load_config
 
@@ -53,7 +54,15 @@ def test_the_list_is_not_empty():
         'test_2e',
     ]
     mae = ['s54_300e', 'b48_300e', 'b12_300e', 'test_2e']
-    needed = {f'mirl/vit-{n}.py' for n in mirl} | {f'mae/vit-{n}.py' for n in mae}
+    finetune = [f'{n}_in1k' for n in ('b12_100e', 's54_100e', 'b24_100e', 'b48_60e')]
+    linear = [f'{n}_in1k' for n in ('b12_90e', 's54_90e', 'b48_90e')]
+    tasks = dict(
+        mirl=mirl,
+        mae=mae,
+        finetune=[*finetune, 'test_2e_classes'],
+        linear=[*linear, 'test_4e_classes'],
+    )
+    needed = {f'{task}/vit-{n}.py' for task, names in tasks.items() for n in names}
     assert needed <= names, needed - names
 
 
@@ -96,9 +105,8 @@ def test_model_pipelines_metrics_and_hooks_build(cfg):
     assert sum(p.numel() for p in model.parameters()) > 10_000
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if loader := cfg.get(name):
-            dataset = loader.dataset
-            assert dataset.type in DATASETS
-            assert len(Compose(dataset.pipeline).transforms) == len(dataset.pipeline)
+            dataset = DATASETS.build(dict(loader.dataset, lazy_init=True))
+            assert len(dataset.pipeline.transforms) == len(loader.dataset.pipeline)
     for name in ('val_evaluator', 'test_evaluator'):
         if cfg.get(name):
             METRICS.build(cfg[name])
@@ -171,3 +179,126 @@ def test_mae_and_mirl_share_encoder_data_and_schedule():
             encoders = [MODELS.build(c.model).backbone for c in (mirl, mae)]
         shapes = [{n: p.shape for n, p in e.named_parameters()} for e in encoders]
         assert shapes[0] == shapes[1], arch
+
+
+# arch: epochs, warm-up, layer decay, drop path; b24 is our choice, b12 comes from a deleted script
+FINETUNE = dict(
+    b12=(100, 20, 0.6, 0.1),
+    s54=(100, 20, 0.88, 0.1),
+    b24=(100, 20, 0.77, 0.1),
+    b48=(60, 30, 0.88, 0.0),
+)
+
+
+def finetune_config(arch: str) -> Config:
+    cfg = load_config(str(ROOT / f'configs/finetune/vit-{arch}_{FINETUNE[arch][0]}e_in1k.py'))
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+@pytest.mark.parametrize('arch', FINETUNE)
+def test_fine_tuning_follows_the_published_recipe(arch):
+    epochs, warm_up, decay, drop_path = FINETUNE[arch]
+    cfg = finetune_config(arch)
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=6e-3, betas=(0.9, 0.999), weight_decay=0.05
+    )
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == decay
+    rise, fall = cfg.param_scheduler
+    assert (rise.end, fall.end, fall.eta_min_ratio) == (warm_up, epochs, pytest.approx(1 / 6000))
+    assert 'eta_min' not in fall
+    assert cfg.model.backbone.arch == arch and cfg.model.backbone.drop_path_rate == drop_path
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    assert cfg.model.train_cfg.augments == [
+        dict(type='Mixup', alpha=0.8),
+        dict(type='CutMix', alpha=1.0),
+    ]
+    rand, erase = cfg.train_dataloader.dataset.pipeline[3:5]
+    assert (rand.policies, rand.magnitude_level, rand.magnitude_std) == ('timm_increasing', 9, 0.5)
+    assert (erase.erase_prob, erase.mode, erase.max_area_ratio) == (0.25, 'rand', 1 / 3)
+
+
+@pytest.mark.parametrize('arch', FINETUNE)
+def test_fine_tuning_groups(arch):
+    """Rates by layer; no decay on positions, cls token and 1-D parameters; all are trained."""
+    cfg = finetune_config(arch)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    set_precision(cfg, amp=False, accelerator=False, bfloat16=False)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    found = {id(p): (g['lr'], g['weight_decay']) for g in groups for p in g['params']}
+    depth, decay = model.backbone.num_layers, FINETUNE[arch][2]
+    scale = decay**depth
+    for name, expected in {
+        'backbone.pos_embed': (6e-3 * scale * decay, 0),
+        'backbone.cls_token': (6e-3 * scale * decay, 0),
+        'backbone.patch_embed.projection.weight': (6e-3 * scale * decay, 0.05),
+        'backbone.layers.0.attn.qkv.weight': (6e-3 * scale, 0.05),
+        f'backbone.layers.{depth - 1}.ln1.weight': (6e-3 * decay, 0),
+        'backbone.ln2.weight': (6e-3, 0),
+        'head.fc.weight': (6e-3, 0.05),
+        'head.fc.bias': (6e-3, 0),
+    }.items():
+        assert found[id(model.get_parameter(name))] == pytest.approx(expected), name
+    assert len(found) == len(list(model.parameters()))
+
+
+def test_the_average_moves_once_per_update(path, cfg):
+    averages = [hook for hook in cfg.custom_hooks if hook.type == 'EMAHook']
+    if path.parent.name == 'finetune':
+        k = cfg.optim_wrapper.accumulative_counts
+        wanted = dict(ema_type='MomentumAnnealingEMA', momentum=2e-4, interval=k, gamma=9 * k)
+        assert averages == [dict(type='EMAHook', **wanted)]
+        assert [hook.type for hook in cfg.custom_hooks].count('RawAndEMAHook') == 1
+    else:
+        assert averages == []
+
+
+def test_classifiers_agree_with_themselves(path, cfg):
+    """Number of classes, place of the checkpoint, what is frozen."""
+    if path.parent.name not in ('finetune', 'linear'):
+        return
+    assert cfg.model.head.num_classes == cfg.model.data_preprocessor.num_classes
+    init = cfg.model.backbone.init_cfg
+    assert (init.type, init.prefix) == ('Pretrained', 'backbone.')
+    assert re.fullmatch(
+        rf'work_dirs/vit-{cfg.model.backbone.arch}_\d+e/encoder.pth', init.checkpoint
+    )
+    assert (ROOT / f'configs/mirl/{Path(init.checkpoint).parent.name}.py').is_file()
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    if path.parent.name == 'linear':
+        assert trained == {'head.layers.head.weight', 'head.layers.head.bias'}
+        assert model.neck.bn.num_features == model.backbone.embed_dims
+    else:
+        assert len(trained) == len(list(model.parameters()))
+        assert 'backbone.pos_embed' in trained and 'backbone.ln2.weight' in trained
+        assert not model.backbone.final_norm
+
+
+def test_a_fine_tuning_head_starts_at_almost_zero():
+    cfg = load_config(str(ROOT / 'configs/finetune/vit-test_2e_classes.py'))
+    init_default_scope('mmpretrain')
+    head = MODELS.build(dict(cfg.model.head, num_classes=1000))
+    head.init_weights()
+    assert head.fc.weight.std().item() == pytest.approx(2e-5, rel=0.05)
+    assert head.fc.bias.abs().max() == 0
+
+
+BENCHMARKS = ROOT / 'benchmarks/tiny_imagenet'
+
+
+def test_the_benchmark_compares_like_with_like():
+    configs = {path.stem: load_config(str(path)) for path in BENCHMARKS.glob('*-blocks.py')}
+    assert sorted(configs) == [f'{n}_24-blocks' for n in ('finetune', 'linear', 'mae', 'mirl')]
+    mirl, mae = configs['mirl_24-blocks'], configs['mae_24-blocks']
+    for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'):
+        assert mirl[key] == mae[key], key
+    init_default_scope('mmpretrain')
+    with torch.device('meta'):
+        models = [MODELS.build(cfg.model).backbone.state_dict() for cfg in configs.values()]
+    names = set.intersection(*(set(state) for state in models))
+    assert len(names) == 4 + 12 * 24  # patch projection, positions, cls; no final norm in all
+    assert all(len({state[name].shape for state in models}) == 1 for name in names)
+    assert len(configs['finetune_24-blocks'].train_dataloader.dataset.indices) == 5000

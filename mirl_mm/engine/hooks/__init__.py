@@ -1,6 +1,17 @@
 """Hooks, registered in MMEngine's root registry."""
 
+from .check_classes import CheckClassesHook
+from .export_encoder import ExportEncoderHook
+from .knn import KNNHook
 from .progress import ProgressHook
+from .raw_and_ema import RawAndEMAHook
 from .run_summary import RunSummaryHook
 
-__all__ = ['ProgressHook', 'RunSummaryHook']
+__all__ = [
+    'CheckClassesHook',
+    'ExportEncoderHook',
+    'KNNHook',
+    'ProgressHook',
+    'RawAndEMAHook',
+    'RunSummaryHook',
+]

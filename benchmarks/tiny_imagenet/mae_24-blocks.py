@@ -1,0 +1,26 @@
+# MAE on the encoder of mirl_24-blocks.py, same images, schedule and length.
+# Command: python tools/train.py benchmarks/tiny_imagenet/mae_24-blocks.py
+# Effective batch: 64 on one process. 6 decoder blocks of 64 cost about what MIRL's decoders cost.
+_base_ = [
+    '../../configs/_base_/default_runtime.py',
+    '../../configs/_base_/mae.py',
+    './_base_/pretrain.py',
+]
+
+model = dict(
+    backbone=dict(
+        arch=dict(embed_dims=96, num_layers=24, num_heads=3, feedforward_channels=384),
+        img_size=64,
+        patch_size=8,
+    ),
+    neck=dict(
+        embed_dim=96,
+        num_patches=64,
+        patch_size=8,
+        decoder_embed_dim=64,
+        decoder_depth=6,
+        decoder_num_heads=2,
+    ),
+    head=dict(patch_size=8),
+)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1))

@@ -1,0 +1,27 @@
+# MIRL on 24 blocks of 96, Tiny-ImageNet-100 at 64 px, 4 epochs: about 15 minutes on two CPU cores.
+# Command: python tools/train.py benchmarks/tiny_imagenet/mirl_24-blocks.py
+# Effective batch: 64 on one process. Segments as in b24; heads of 32 as in the 384-wide archs.
+_base_ = [
+    '../../configs/_base_/default_runtime.py',
+    '../../configs/_base_/mirl.py',
+    './_base_/pretrain.py',
+]
+
+model = dict(
+    backbone=dict(
+        arch=dict(embed_dims=96, num_layers=24, num_heads=3, feedforward_channels=384),
+        num_segments=4,
+        img_size=64,
+        patch_size=8,
+    ),
+    neck=dict(
+        embed_dim=96,
+        num_segments=4,
+        decoder_embed_dim=64,
+        decoder_depth=1,
+        decoder_num_heads=2,
+        patch_size=8,
+    ),
+    head=dict(patch_size=8),
+)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1))

@@ -1,0 +1,113 @@
+"""k-NN accuracy of the encoder while it is pre-trained."""
+
+from collections.abc import Sequence
+
+from mmengine.device import get_device
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mirl_mm.evaluation.features import Loading, preprocessor_of, test_pipeline_of
+from mirl_mm.evaluation.folders import check_classes, class_folders
+from mirl_mm.evaluation.knn import KS, TEMPERATURE, check_ks, evaluate_knn
+
+from ..terse import FOR_TERMINAL
+
+
+@HOOKS.register_module()
+class KNNHook(Hook):
+    """Classify labelled images by their neighbours, every so often and at the end.
+
+    Training does not notice: no random number is used up. The accuracies (in percent) go to the log
+    and, as ``knn/cls_k10`` and the like, to the run's scalars; their step is the epoch, in an
+    iteration-based loop the iteration.
+
+    Args:
+        train: class folders of the images that vote.
+        val: class folders of the images to classify.
+        interval: epochs, in an iteration-based loop iterations.
+        at_start: evaluate the weights at the beginning too.
+        ks: numbers of neighbours.
+        temperature: of the votes.
+        limit: at most so many images of each class.
+        batch_size: of one process.
+        num_workers: of one process.
+        amp: encode in bfloat16.
+
+    Raises:
+        FileNotFoundError, ValueError: at the start, for folders or settings that cannot be used.
+    """
+
+    priority = 'LOW'
+
+    def __init__(
+        self,
+        train: str,
+        val: str,
+        interval: int = 20,
+        at_start: bool = False,
+        ks: Sequence[int] = KS,
+        temperature: float = TEMPERATURE,
+        limit: int | None = None,
+        batch_size: int = 256,
+        num_workers: int = 4,
+        amp: bool = False,
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, got {interval}')
+        self.folders = (train, val)
+        self.interval, self.at_start, self.limit = interval, at_start, limit
+        self.ks, self.temperature = ks, temperature
+        self.loading = Loading(batch_size, num_workers, amp)
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.encoder = model.backbone
+        pipeline = test_pipeline_of(runner.cfg, self.encoder.img_size[0])
+        self.sets = [class_folders(folder, pipeline, self.limit) for folder in self.folders]
+        check_classes(*self.sets)
+        check_ks(self.ks, len(self.sets[0]))
+        self.preprocessor = preprocessor_of(runner.cfg.model).to(get_device())
+        self.by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if self.at_start:
+            self.evaluate(runner, runner.epoch if self.by_epoch else runner.iter)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        last = self.is_last_train_epoch(runner)
+        if self.by_epoch and (last or self.every_n_epochs(runner, self.interval)):
+            self.evaluate(runner, runner.epoch + 1)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        last = self.is_last_train_iter(runner)
+        if not self.by_epoch and (last or self.every_n_train_iters(runner, self.interval)):
+            self.evaluate(runner, runner.iter + 1)
+
+    def evaluate(self, runner: Runner, step: int) -> dict[str, float]:
+        """Evaluate and log; the encoder goes back to the mode it was in."""
+        modes = [(module, module.training) for module in self.encoder.modules()]
+        self.encoder.eval()
+        try:
+            found = evaluate_knn(
+                self.encoder,
+                self.preprocessor,
+                *self.sets,
+                self.ks,
+                self.temperature,
+                self.loading,
+            )
+        finally:
+            for module, training in modes:
+                module.training = training
+        scalars = {f'knn/{name}': accuracy for name, accuracy in found.items()}
+        text = '  '.join(f'{name}: {accuracy:.2f}' for name, accuracy in scalars.items())
+        unit = 'epoch' if self.by_epoch else 'iteration'
+        runner.logger.info(f'{unit} {step}  {text}', extra=FOR_TERMINAL)
+        runner.visualizer.add_scalars(scalars, step=step)
+        return found

@@ -1,0 +1,99 @@
+"""Labelled images: one folder a class, and whether two sets of them go together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmpretrain.datasets import CustomDataset
+
+from mirl_mm.datasets.images import EXTENSIONS
+
+
+def class_folders(root: str, pipeline: Sequence[dict], limit: int | None = None) -> CustomDataset:
+    """Images at ``root/<class>/**``; labels are the places of the classes in sorted order.
+
+    Args:
+        root: the folder of the class folders.
+        pipeline: transforms that end in PackInputs.
+        limit: at most so many images of each class, the first by name.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no class folders, one of them has no image, or the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f'limit must be at least 1 image of each class, got {limit}')
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f'no such folder of class folders: {root}')
+    if not any(p.is_dir() and not p.name.startswith('.') for p in Path(root).iterdir()):
+        raise ValueError(f'{root} has no class folders; accepted are images at {root}/<class>/')
+    try:
+        dataset = CustomDataset(data_root=str(root), extensions=EXTENSIONS, pipeline=pipeline)
+    except RuntimeError as error:  # mmpretrain's word for not a single image
+        raise ValueError(
+            f'no image below {root}; accepted are files that end in {", ".join(EXTENSIONS)}'
+        ) from error
+    check_classes(dataset)
+    if limit is not None:
+        dataset.get_subset_(first_of_each(dataset.get_gt_labels(), limit))
+    return dataset
+
+
+def folders_of(cfg: dict) -> tuple[str | None, str | None]:
+    """Where a config's training and test images lie; None where it does not say."""
+    found = []
+    for names in (('train_dataloader',), ('test_dataloader', 'val_dataloader')):
+        loader = next((cfg[name] for name in names if cfg.get(name)), None)
+        dataset = {} if loader is None else loader['dataset']
+        parts = [dataset.get('data_root'), dataset.get('data_prefix')]
+        parts = [part for part in parts if isinstance(part, str) and part]
+        found.append(str(Path(*parts)) if parts else None)
+    return found[0], found[1]
+
+
+def first_of_each(labels: np.ndarray, limit: int) -> list[int]:
+    """Indices of the first ``limit`` images of every class, in ascending order."""
+    chosen = [np.flatnonzero(labels == label)[:limit] for label in np.unique(labels)]
+    return np.sort(np.concatenate(chosen)).tolist()
+
+
+def class_names(dataset: CustomDataset) -> list[str] | None:
+    """Names of the classes by label: of the folders, else as the dataset says, else None."""
+    folders = getattr(dataset, 'folder_to_idx', None)
+    if folders is None:
+        names = dataset.metainfo.get('classes')
+        return None if names is None else list(names)
+    return sorted(folders, key=folders.get)
+
+
+def check_classes(train: CustomDataset, val: CustomDataset | None = None) -> None:
+    """ValueError for a class without an image, and where the classes of the two sets differ."""
+    for dataset in (train, val):
+        names = None if dataset is None else class_names(dataset)
+        if names is None:
+            continue
+        counts = np.bincount(dataset.get_gt_labels(), minlength=len(names))
+        if empty := [name for name, count in zip(names, counts, strict=False) if not count]:
+            raise ValueError(f'{where(dataset)} has no image of the class {_listed(empty)}')
+    ours, theirs = class_names(train), None if val is None else class_names(val)
+    if ours is None or theirs is None or ours == theirs:
+        return
+    differences = [
+        f'{_listed(sorted(set(left) - set(right)))} only in {where(dataset)}'
+        for left, right, dataset in ((ours, theirs, train), (theirs, ours, val))
+        if set(left) - set(right)
+    ]
+    raise ValueError(
+        f'the classes of {where(train)} and {where(val)} differ: '
+        f'{"; ".join(differences) or "the same names in another order"}'
+    )
+
+
+def where(dataset: CustomDataset) -> str:
+    """The folder of a dataset's images."""
+    return str(dataset.img_prefix).rstrip('/')
+
+
+def _listed(names: list[str], limit: int = 5) -> str:
+    shown = ', '.join(names[:limit])
+    return shown if len(names) <= limit else f'{shown} and {len(names) - limit} more'

@@ -1,0 +1,61 @@
+"""k-NN accuracy of a frozen encoder: ``python tools/knn.py CONFIG CKPT``."""
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mirl_mm.engine.adapt import LAUNCHERS
+from mirl_mm.evaluation.features import Loading
+from mirl_mm.evaluation.knn import KS, TEMPERATURE
+from mirl_mm.evaluation.knn_run import run_knn
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='k-NN accuracy of a frozen encoder, from its cls token and its average. On '
+        'several GPUs: torchrun --nproc_per_node GPUS tools/knn.py ... --launcher pytorch'
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config with the arch of the encoder')
+    parser.add_argument('checkpoint', metavar='CKPT', help='checkpoint, or random: before training')
+    parser.add_argument(
+        '--train', metavar='FOLDER', help="images at FOLDER/<class> that vote (the config's)"
+    )
+    parser.add_argument(
+        '--val', metavar='FOLDER', help="images at FOLDER/<class> to classify (the config's)"
+    )
+    parser.add_argument('--k', type=int, nargs='+', default=KS, help='numbers of neighbours')
+    parser.add_argument('--temperature', type=float, default=TEMPERATURE, help='of the votes')
+    parser.add_argument('--limit', type=int, metavar='N', help='at most N images of each class')
+    parser.add_argument('--out', metavar='FILE', help='write the result as JSON')
+    parser.add_argument('--batch-size', type=int, default=256, help='of one process')
+    parser.add_argument('--workers', type=int, default=4, help='of one process')
+    parser.add_argument('--amp', action='store_true', help='encode in bfloat16')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    loading = Loading(args.batch_size, args.workers, args.amp)
+    try:
+        run_knn(
+            args.config,
+            args.checkpoint,
+            args.train,
+            args.val,
+            args.k,
+            args.temperature,
+            args.limit,
+            args.out,
+            loading,
+            args.launcher,
+            args.cfg_options,
+        )
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
