@@ -1,4 +1,4 @@
-# The demo: MIRL on a small but deep ViT (24 blocks of 64), about 4 minutes on two CPU cores.
+# The demo: MIRL on a small but deep ViT (24 blocks of 64), about 5 minutes on two CPU cores.
 # Command: make demo, or make demo DATA=/my/pictures
 # Effective batch: 32 on one process. Width, learning rate and length are our choice for a CPU.
 _base_ = [
