@@ -100,12 +100,12 @@ class MIRLNeck(BaseModule):
             G x [B, L, p*p*C], or G x [B, Q, p*p*C] for the patches at ids [B, Q].
         """
         positions = self._positions(features.grid)
-        context = self.stem_embed(self.stem_norm(features.stem))  # [B, 1+K, E]
-        preds = []
+        context, preds = [self.stem_embed(self.stem_norm(features.stem))], []  # of [B, 1+K, E]
         for decoder, tokens in zip(self.decoders, self.normed_taps(features), strict=True):
             visible = decoder.embed(tokens)  # [B, 1+K, E]
-            preds.append(decoder(visible, features.ids_restore, positions, context, ids))
-            context = torch.cat([visible, context], dim=1)  # one more segment to look back at
+            seen = torch.cat(context, dim=1)
+            preds.append(decoder(visible, features.ids_restore, positions, seen, ids))
+            context.insert(0, visible)  # one more segment to look back at
         return tuple(preds)
 
     def normed_taps(self, features: MaskedFeatures) -> list[Tensor]:
