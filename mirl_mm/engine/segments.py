@@ -1,0 +1,55 @@
+"""Which part of a model a parameter belongs to: a segment of the encoder, a decoder, a head."""
+
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from mirl_mm.checkpoint.names import strip_wrappers
+from mirl_mm.models.vit import ARCHS
+
+_STEM = ('patch_embed', 'pos_embed', 'cls_token', 'pre_norm')
+
+
+def parameter_segments(model: nn.Module) -> dict[str, str]:
+    """The name of every parameter, as ``model.named_parameters()`` has it, and its label.
+
+    Labels are ``stem`` (patch projection, positions, cls), ``segment_0``, ``segment_1``, ... of the
+    encoder's blocks (its final norm counts to the last), ``decoder_0``, ... of MIRL's neck, and for
+    the rest the part of the model: ``neck``, ``head``, ``decode_head``, ``rpn_head`` and so on. An
+    encoder without blocks is ``backbone`` as a whole. DDP, FSDP and torch.compile may be around it.
+    """
+    whole = unwrapped(model)
+    backbone = getattr(whole, 'backbone', None)
+    blocks = getattr(backbone, 'layers', None)
+    depth = len(blocks) if isinstance(blocks, nn.ModuleList | nn.Sequential) else 0
+    per_segment = depth // num_segments(backbone) if depth else 0
+    clean = strip_wrappers(name for name, _ in model.named_parameters())
+    return {name: _label(short, depth, per_segment) for name, short in clean.items()}
+
+
+def num_segments(backbone: nn.Module) -> int:
+    """G of an encoder with blocks: its own, its size's in the arch table, or a fitting number."""
+    if own := getattr(backbone, 'num_segments', None):
+        return own
+    depth, width = len(backbone.layers), getattr(backbone, 'embed_dims', None)
+    for arch in ARCHS.values():
+        if (arch['num_layers'], arch['embed_dims']) == (depth, width):
+            return arch['num_segments']
+    return next(g for g in (6, 4, 3, 2, 1) if depth % g == 0)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without what distributed training put around it."""
+    while is_model_wrapper(model):
+        model = model.module
+    return model
+
+
+def _label(name: str, depth: int, per_segment: int) -> str:
+    part, *rest = name.split('.')
+    if part == 'backbone' and depth:
+        if rest[0] == 'layers':
+            return f'segment_{int(rest[1]) // per_segment}'
+        return 'stem' if rest[0] in _STEM else f'segment_{(depth - 1) // per_segment}'
+    if part == 'neck' and rest[0] == 'decoders':
+        return f'decoder_{rest[1]}'
+    return part
