@@ -1,0 +1,10 @@
+# What every detection run shares: MMDetection's scope and pictures, lengths in iterations.
+_base_ = './default_runtime.py'
+
+default_scope = 'mmdet'
+visualizer = dict(type='DetLocalVisualizer', name='visualizer')
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=5000),
+)
+log_processor = dict(by_epoch=False)

@@ -1,0 +1,10 @@
+# What every segmentation run shares: MMSegmentation's scope and pictures, lengths in iterations.
+_base_ = './default_runtime.py'
+
+default_scope = 'mmseg'
+visualizer = dict(type='SegLocalVisualizer', name='visualizer')
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=16000),
+)
+log_processor = dict(by_epoch=False)
