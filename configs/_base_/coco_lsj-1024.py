@@ -1,5 +1,5 @@
-# COCO 2017, data/coco/{train2017,val2017,annotations}, with ViTDet's large-scale jitter: flip, resize
-# by 0.1 to 2.0 of 1024 px, crop; padding to 1024 x 1024 is the data preprocessor's.
+# COCO 2017, data/coco/{train2017,val2017,annotations}, with ViTDet's large-scale jitter: flip,
+# resize by 0.1 to 2.0 of 1024 px, crop; padding to 1024 x 1024 is the data preprocessor's.
 # Your own COCO-format data: docs/dense.md.
 data_root = 'data/coco/'
 image_size = (1024, 1024)

@@ -1,5 +1,5 @@
-# COCO 2017, data/coco/{train2017,val2017,annotations}, with the multi-scale training of DETR: the short
-# edge 480 to 800 px, for half of the images after a crop. Tested at 800 px.
+# COCO 2017, data/coco/{train2017,val2017,annotations}, with the multi-scale training of DETR: the
+# short edge 480 to 800 px, for half of the images after a crop. Tested at 800 px.
 # Your own COCO-format data: docs/dense.md.
 data_root = 'data/coco/'
 _short_edges = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]

@@ -1,6 +1,7 @@
 # 12 epochs of COCO as in CAE's detection (github.com/lxtGH/CAE, downstream_tasks/detection): batch
-# 32, AdamW 3e-4, weight decay 0.05, steps after 9 and 11 epochs. 117,266 images are 3,665 iterations.
-# A config adds layer_decay_rate. With accumulative_counts=k, multiply all lengths by k.
+# 32, AdamW 3e-4, weight decay 0.05, steps after 9 and 11 epochs. An epoch of the 117,266 images
+# with objects is 3,665 iterations. A config adds layer_decay_rate. With accumulative_counts=k,
+# multiply all lengths by k.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',

@@ -5,8 +5,8 @@
 #    CPU. One image a process is too few for it: the pool of scale 1 leaves one value per channel.
 #    Set the type of both heads' norm_cfg to mmpretrain.LN2d then. The pyramid has LN.
 #  * All taps are without the encoder's final norm, as there.
-#  * `slide` tests on crops of the training's size, as published. test_cfg=dict(mode='whole') takes an
-#    image of any size and shape at once (then also drop crop_size and stride).
+#  * `slide` tests on crops of the training's size, as published. model.test_cfg.mode=whole takes an
+#    image of any size and shape at once.
 norm_cfg = dict(type='BN', requires_grad=True)
 sync_bn = 'torch'
 

@@ -1,5 +1,6 @@
 # The schedule of mmseg's configs/mae: 160,000 iterations of 16 images, warm-up over 1,500, then
-# linearly to 0. A config adds layer_decay_rate. With accumulative_counts=k, multiply all lengths by k.
+# linearly to 0. A config adds layer_decay_rate. With accumulative_counts=k, multiply all lengths by
+# k.
 #  * bf16 here; the published config's fp16 key is not read by mmseg 1.x, which trains in float32.
 #  * No weight decay on biases, norms, positions and cls token.
 optim_wrapper = dict(
