@@ -94,7 +94,11 @@ def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
     )
     wrapper.update(cfg.get('model_wrapper_cfg') or {}, device_ids=None)
     cfg.model_wrapper_cfg = wrapper
-    return [f'{launcher} launcher without a GPU: gloo backend, running on the CPU']
+    notes = [f'{launcher} launcher without a GPU: gloo backend, running on the CPU']
+    if cfg.get('sync_bn'):
+        cfg.sync_bn = None
+        notes.append('sync_bn is switched off: torch has it on GPUs alone; each process has its BN')
+    return notes
 
 
 def start_gloo(cfg: Config) -> None:

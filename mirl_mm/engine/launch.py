@@ -19,6 +19,7 @@ from .adapt import (
     start_gloo,
     world_size,
 )
+from .check_data import check_data
 from .config_keys import check_keys, check_options
 
 
@@ -54,6 +55,7 @@ def training_config(
     if missing:
         raise ValueError(f'{config} cannot be trained: it has no {", ".join(missing)}')
     processes = world_size(launcher, os.environ)
+    check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
     set_work_dir(cfg, work_dir)
     notes = set_resume(cfg, resume)
     notes += set_launcher(cfg, launcher, has_accelerator())
@@ -80,6 +82,7 @@ def testing_config(
     world_size(launcher, os.environ)
     cfg.load_from, cfg.resume = checkpoint, False
     check_file(checkpoint, 'checkpoint')
+    check_data(cfg, ['test'])
     set_work_dir(cfg, work_dir)
     return cfg, set_launcher(cfg, launcher, has_accelerator())
 
