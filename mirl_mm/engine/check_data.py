@@ -56,20 +56,23 @@ def _datasets(settings: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:
 
 def _check_dataset(cfg: Config, split: str, key: str, settings: Mapping) -> None:
     kind = settings.get('type')
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:  # of the default scope
+            kind = registry.get(kind)
     if not (isinstance(kind, type) and issubclass(kind, BaseDataset)):
         return
     is_coco = hasattr(kind, 'COCOAPI')
     if not is_coco and not hasattr(kind, 'get_label_map'):
         return
     classes = _class_names(kind, settings, key)
+    _check_heads(cfg, classes, key)
+    paths = f'{settings.get("data_root")}{settings.get("ann_file")}'
+    if settings.get('backend_args') or '://' in paths:
+        return  # the files are elsewhere
     try:  # nothing is read yet, but paths are joined and defaults filled in
         dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
     except ValueError as error:  # classes that are no part of the dataset's own
         raise ValueError(f'{key}: {error}') from error
-    _check_heads(cfg, classes, key)
-    if settings.get('backend_args') or '://' in f'{dataset.data_root}{dataset.ann_file}':
-        return  # files of another machine
     if is_coco:
         _check_coco(dataset, classes, key)
         _check_metric(cfg.get(f'{split}_evaluator'), dataset, split, key)
