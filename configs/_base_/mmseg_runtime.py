@@ -6,5 +6,6 @@ visualizer = dict(type='SegLocalVisualizer', name='visualizer')
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=16000),
+    check_labels=dict(type='CheckLabelsHook'),
 )
 log_processor = dict(by_epoch=False)

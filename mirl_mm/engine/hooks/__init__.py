@@ -1,6 +1,7 @@
 """Hooks, registered in MMEngine's root registry."""
 
 from .check_classes import CheckClassesHook
+from .check_labels import CheckLabelsHook
 from .export_encoder import ExportEncoderHook
 from .knn import KNNHook
 from .progress import ProgressHook
@@ -9,6 +10,7 @@ from .run_summary import RunSummaryHook
 
 __all__ = [
     'CheckClassesHook',
+    'CheckLabelsHook',
     'ExportEncoderHook',
     'KNNHook',
     'ProgressHook',
