@@ -1,8 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from benchmarks.tiny_imagenet.collect import abridged, collect
+
+FOLDER = Path(__file__).parents[1] / 'benchmarks/tiny_imagenet'
 
 ROWS = [
     {'knn/avg_k20': 3.5, 'step': 0},
@@ -33,3 +37,25 @@ def test_long_lists_are_abridged():
     assert abridged(dict(a=[1, (2, 3)], b=list(range(0, 35000, 7)))) == dict(
         a=[1, [2, 3]], b='5000 values, 0 to 34993'
     )
+
+
+@pytest.mark.parametrize('name', ['mirl', 'mae', 'finetune', 'linear'])
+def test_runs_share_the_encoder_and_end_with_their_schedule(name):
+    cfg = Config.fromfile(FOLDER / f'{name}_24-blocks.py')
+    backbone = cfg.model.backbone
+    assert backbone.arch == dict(
+        embed_dims=96, num_layers=24, num_heads=3, feedforward_channels=384
+    )
+    assert (backbone.img_size, backbone.patch_size) == (64, 8)
+    warmup, cosine = cfg.param_scheduler
+    assert warmup.end == cosine.begin
+    assert cosine.end == cosine.begin + cosine.T_max == cfg.train_cfg.max_epochs
+    batch, (summary, *_) = cfg.train_dataloader.batch_size, cfg.custom_hooks
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(summary.base_lr * batch / 256)
+
+
+def test_transfer_trains_on_equally_many_images_of_each_class():
+    cfg = Config.fromfile(FOLDER / 'finetune_24-blocks.py')
+    chosen = [index // 350 for index in cfg.train_dataloader.dataset.indices]  # 350 of each
+    assert [chosen.count(label) for label in range(100)] == [35] * 100
+    assert 3500 % cfg.train_dataloader.batch_size == 0

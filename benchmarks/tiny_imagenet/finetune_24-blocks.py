@@ -1,4 +1,4 @@
-# Fine-tuning on Tiny-ImageNet-100, 10 epochs of 5,000 images: about 14 minutes on two CPU cores.
+# Fine-tuning on Tiny-ImageNet-100, 4 epochs of 3,500 images: about 5 minutes on one CPU core.
 # Command: python tools/train.py benchmarks/tiny_imagenet/finetune_24-blocks.py --work-dir DIR \
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #   (from scratch: model.backbone.init_cfg=None)
@@ -36,22 +36,22 @@ param_scheduler = [
         start_factor=1e-9,
         by_epoch=True,
         begin=0,
-        end=2,
+        end=1,
         convert_to_iter_based=True,
     ),
     dict(
         type='CosineAnnealingLR',
         eta_min_ratio=1e-3,
         by_epoch=True,
-        begin=2,
-        end=10,
-        T_max=8,
+        begin=1,
+        end=4,
+        T_max=3,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=10, val_interval=5)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=4)
 
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=5, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=4, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=50, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=1e-2),

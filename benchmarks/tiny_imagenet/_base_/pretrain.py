@@ -1,4 +1,4 @@
-# Pre-training on Tiny-ImageNet-100 at 64 px on a CPU: 7 epochs of 35,000 images, without labels;
+# Pre-training on Tiny-ImageNet-100 at 64 px on a CPU: 5 epochs of 35,000 images, without labels;
 # k-NN on labelled ones beside it. Length, batch and rate are our choice.
 data_root = 'data/tiny_imagenet_100/'
 
@@ -54,12 +54,12 @@ param_scheduler = [
         eta_min=0.0,
         by_epoch=True,
         begin=1,
-        end=7,
-        T_max=6,
+        end=5,
+        T_max=4,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=7)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=5)
 
 randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=64, enable=False)
