@@ -1,16 +1,19 @@
 """Weights of any form into a model, and what a config's model would take."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
 
 from .arch import EncoderArch, check_same
-from .fit import Fit, Shapes, compare, shapes
-from .names import BACKBONE, to_ours
+from .fit import Fit, Shapes, compare, shapes, summary
+from .names import BACKBONE, strip_wrappers, to_ours
 from .reading import open_checkpoint
+
+BN_COUNTER = 'num_batches_tracked'  # which old files lack
 
 
 def load_weights(model: nn.Module, path: str | Path) -> Fit:
@@ -33,6 +36,29 @@ def load_weights(model: nn.Module, path: str | Path) -> Fit:
     model.load_state_dict(matched, strict=False)
     fit.unused += unused
     return fit
+
+
+def check_whole(model: nn.Module, given: Mapping[str, Tensor], path: str | Path) -> None:
+    """ValueError if weights of a file are not all of a model: some missing, or of another size.
+
+    For files that MMEngine loads: it logs what does not fit, leaves it random, and goes on.
+    """
+    clean = strip_wrappers(name for name, value in given.items() if isinstance(value, Tensor))
+    found = {clean[name]: given[name].shape for name in clean}
+    wanted = {n: t.shape for n, t in model.state_dict().items() if not n.endswith(BN_COUNTER)}
+    who = f'this {type(model).__name__}'
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(
+            f'{path} lacks {len(missing)} of the {len(wanted)} weights of {who}: '
+            f'{summary(missing)}. Accepted is what a training run of this config wrote; an encoder '
+            'alone goes to model.backbone.init_cfg'
+        )
+    for name, shape in wanted.items():
+        if found[name] != shape and not name.endswith('pos_embed'):  # resized when loaded
+            raise ValueError(
+                f'{path} does not fit {who}: {name!r} is {tuple(found[name])} there and '
+                f'{tuple(shape)} here; accepted is what a training run of this config wrote'
+            )
 
 
 def check_stored_arch(path: str | Path, backbone: nn.Module) -> None:

@@ -57,6 +57,7 @@ def training_config(
     processes = world_size(launcher, os.environ)
     check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
     set_work_dir(cfg, work_dir)
+    check_init(cfg)
     notes = set_resume(cfg, resume)
     notes += set_launcher(cfg, launcher, has_accelerator())
     notes += set_precision(cfg, amp, has_accelerator(), has_bfloat16())
@@ -83,6 +84,7 @@ def testing_config(
     cfg.load_from, cfg.resume = checkpoint, False
     check_file(checkpoint, 'checkpoint')
     check_data(cfg, ['test'])
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WholeCheckpointHook')]
     set_work_dir(cfg, work_dir)
     return cfg, set_launcher(cfg, launcher, has_accelerator())
 
@@ -122,6 +124,25 @@ def check_file(path: str, what: str) -> None:
         + (f' (did you mean {path.parent / near[0]}?)' if near else '')
         + ('' if path.is_absolute() else f'; looked in {Path.cwd()}')
     )
+
+
+def check_init(cfg: Config) -> None:
+    """Raise a FileNotFoundError where the encoder that a run starts from is not there.
+
+    MMEngine reads it in every training run, a resumed one too.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    found = backbone.get('init_cfg') or []
+    for settings in found if isinstance(found, list) else [found]:
+        if settings.get('type') != 'Pretrained':
+            continue
+        try:
+            check_file(settings.get('checkpoint', ''), 'pre-trained encoder')
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'{error}. Set model.backbone.init_cfg.checkpoint=FILE, or '
+                'model.backbone.init_cfg=None to train from scratch'
+            ) from error
 
 
 def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:

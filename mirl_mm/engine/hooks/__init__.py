@@ -7,6 +7,7 @@ from .knn import KNNHook
 from .progress import ProgressHook
 from .raw_and_ema import RawAndEMAHook
 from .run_summary import RunSummaryHook
+from .whole_checkpoint import WholeCheckpointHook
 
 __all__ = [
     'CheckClassesHook',
@@ -16,4 +17,5 @@ __all__ = [
     'ProgressHook',
     'RawAndEMAHook',
     'RunSummaryHook',
+    'WholeCheckpointHook',
 ]
