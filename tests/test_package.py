@@ -40,7 +40,7 @@ def test_names_need_no_prefix_under_any_default_scope(scope):
         DATASETS: ('UnlabelledImages',),
         TRANSFORMS: ('LoadAnyImage',),
         METRICS: ('ReconstructionError',),
-        HOOKS: ('RunSummaryHook', 'ProgressHook'),
+        HOOKS: ('RunSummaryHook', 'ProgressHook', 'HealthHook', 'PanelHook'),
         RUNNERS: ('TerseRunner',),
     }
     with DefaultScope.overwrite_default_scope(scope):

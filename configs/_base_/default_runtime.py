@@ -8,7 +8,15 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=20, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    # Ours; each can be switched off, as in default_hooks=dict(panel=None).
+    progress=dict(type='ProgressHook'),
+    results=dict(type='ResultsHook'),
+    health=dict(type='HealthHook'),
+    panel=dict(type='PanelHook'),
+    record=dict(type='RunRecordHook'),
 )
+# The terminal gets a summary, warnings, progress and results; the log file everything.
+runner_type = 'TerseRunner'
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -49,7 +49,5 @@ randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=32, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=1.6e-2),
-    dict(type='ProgressHook'),
     dict(type='ExportEncoderHook'),
 ]
-runner_type = 'TerseRunner'

@@ -1,55 +1,195 @@
 import io
+import logging
 import sys
+import time
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.runner import IterBasedTrainLoop
+from rich.console import Console
 
-from mirl_mm.engine.hooks import ProgressHook
+from mirl_mm.engine.hooks import ProgressHook, progress
+from mirl_mm.engine.hooks.progress import Line, Pace, clock, duration
 
 
 class Terminal(io.StringIO):
+    encoding = 'utf-8'
+
     def isatty(self) -> bool:
         return True
 
 
-def walk(hook: ProgressHook, iterations: int) -> None:
-    runner = SimpleNamespace(
-        iter=0, max_iters=iterations, train_dataloader=SimpleNamespace(batch_size=4)
+class Loss:
+    """Counts how often somebody waits for its value."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def item(self) -> float:
+        self.read += 1
+        return 0.5
+
+
+def fake_runner(iterations: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        iter=0,
+        max_iters=iterations,
+        train_loop=object.__new__(IterBasedTrainLoop),
+        train_dataloader=SimpleNamespace(batch_size=4),
+        val_dataloader=range(5),
+        test_dataloader=range(5),
+        optim_wrapper=SimpleNamespace(param_groups=[dict(lr=1e-4), dict(lr=1.5e-3)]),
+        logger=SimpleNamespace(handlers=[]),
     )
+
+
+def walk(hook: ProgressHook, iterations: int, loss: Loss | None = None) -> None:
+    runner, loss = fake_runner(iterations), loss or Loss()
     hook.before_train(runner)
     for runner.iter in range(iterations):
-        hook.after_train_iter(runner, runner.iter, outputs=dict(loss=torch.tensor(0.5)))
+        hook.before_train_iter(runner, runner.iter)
+        hook.after_train_iter(runner, runner.iter, outputs=dict(loss=loss))
     hook.after_train(runner)
 
 
 def test_plain_lines_off_a_terminal(monkeypatch):
-    stream = io.StringIO()
+    stream, loss = io.StringIO(), Loss()
     monkeypatch.setattr(sys, 'stdout', stream)
-    walk(ProgressHook(lines=4), 10)
+    walk(ProgressHook(lines=4), 10, loss)
     lines = stream.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ['2/10', '4/10', '6/10', '8/10', '10/10']
-    assert all('loss 0.5000' in line and 'images/s' in line for line in lines)
-    assert lines[-1].endswith('about 0 s left')
+    for line in lines:
+        for part in ('loss 0.5000', 'lr 1.50e-03', 'images/s', 'data ', 'GiB', 'until '):
+            assert part in line
+    assert 'left 0:00' in lines[-1]
+    assert loss.read == 5
+
+
+def test_at_the_latest_every_ten_minutes(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, 'stdout', stream)
+    monkeypatch.setattr(progress, 'PLAIN_SECONDS', 0)
+    walk(ProgressHook(lines=1), 10)
+    assert len(stream.getvalue().splitlines()) == 10
 
 
 def test_a_live_line_on_a_terminal(monkeypatch):
+    stream, loss = Terminal(), Loss()
+    monkeypatch.setattr(sys, 'stdout', stream)
+    walk(ProgressHook(), 50, loss)
+    shown = stream.getvalue()
+    assert 'iteration 50/50 100%' in shown
+    assert loss.read < 3  # not every step
+    assert shown.count('\x1b[?25l') == shown.count('\x1b[?25h') == 1  # the cursor is back
+
+
+def test_messages_go_above_the_live_line(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, 'stdout', stream)
-    walk(ProgressHook(), 3)
-    shown = stream.getvalue()
-    assert '3/3' in shown
-    assert 'iteration' not in shown
+    hook, runner = ProgressHook(), fake_runner(3)
+    logger, handler = logging.Logger('any'), logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    runner.logger = logger
+    hook.before_train(runner)
+    assert handler.stream is not stream
+    hook.before_train_iter(runner, 0)
+    hook.after_train_iter(runner, 0, outputs=dict(loss=Loss()))
+    logger.warning('attention please')
+    hook.after_train(runner)
+    assert handler.stream is stream
+    assert 'attention please\n' in stream.getvalue()
+
+
+def test_validation_and_testing_are_on_the_live_line(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, 'stdout', stream)
+    monkeypatch.setattr(progress, 'SECONDS', 0)
+    hook, runner = ProgressHook(), fake_runner(3)
+    hook.before_train(runner)
+    hook.before_val_epoch(runner)
+    hook.after_val_iter(runner, 1)
+    hook.after_val_epoch(runner, {})
+    hook.after_train(runner)
+    hook.before_test(runner)
+    hook.after_test_iter(runner, 4)
+    hook.after_test(runner)
+    assert 'validation  40%' in stream.getvalue()
+    assert 'testing 100%' in stream.getvalue()
+
+
+def test_validation_alone(monkeypatch):
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+    hook, runner = ProgressHook(), fake_runner(3)
+    hook.before_val_epoch(runner)
+    hook.after_val_iter(runner, 1)
+    hook.after_val_epoch(runner, {})
 
 
 def test_other_processes_keep_silent(monkeypatch):
-    stream = io.StringIO()
+    stream, loss = io.StringIO(), Loss()
     monkeypatch.setattr(sys, 'stdout', stream)
     monkeypatch.setattr('mirl_mm.engine.hooks.progress.is_main_process', lambda: False)
-    walk(ProgressHook(), 3)
+    walk(ProgressHook(), 3, loss)
     assert stream.getvalue() == ''
+    assert loss.read == 0
+
+
+@pytest.mark.parametrize('width', [30, 60, 80, 100, 200])
+def test_one_line_of_any_width(width):
+    stream = io.StringIO()
+    console = Console(file=stream, width=width)
+    fields = ['loss 0.5123', 'left 1:02:03', 'until 14:05', '5,231 images/s', 'data 3%']
+    console.print(Line('epoch 3/800  1204/5004', fields, 30, 100))
+    (line,) = stream.getvalue().splitlines()
+    assert len(line) <= width
+    assert line.startswith('epoch 3/800  1204/5004')
+    assert ('data 3%' in line) == (width == 200)
+    assert ('loss 0.5123' in line) == (width >= 60)
+
+
+def test_pace(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, 'perf_counter', lambda: now)
+    pace = Pace(first=10)
+    for done in range(11, 21):  # 0.5 s of waiting and 1.5 s of work each
+        now += 0.5
+        pace.got_data()
+        now += 1.5
+        pace.mark(done)
+        pace.finished_step()
+        if done == 15:
+            now += 30
+            pace.pause(30)  # validation
+    rate, waiting = pace.recent()
+    assert rate == pytest.approx(0.5)
+    assert waiting == pytest.approx(0.25)
+    assert pace.left(10) == pytest.approx(50)  # the next ten, with as much validation
+    now += 100  # a slow spell pushes the window on
+    pace.mark(21)
+    assert pace.recent()[0] == pytest.approx(1 / 100)
+
+
+def test_durations_and_clocks():
+    assert [duration(s) for s in (0.4, 42, 11262, 200_000)] == [
+        '0:00',
+        '0:42',
+        '3:07:42',
+        '2 d 7:33',
+    ]
+    now = datetime(2026, 3, 2, 23, 0)
+    ends = [clock(now, s) for s in (60, 7200, 86400 * 9)]
+    assert ends == ['23:01', 'Tue 01:00', '11 Mar 23:00']
 
 
 def test_lines_must_be_positive():
     with pytest.raises(ValueError, match='lines must be at least 1, got 0'):
         ProgressHook(lines=0)
+
+
+def test_a_tensors_loss_is_read(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, 'stdout', stream)
+    walk(ProgressHook(lines=1), 1, torch.tensor(0.25, requires_grad=True))
+    assert 'loss 0.2500' in stream.getvalue()

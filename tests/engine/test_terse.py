@@ -15,6 +15,8 @@ def test_what_belongs_on_the_terminal():
     assert not belongs_on_terminal(record(logging.INFO, 'Initialized by user-defined ...'))
     frozen = 'backbone.pos_embed is skipped since its requires_grad=False'
     assert not belongs_on_terminal(record(logging.WARNING, frozen))
+    own = '"FileClient" will be deprecated in future. Please use io functions'
+    assert not belongs_on_terminal(record(logging.WARNING, own))
 
 
 def test_the_file_has_everything(tmp_path, capsys):
@@ -29,3 +31,15 @@ def test_the_file_has_everything(tmp_path, capsys):
     assert 'one of thousands' not in shown
     assert 'the summary' in kept
     assert 'one of thousands' in kept
+
+
+def test_any_default_hook_can_be_switched_off():
+    runner, registered = object.__new__(TerseRunner), []
+    runner.register_hook = registered.append
+    runner.register_default_hooks(
+        dict(timer=None, progress=None, health=dict(type='HealthHook'), results=None)
+    )
+    names = [hook['type'] for hook in registered]
+    assert 'HealthHook' in names and 'LoggerHook' in names
+    assert 'IterTimerHook' not in names
+    assert len(names) == 6

@@ -1,62 +1,72 @@
 """How far a run has come: one live line on a terminal, plain lines elsewhere."""
 
+import atexit
+import logging
+import resource
 import sys
 import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
-from mmengine.dist import is_main_process
+import torch
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.file_proxy import FileProxy
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from .run_summary import batch_size
+
+SECONDS = 0.5  # between two pictures of the live line
+WINDOW = 60.0  # seconds over which throughput and waiting are averaged
+PLAIN_SECONDS = 600.0  # without a terminal, the longest silence
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Show iteration, loss, images per second and remaining time on the first process.
+    """Show on the first process where the run is, how fast it goes and when it will be done.
+
+    Epoch and iteration, loss, the largest learning rate, images per second of all processes, the
+    share of time in which training waited for data, the largest memory so far (of the GPU, else of
+    this process), time left and the clock time of the end. A terminal gets one live line that fits
+    its width; elsewhere there are plain lines. The loss is read (which waits for the device) only
+    when something is shown, at most twice a second. Validation and testing are shown on the live
+    line too; their results come from ResultsHook.
 
     Writes to the standard output of the moment it is built.
 
     Args:
-        lines: Off a terminal, how many lines to print over the whole run.
+        lines: Without a terminal, how many lines to print over the whole run; at the latest there
+            is one every ten minutes.
     """
 
-    priority = 'VERY_LOW'
+    priority = 'VERY_LOW'  # after the hooks whose time should not count as waiting
 
     def __init__(self, lines: int = 20) -> None:
         if lines < 1:
             raise ValueError(f'lines must be at least 1, got {lines}')
         self.lines = lines
         self.stream = sys.stdout
-        self.bar: Progress | None = None
+        self.live: Live | None = None
+        self.handlers: list[logging.StreamHandler] = []
+
+    # --- training ---------------------------------------------------------------------------------
 
     def before_train(self, runner: Runner) -> None:
-        self.started, self.first = time.perf_counter(), runner.iter
-        self.shown = 0.0
-        if is_main_process() and self.stream.isatty():
-            self.bar = Progress(
-                TextColumn('training'),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn('{task.fields[status]}'),
-                TimeElapsedColumn(),
-                TextColumn('left'),
-                TimeRemainingColumn(),
-                console=Console(file=self.stream),
-            )
-            self.task = self.bar.add_task(
-                '', total=runner.max_iters, completed=runner.iter, status=''
-            )
-            self.bar.start()
+        self.pace = Pace(runner.iter)
+        self.shown = self.printed = time.perf_counter()
+        self.fields: list[str] = []
+        self._open(runner)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        self.pace.got_data()
 
     def after_train_iter(
         self,
@@ -65,38 +75,209 @@ class ProgressHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        done = runner.iter + 1
-        if not is_main_process() or not self._due(done, runner.max_iters):
-            return
-        spent = time.perf_counter() - self.started
-        rate = (done - self.first) / spent  # iterations per second
-        status = (
-            f'loss {outputs["loss"].item():.4f}  '
-            f'{rate * batch_size(runner.train_dataloader):.0f} images/s'
-        )
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, status=status)
-        else:
-            left = (runner.max_iters - done) / rate
-            print(
-                f'  iteration {done}/{runner.max_iters}  {status}  '
-                f'{spent:.0f} s passed, about {left:.0f} s left',
-                file=self.stream,
-                flush=True,
-            )
+        done, total = runner.iter + 1, runner.max_iters
+        if is_main_process() and self._due(done, total):
+            self.pace.mark(done)
+            where = place(runner, batch_idx)
+            self.fields = training_fields(runner, outputs, self.pace, total - done)
+            if self.live is not None:
+                self._draw(where, self.fields, done, total)
+            else:
+                print(f'  {where}  {"  ".join(self.fields)}', file=self.stream, flush=True)
+        self.pace.finished_step()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self.step_started = time.perf_counter()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if hasattr(self, 'pace'):
+            self.pace.pause(time.perf_counter() - self.step_started)
 
     def after_train(self, runner: Runner) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self._close()
 
-    def _due(self, done: int, total: int) -> bool:
-        """Twice a second on a terminal (reading the loss waits for the device), else by lines."""
+    # --- validation and testing -------------------------------------------------------------------
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        if self.live is not None and self._due(batch_idx + 1, None):
+            self._draw('validation', [], batch_idx + 1, len(runner.val_dataloader))
+
+    def before_test(self, runner: Runner) -> None:
+        self.shown = time.perf_counter()
+        self._open(runner)
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        total = len(runner.test_dataloader)
+        if self.live is not None and self._due(batch_idx + 1, total):
+            self._draw('testing', [], batch_idx + 1, total)
+
+    def after_test(self, runner: Runner) -> None:
+        self._close()
+
+    # --- the terminal -----------------------------------------------------------------------------
+
+    def _open(self, runner: Runner) -> None:
+        """Start the live line; log messages go above it from now on."""
+        if not is_main_process() or not self.stream.isatty() or self.live is not None:
+            return
+        console = Console(file=self.stream)
+        # No thread that refreshes: a data loader may fork its workers at any time.
+        self.live = Live(console=console, auto_refresh=False, redirect_stdout=False)
+        self.live.start()
+        atexit.register(self._close)  # an error must not leave the cursor hidden
+        proxy = FileProxy(console, self.stream)
+        for handler in runner.logger.handlers:
+            if type(handler) is logging.StreamHandler and handler.stream is self.stream:
+                handler.setStream(proxy)
+                self.handlers.append(handler)
+
+    def _close(self) -> None:
+        if self.live is None:
+            return
+        for handler in self.handlers:
+            handler.setStream(self.stream)
+        self.live.stop()
+        self.live, self.handlers = None, []
+        atexit.unregister(self._close)
+
+    def _draw(self, where: str, fields: list[str], done: int, total: int) -> None:
+        self.live.update(Line(where, fields, done, total), refresh=True)
+
+    def _due(self, done: int, total: int | None) -> bool:
+        """Twice a second on a terminal, else by lines; always at the end."""
+        now = time.perf_counter()
         if done == total:
             return True
-        if self.bar is None:
-            return done % max(total // self.lines, 1) == 0
-        now = time.perf_counter()
-        if now - self.shown < 0.5:
-            return False
-        self.shown = now
-        return True
+        if self.live is not None:
+            due = now - self.shown >= SECONDS
+            self.shown = now if due else self.shown
+        else:
+            due = done % max(total // self.lines, 1) == 0 or now - self.printed >= PLAIN_SECONDS
+            self.printed = now if due else self.printed
+        return due
+
+
+class Pace:
+    """Iterations, and seconds of waiting for data, against the clock."""
+
+    def __init__(self, first: int) -> None:
+        self.first, self.started = first, time.perf_counter()
+        self.ended, self.waited, self.paused = self.started, 0.0, 0.0
+        self.marks = deque([(self.started, first, 0.0)])  # (clock without pauses, done, waited)
+
+    def got_data(self) -> None:
+        self.waited += time.perf_counter() - self.ended
+
+    def finished_step(self) -> None:
+        self.ended = time.perf_counter()
+
+    def pause(self, seconds: float) -> None:
+        """Validation took so long: neither training nor waiting."""
+        self.paused += seconds
+        self.ended += seconds
+
+    def mark(self, done: int) -> None:
+        """Remember this moment and forget those that the window has left behind."""
+        self.marks.append((time.perf_counter() - self.paused, done, self.waited))
+        while len(self.marks) > 2 and self.marks[1][0] < self.marks[-1][0] - WINDOW:
+            self.marks.popleft()
+
+    def recent(self) -> tuple[float, float]:
+        """Iterations per second, and the share of time spent waiting, over the window."""
+        (then, before, waited), (now, done, in_all) = self.marks[0], self.marks[-1]
+        spent = max(now - then, 1e-9)
+        return (done - before) / spent, (in_all - waited) / spent
+
+    def left(self, iterations: int) -> float:
+        """Seconds that so many iterations will take at the run's average, validation included."""
+        spent = time.perf_counter() - self.started
+        return spent / max(self.marks[-1][1] - self.first, 1) * iterations
+
+
+class Line:
+    """One line as wide as the terminal: fields that do not fit are left out, from the end."""
+
+    def __init__(self, where: str, fields: Sequence[str], done: int, total: int) -> None:
+        self.where, self.fields, self.done, self.total = where, fields, done, total
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room, bar = options.max_width - 1, 8
+        text = f'{self.where} {self.done / max(self.total, 1):4.0%} '
+        shown = []
+        for field in self.fields:
+            if len(text) + bar + sum(len(f) + 2 for f in [*shown, field]) > room:
+                break
+            shown.append(field)
+        tail = ''.join(f'  {field}' for field in shown)
+        bar = min(max(room - len(text) - len(tail), 0), 40)
+        yield Text(text, end='', style='bold', no_wrap=True, overflow='crop')
+        if bar:
+            segments = console.render(
+                ProgressBar(total=self.total, completed=self.done, width=bar),
+                options.update(width=bar),
+            )
+            yield from (segment for segment in segments if segment.text != '\n')
+        yield Text(tail, no_wrap=True, overflow='crop')
+
+
+def place(runner: Runner, batch_idx: int) -> str:
+    """Epoch and iteration, counted from 1."""
+    loop = runner.train_loop
+    if isinstance(loop, EpochBasedTrainLoop):
+        inner = f'{batch_idx + 1}/{len(runner.train_dataloader)}'
+        return f'epoch {runner.epoch + 1}/{loop.max_epochs}  {inner}'
+    return f'iteration {runner.iter + 1}/{runner.max_iters}'
+
+
+def training_fields(runner: Runner, outputs: dict, pace: Pace, remaining: int) -> list[str]:
+    """What the line says, the most important first."""
+    rate, waiting = pace.recent()
+    images = rate * batch_size(runner.train_dataloader) * get_world_size()
+    lr = max(group['lr'] for group in runner.optim_wrapper.param_groups)
+    left = pace.left(remaining)
+    return [
+        f'loss {outputs["loss"].item():.4f}',
+        f'left {duration(left)}',
+        f'until {clock(datetime.now(), left)}',
+        f'{images:,.0f} images/s' if images >= 10 else f'{images:.1f} images/s',
+        f'lr {lr:.2e}',
+        f'data {waiting:.0%}',
+        memory(),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Such as 0:42, 3:07:42 or 2 d 3:07."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f'{days} d {hours}:{minutes:02}'
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def clock(now: datetime, seconds: float) -> str:
+    """The local time in so many seconds, with the day where it is not today's."""
+    end = now + timedelta(seconds=seconds)
+    days = (end.date() - now.date()).days
+    return f'{end:%H:%M}' if not days else f'{end:%a %H:%M}' if days < 7 else f'{end:%d %b %H:%M}'
+
+
+def memory() -> str:
+    """The most memory taken so far: by tensors on the GPU, else by this process."""
+    if torch.cuda.is_available():
+        return f'{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB'
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return f'{peak / (2**30 if sys.platform == "darwin" else 2**20):.1f} GiB'

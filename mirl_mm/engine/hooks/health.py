@@ -1,0 +1,236 @@
+"""Is the run healthy? Gradients and updates by segment, loss scale, throughput and utilisation.
+
+Shapes: S parts of the model (segments of the encoder, decoders, heads), P trained parameters.
+"""
+
+import time
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from mmengine.device import get_device
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+
+from mirl_mm.analysis.flops import training_flops_per_image
+from mirl_mm.analysis.peak_rate import peak_rate
+
+from ..segments import parameter_segments
+from .run_summary import batch_size
+
+
+class Measured(NamedTuple):
+    """Sums of squares by part, still on the device."""
+
+    gradients: Tensor  # [S]
+    weights: Tensor  # [S], before the update
+    updates: Tensor  # [S]
+    overflow: Tensor  # [], above 0 where a loss scaler made the optimizer skip this step
+
+
+@HOOKS.register_module()
+class HealthHook(Hook):
+    """Every so often, put these into MMEngine's scalars, just before LoggerHook writes them.
+
+    * ``grad/segment_0`` and so on: norm of the gradient of each part of the model, ``grad/all`` of
+      the whole; of the last update before the log line, so over all accumulated micro-batches,
+      unscaled, and after clipping where the config clips.
+    * ``update/segment_0`` and so on: ``|new - old| / |old|`` of its weights.
+    * ``amp_scale``: the loss scale, where there is a scaler (fp16). A step that the scaler skips is
+      not measured.
+    * ``images_per_s`` over all processes since the last log line, without validation.
+    * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate (see
+      :mod:`mirl_mm.analysis.flops` and :mod:`mirl_mm.analysis.peak_rate`); for pre-training and
+      plain classifiers.
+
+    Other iterations cost nothing. A measurement keeps a copy of the weights for the time of one
+    optimizer step, when no activations are held.
+
+    Args:
+        interval: iterations; None takes LoggerHook's.
+    """
+
+    priority = 'NORMAL'  # LoggerHook is BELOW_NORMAL
+
+    def __init__(self, interval: int | None = None) -> None:
+        if interval is not None and interval < 1:
+            raise ValueError(f'interval must be at least 1 or None, got {interval}')
+        self.interval = interval
+
+    def before_train(self, runner: Runner) -> None:
+        optim_wrapper = runner.optim_wrapper
+        if not hasattr(optim_wrapper, 'optimizer'):
+            raise ValueError(
+                f'HealthHook needs one optimizer, got a {type(optim_wrapper).__name__}: switch it '
+                'off with default_hooks=dict(health=None)'
+            )
+        logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
+        self.every = self.interval or getattr(logger, 'interval', 100)
+        self.length = None  # of an epoch, where its last iteration is logged too
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            length = len(runner.train_dataloader)
+            if length <= self.every or not getattr(logger, 'ignore_last', True):
+                self.length = length
+        self.accumulation = getattr(optim_wrapper, '_accumulative_counts', 1)
+        self.scaler = getattr(optim_wrapper, 'loss_scaler', None)
+        self.due, self.measured, self.before = False, None, []
+
+        labels = parameter_segments(runner.model)
+        trained = {n: p for n, p in runner.model.named_parameters() if p.requires_grad}
+        self.parts = list(dict.fromkeys(labels[name] for name in trained))
+        self.params = list(trained.values())
+        part_of = [self.parts.index(labels[name]) for name in trained]
+        self.part_of = torch.tensor(part_of, device=self.params[0].device)  # [P]
+        self.sharded = any(isinstance(m, FullyShardedDataParallel) for m in runner.model.modules())
+        self.sharded |= any(isinstance(p, DTensor) for p in self.params)
+        if is_main_process() or self.sharded:  # elsewhere all processes hold the same
+            optimizer = optim_wrapper.optimizer
+            self.handles = [
+                optimizer.register_step_pre_hook(self._before_update),
+                optimizer.register_step_post_hook(self._after_update),
+            ]
+        else:
+            self.handles = []
+        self._prepare_rates(runner)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        # The one update among the last `accumulation` iterations up to the log line.
+        self.due = self._until_log(batch_idx) < self.accumulation
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        self.iterations += 1
+        if self._until_log(batch_idx):
+            return
+        scalars = self._norms()  # waits for the device, so that the time is right
+        if self.scaler is not None and self.scaler.is_enabled():
+            scalars['amp_scale'] = self.scaler.get_scale()
+        scalars |= self._rates()
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def before_val(self, runner: Runner) -> None:
+        self.paused = time.perf_counter()
+
+    def after_val(self, runner: Runner) -> None:
+        if hasattr(self, 'started'):
+            self.started += time.perf_counter() - self.paused
+
+    def after_train(self, runner: Runner) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.params, self.before, self.measured = [], [], None
+
+    def _until_log(self, batch_idx: int) -> int:
+        """Iterations after this one until LoggerHook's line."""
+        until = -(batch_idx + 1) % self.every
+        return until if self.length is None else min(until, self.length - batch_idx - 1)
+
+    # --- norms ------------------------------------------------------------------------------------
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _before_update(self, optimizer: torch.optim.Optimizer, *_) -> None:
+        if not self.due:
+            return
+        found = [i for i, p in enumerate(self.params) if p.grad is not None]
+        if not found:
+            return
+        self.updated = [self.params[i] for i in found]
+        self.parts_updated = self.part_of[found]
+        gradients = self._squares([p.grad for p in self.updated])
+        # A fused optimizer unscales in its own step and gets the scale for it.
+        scale, overflow = (getattr(optimizer, n, None) for n in ('grad_scale', 'found_inf'))
+        if scale is not None:
+            gradients /= scale.to(gradients.device) ** 2
+        if overflow is None:
+            overflow = gradients.new_zeros(())
+        self.before = [local(p).clone() for p in self.updated]
+        self.pending = gradients, self._squares(self.before), overflow.to(gradients.device)
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _after_update(self, *_) -> None:
+        if not self.before:
+            return
+        torch._foreach_sub_(self.before, [local(p) for p in self.updated])
+        gradients, weights, overflow = self.pending
+        self.measured = Measured(gradients, weights, self._squares(self.before), overflow)
+        self.before = []
+
+    def _squares(self, tensors: list[Tensor]) -> Tensor:
+        """The sum of squares of every part, [S] in float32, over all shards."""
+        norms = torch.stack(torch._foreach_norm([local(t) for t in tensors])).float()  # [P]
+        squares = norms.new_zeros(len(self.parts)).index_add_(0, self.parts_updated, norms**2)
+        if self.sharded and get_world_size() > 1:
+            dist.all_reduce(squares)
+        return squares
+
+    def _norms(self) -> dict[str, float]:
+        """What the last measured update says; nothing where the scaler skipped it."""
+        if self.measured is None:
+            return {}
+        (*squares, overflow), self.measured = self.measured, None
+        rows = torch.stack([*squares, overflow.float().expand(len(self.parts))]).tolist()
+        gradients, weights, updates, overflows = rows
+        if overflows[0]:
+            return {}
+        scalars = {f'grad/{part}': g**0.5 for part, g in zip(self.parts, gradients, strict=True)}
+        scalars['grad/all'] = sum(gradients) ** 0.5
+        for part, weight, update in zip(self.parts, weights, updates, strict=True):
+            if weight:
+                scalars[f'update/{part}'] = (update / weight) ** 0.5
+        return scalars
+
+    # --- rates ------------------------------------------------------------------------------------
+
+    def _prepare_rates(self, runner: Runner) -> None:
+        self.images = batch_size(runner.train_dataloader) * get_world_size()
+        self.flops, self.peak = None, None
+        if is_main_process():
+            try:
+                self.flops = training_flops_per_image(runner.model)
+            except ValueError as error:
+                runner.logger.info(f'model FLOP utilisation is left out: {error}')
+            else:
+                peak = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
+                self.peak = peak.flops * get_world_size()
+                runner.logger.info(
+                    f'model FLOP utilisation: {self.flops / 1e9:.2f} GFLOP an image; peak rate of '
+                    f'a device {peak.source}'
+                )
+        self.started, self.iterations = time.perf_counter(), 0
+
+    def _rates(self) -> dict[str, float]:
+        now = time.perf_counter()
+        rate = self.iterations * self.images / (now - self.started)
+        self.started, self.iterations = now, 0
+        rates = dict(images_per_s=rate)
+        if self.flops:
+            rates['mfu'] = 100 * rate * self.flops / self.peak
+        return rates
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's shard of a tensor, which is a whole one without sharding."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def compute_dtype(optim_wrapper: object) -> torch.dtype:
+    """The type in which the model's matrix products are computed."""
+    if not isinstance(optim_wrapper, AmpOptimWrapper):
+        return torch.float32
+    return optim_wrapper.cast_dtype or torch.float16
