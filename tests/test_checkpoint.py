@@ -14,6 +14,7 @@ from mmpretrain.models import VisionTransformer
 from torch.utils.data import DataLoader
 
 from mirl_mm.checkpoint import backbone_state, convert_official, read_checkpoint
+from mirl_mm.checkpoint.safe_loading import in_words
 from mirl_mm.models import MIRL
 from tests.models.build import images, mirl, reference, small_mirl
 
@@ -354,6 +355,49 @@ def test_not_a_checkpoint(tmp_path, kind):
     with pytest.raises(ValueError, match=words) as error:
         read_checkpoint(tmp_path / 'file')
     assert str(tmp_path / 'file') in str(error.value)
+
+
+LOADERS = {name: READERS[name] for name in ('CheckpointLoader', 'load_checkpoint')}
+NO_TORCH_FILES = {
+    'empty': (lambda path: path.touch(), 'not a checkpoint'),
+    'text': (lambda path: path.write_text('hello, world'), "it starts with b'hello, wo'"),
+    'Paddle': (lambda path: path.write_bytes(PADDLE_FILE.read_bytes()), 'convert_checkpoint.py'),
+    'zip': (zip_of_text, 'cannot be read as a torch file'),
+}
+
+
+@pytest.mark.parametrize('kind', NO_TORCH_FILES)
+@pytest.mark.parametrize('loader', LOADERS)
+def test_mmengine_says_what_is_no_torch_file(tmp_path, loader, kind):
+    write, words = NO_TORCH_FILES[kind]
+    write(tmp_path / 'file.pth')
+    with pytest.raises(ValueError, match=words) as error:
+        LOADERS[loader](str(tmp_path / 'file.pth'))
+    assert str(tmp_path / 'file.pth') in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r'nothing\.pth'):
+        LOADERS[loader](str(tmp_path / 'nothing.pth'))
+
+
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'before torch 1.6'])
+@pytest.mark.parametrize('part', [0.1, 0.5, 0.9999])
+def test_mmengine_says_which_file_is_cut_short(tmp_path, part, zipped):
+    path = tmp_path / 'cut.pth'
+    torch.save({'a': torch.ones(5000)}, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    for loader in LOADERS.values():
+        with pytest.raises(ValueError, match='it may be cut short') as error:
+            loader(str(path))
+        assert str(path) in str(error.value) and len(str(error.value)) < len(str(path)) + 200
+
+
+def test_what_is_no_damage_is_not_called_so(tmp_path):
+    def out_of_memory(filename):
+        raise RuntimeError('CUDA out of memory')
+
+    path = tmp_path / 'good.pth'
+    torch.save({'a': torch.ones(1)}, path)
+    with pytest.raises(RuntimeError, match='CUDA out of memory'):
+        in_words(out_of_memory)(str(path))
 
 
 def test_missing_file(tmp_path):

@@ -24,12 +24,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--val', metavar='FOLDER', help="images at FOLDER/<class> to classify (the config's)"
     )
-    parser.add_argument('--k', type=int, nargs='+', default=KS, help='numbers of neighbours')
-    parser.add_argument('--temperature', type=float, default=TEMPERATURE, help='of the votes')
+    parser.add_argument(
+        '--k', type=int, nargs='+', default=KS, help='numbers of neighbours (10 20 100 200)'
+    )
+    parser.add_argument(
+        '--temperature', type=float, default=TEMPERATURE, help='of the votes (0.07)'
+    )
     parser.add_argument('--limit', type=int, metavar='N', help='at most N images of each class')
     parser.add_argument('--out', metavar='FILE', help='write the result as JSON')
-    parser.add_argument('--batch-size', type=int, default=256, help='of one process')
-    parser.add_argument('--workers', type=int, default=4, help='of one process')
+    parser.add_argument('--batch-size', type=int, default=256, help='of one process (256)')
+    parser.add_argument('--workers', type=int, default=4, help='of one process (4)')
     parser.add_argument('--amp', action='store_true', help='encode in bfloat16')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')

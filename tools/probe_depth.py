@@ -20,12 +20,23 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--train', required=True, metavar='FOLDER', help='images at FOLDER/<class>')
     parser.add_argument('--val', required=True, metavar='FOLDER', help='images at FOLDER/<class>')
-    parser.add_argument('--every', type=int, default=1, metavar='N', help='probe every N-th block')
+    parser.add_argument(
+        '--every', type=int, default=1, metavar='N', help='probe every N-th block (1)'
+    )
     parser.add_argument('--limit', type=int, metavar='N', help='at most N images of each class')
-    parser.add_argument('--out', default='work_dirs/probe_depth', metavar='DIR')
-    parser.add_argument('--labels', nargs='+', metavar='NAME', help='names of the checkpoints')
-    parser.add_argument('--pools', nargs='+', choices=POOLS, default=['avg'])
-    parser.add_argument('--k', type=int, default=20, help='neighbours of the k-NN probe')
+    parser.add_argument(
+        '--out',
+        default='work_dirs/probe_depth',
+        metavar='DIR',
+        help='results and cached features (work_dirs/probe_depth); a run that was stopped goes on',
+    )
+    parser.add_argument(
+        '--labels', nargs='+', metavar='NAME', help='names of the checkpoints (folder/file)'
+    )
+    parser.add_argument(
+        '--pools', nargs='+', choices=POOLS, default=['avg'], help='cls token, average of patches'
+    )
+    parser.add_argument('--k', type=int, default=20, help='neighbours of the k-NN probe (20)')
     parser.add_argument('--batch-size', type=int, default=128)
     parser.add_argument('--workers', type=int, default=4)
     parser.add_argument('--amp', action='store_true', help='encode in bfloat16')

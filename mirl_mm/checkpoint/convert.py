@@ -16,6 +16,7 @@ from .reading import CheckpointFile, open_checkpoint
 from .writing import check_destination, write_checkpoint
 
 TARGETS = {'mirl': dict, 'backbone': backbone_state, 'timm': to_timm}
+HEADS = 'heads     the file does not tell their number; --arch or --config does'
 KEPT_META = ('cfg', 'epoch', 'iter', 'time', 'mmengine_version')
 
 
@@ -82,6 +83,7 @@ def convert_file(
         f'left out  {counted(left)}' if left else '',
         f'written   {destination}: {to}, {len(converted)} tensors, {size:.1f} MB',
         f'load with {timm_call(encoder, converted)}' if to == 'timm' else '',
+        HEADS if to == 'timm' and encoder.num_heads is None else '',
     ]
     return [line for line in lines if line]
 

@@ -4,6 +4,7 @@ import argparse
 import pickle
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .names import strip_wrappers
-from .safe_loading import multiarray, safely
+from .safe_loading import BROKEN, TORCH_STARTS, in_words, multiarray, safely
 from .safetensors_file import is_safetensors, read_safetensors
 
 PADDLE_GLOBALS = {
@@ -23,9 +24,6 @@ PADDLE_GLOBALS = {
     ('numpy.core.multiarray', '_reconstruct'): multiarray._reconstruct,
     ('numpy._core.multiarray', '_reconstruct'): multiarray._reconstruct,
 }
-TORCH_STARTS = (b'PK', b'\x80\x02\x8a\nl\xfc\x9cF\xf9')  # a zip, or torch.save before torch 1.6
-# What unpickling broken bytes may raise beside UnpicklingError.
-BROKEN = (EOFError, IndexError, KeyError, AttributeError, TypeError, ValueError, MemoryError)
 EMA_KEY = 'ema_state_dict'
 
 
@@ -122,16 +120,7 @@ def _shown(content: dict) -> list[str]:
 
 
 def _read_torch(path: Path) -> object:
-    def load(filename: str) -> object:
-        try:
-            return torch.load(filename, map_location='cpu')
-        except (RuntimeError, OSError, *BROKEN) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f'{path} cannot be read as a torch file; it may be cut short ({reason})'
-            ) from error
-
-    return safely(load)(str(path))
+    return safely(in_words(partial(torch.load, map_location='cpu')))(str(path))
 
 
 class _PaddleUnpickler(pickle.Unpickler):

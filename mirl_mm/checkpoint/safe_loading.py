@@ -46,6 +46,12 @@ SAFE_GLOBALS = [
     *sorted({type(np.dtype(kind)) for kind in 'bBhHiIlLqQefd?'}, key=lambda kind: kind.__name__),
 ]
 
+TORCH_STARTS = (b'PK', b'\x80\x02\x8a\nl\xfc\x9cF\xf9')  # a zip, or torch.save before torch 1.6
+# What unpickling broken bytes may raise beside UnpicklingError.
+BROKEN = (EOFError, IndexError, KeyError, AttributeError, TypeError, ValueError, MemoryError)
+# RuntimeErrors of the machine, not of the file.
+_MACHINE = re.compile('CUDA|out of memory|deserialize object on')
+
 
 def safely(load: Callable) -> Callable:
     """Make a function that calls ``torch.load`` refuse everything but data.
@@ -77,6 +83,40 @@ def safely(load: Callable) -> Callable:
     return safe_load
 
 
+def in_words(load: Callable) -> Callable:
+    """Make a function that reads local torch files name a file that is none, or is damaged."""
+
+    @wraps(load)
+    def load_in_words(filename, *args, **kwargs):
+        path = os.path.expanduser(filename)
+        if os.path.isfile(path):
+            with open(path, 'rb') as file:
+                start = file.read(9)
+            if start[:1] == pickle.PROTO and not start.startswith(TORCH_STARTS):
+                raise ValueError(
+                    f'{filename} is a pickle, but no torch file; tools/convert_checkpoint.py '
+                    'converts official Paddle files'
+                )
+            if not start.startswith(TORCH_STARTS):
+                raise ValueError(
+                    f'{filename} is not a checkpoint: it starts with {start!r}, which is neither a '
+                    'torch file nor safetensors'
+                )
+        try:
+            return load(filename, *args, **kwargs)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (RuntimeError, OSError, *BROKEN) as error:
+            if isinstance(error, RuntimeError) and _MACHINE.search(str(error)):
+                raise
+            reason = str(error).split('\n')[0].split('. ')[0] or type(error).__name__
+            raise ValueError(
+                f'{filename} cannot be read as a torch file; it may be cut short ({reason})'
+            ) from error
+
+    return load_in_words
+
+
 def _asked_for(error: Exception) -> str:
     if found := re.search(r'GLOBAL ([\w.]+)', str(error)):
         return f'It asks for {found[1]}.'
@@ -95,7 +135,7 @@ def make_loading_safe() -> None:
         mmengine.runner.checkpoint.get_torch_safe_globals = list
     for prefix, loader in CheckpointLoader._schemes.items():
         if not getattr(loader, 'is_safe', False):
-            loader = safely(loader)
+            loader = safely(loader if prefix else in_words(loader))
             CheckpointLoader._schemes[prefix] = loader if prefix else _or_safetensors(loader)
 
 

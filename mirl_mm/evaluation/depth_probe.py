@@ -36,7 +36,7 @@ from .features import (
 from .folders import check_classes, class_folders
 from .knn import check_ks, knn_accuracy
 from .linear import check_enough, ridge_accuracy
-from .record import environment, write_json
+from .record import check_folder, environment, write_json
 
 VERSION = 1  # of block_features: a change of what it gives raises it, and older caches are left
 
@@ -91,6 +91,7 @@ def probe_depth(
     check_classes(*sets)
     check_ks([k], len(sets[0]))
     check_enough(len(sets[0]))
+    check_folder(out)
     preprocessor = preprocessor_of(cfg.model)
 
     rows, out = [], Path(out)
@@ -150,10 +151,9 @@ def probed_blocks(depth: int, every: int) -> list[int]:
 
 
 def checkpoint_labels(checkpoints: Sequence[str], labels: Sequence[str] | None) -> list[str]:
-    """The given labels, or ``folder/stem`` of the files; ValueError where they are not one each."""
+    """The given labels, or ``folder/stem`` of the paths; ValueError where they are not one each."""
     if not labels:
-        paths = [Path(path) for path in checkpoints]
-        labels = [p.name if p.name == RANDOM else f'{p.parent.name}/{p.stem}' for p in paths]
+        labels = ['/'.join(Path(p).with_suffix('').parts[-2:]) for p in checkpoints]
     if len(labels) != len(checkpoints) or len(set(labels)) != len(labels):
         raise ValueError(
             f'{len(checkpoints)} checkpoints need as many different labels, got '

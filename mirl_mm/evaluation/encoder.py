@@ -5,13 +5,17 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.models import VisionTransformer
 from torch import nn
 
 from mirl_mm.checkpoint import load_weights
+from mirl_mm.checkpoint.fit import summary
+from mirl_mm.checkpoint.names import BACKBONE
 from mirl_mm.models.masking import sincos_positions
 
+POSITIONS = BACKBONE + 'pos_embed'
 RANDOM = 'random'
 """Given as a checkpoint: the encoder as it is before training (seed 0)."""
 
@@ -55,7 +59,16 @@ def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
             vit.init_weights()
         return vit
     fit = load_weights(Encoder(vit), checkpoint)
-    if 'backbone.pos_embed' in fit.missing:
+    missing = [name for name in fit.missing if name != POSITIONS]
+    unused = [name for name in fit.unused if name.startswith(BACKBONE)]
+    if missing or unused:
+        print_log(
+            f"{checkpoint} is of an encoder with other norms than the config's: "
+            f'{summary(missing)} stay as before training, {summary(unused)} go unused. The config '
+            'that it was trained with gives the features that it was trained for',
+            level=logging.WARNING,
+        )
+    if POSITIONS in fit.missing:
         with torch.no_grad():
             vit.pos_embed.copy_(sincos_positions(vit.embed_dims, tuple(vit.patch_resolution), True))
     return vit

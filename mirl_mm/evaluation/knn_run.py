@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mmengine.device import get_device
 from mmengine.dist import barrier, init_dist, is_distributed, is_main_process
@@ -14,7 +15,7 @@ from .encoder import load_encoder
 from .features import Loading, preprocessor_of, test_pipeline_of
 from .folders import check_classes, class_folders, folders_of
 from .knn import KS, TEMPERATURE, check_ks, evaluate_knn
-from .record import environment, write_json
+from .record import check_folder, environment, write_json
 
 
 def run_knn(
@@ -60,6 +61,10 @@ def run_knn(
     sets = [class_folders(folder, pipeline, limit) for folder in folders]
     check_classes(*sets)
     check_ks(ks, len(sets[0]))
+    if out:
+        check_folder(Path(out).parent)
+        if Path(out).is_dir():
+            raise OSError(f'cannot write {out}: it is a folder; give --out a file')
     if world_size(launcher, os.environ) > 1:
         set_launcher(cfg, launcher, has_accelerator())
         if has_accelerator():

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import tempfile
 from datetime import date
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,20 @@ def environment() -> dict:
         threads=torch.get_num_threads(),
         versions={name: import_module(name).__version__ for name in PACKAGES},
     )
+
+
+def check_folder(path: str | Path) -> None:
+    """Make a folder for results, before they are computed.
+
+    Raises:
+        OSError: it cannot be made, or files cannot be written into it.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(f'cannot write to {path} ({error.strerror}); choose another --out') from error
 
 
 def write_json(path: str | Path, content: dict) -> None:

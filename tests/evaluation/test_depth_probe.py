@@ -125,3 +125,4 @@ def test_blocks_and_labels():
     assert probed_blocks(12, 5) == [1, 6, 11]
     assert probed_blocks(54, 9) == [8, 17, 26, 35, 44, 53]  # the ends of s54's segments
     assert checkpoint_labels(['a/b/c.pth', 'random'], None) == ['b/c', 'random']
+    assert checkpoint_labels(['c.pth', 'b/c.pth'], None) == ['c', 'b/c']

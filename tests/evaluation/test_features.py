@@ -51,6 +51,18 @@ def test_a_fine_tuned_encoder_norms_its_average(files, imgs):
     torch.testing.assert_close(final_features(encoder, imgs)[:, 1], encoder(imgs)[0])
 
 
+def test_norms_that_a_file_lacks_are_told(files, capsys):
+    cfg = Config.fromfile(files[0])
+    load_encoder(cfg, files[1])
+    assert capsys.readouterr().out == ''
+    cfg.model.backbone.update(out_type='avg_featmap', final_norm=False)
+    load_encoder(cfg, files[1])
+    out = capsys.readouterr().out
+    assert f'{files[1]} is of an encoder with other norms' in out
+    assert 'backbone.ln2.weight, backbone.ln2.bias stay as before training' in out
+    assert 'backbone.ln1.weight, backbone.ln1.bias go unused' in out
+
+
 @torch.no_grad()
 def test_block_features_are_normed_tokens_behind_the_blocks(encoder, imgs):
     found = block_features(encoder, imgs, [1, 3])

@@ -160,7 +160,10 @@ def test_timm_computes_the_same_features(tool, official, tmp_path, ending):
 
 def test_timm_computes_the_golden_logits(tool, tmp_path):
     (tmp_path / 'classifier.py').write_text(f'model = {CLASSIFIER!r}\n')
+    out = tool(TUNED, 'unknown.pth', '--to', 'timm')
+    assert 'num_heads=?' in out['load with'] and '--arch or --config does' in out['heads']
     out = tool(TUNED, 'timm.pth', '--to', 'timm', '--config', 'classifier.py')
+    assert 'heads' not in out
     assert 'num_heads=4' in out['load with'] and "global_pool='avg'" in out['load with']
     model, io = timm_model(out['load with'], tmp_path / 'timm.pth'), golden('vit_ft_tiny_io')
     torch.testing.assert_close(model(io['imgs']).double(), io['logits_f64'], rtol=0, atol=5e-6)

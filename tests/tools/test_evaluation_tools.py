@@ -37,6 +37,7 @@ def tool(monkeypatch, capsys):
 
 
 FOLDERS = ['--train', 'data/train', '--val', 'data/val', '--workers', '0']
+OTHER = ['--train', 'data/other', '--val', 'data/other']
 
 
 def test_knn_prints_and_writes(setting, tool):
@@ -90,6 +91,17 @@ def test_probe_depth_writes_its_files(setting, tool):
             'knn.py',
             ['mirl.py', 'mirl.pth', '--train', 'data/train', '--val', 'data/other', '--k', '1'],
             'green only in data/train; grey only in data/other',
+        ),
+        ('knn.py', ['mirl.py', 'mirl.pth', *FOLDERS, '--k', '1', '--out', 'data'], 'is a folder'),
+        (
+            'knn.py',
+            ['mirl.py', 'mirl.pth', *FOLDERS, '--k', '1', '--out', 'mirl.py/knn.json'],
+            'cannot write to mirl.py (',
+        ),
+        (
+            'probe_depth.py',
+            ['mirl.py', 'mirl.pth', *OTHER, '--k', '1', '--out', 'mirl.py'],
+            'cannot write to mirl.py (',
         ),
         ('probe_depth.py', ['mirl.py', 'mirl.pth', *FOLDERS, '--every', '9'], 'every must be'),
         ('probe_depth.py', ['deep.py', 'mirl.pth', *FOLDERS], 'of another arch: it lacks'),
