@@ -27,25 +27,27 @@ class Work(NamedTuple):
     passes: int  # 1: forward alone; 2: with the gradient of weights or of inputs; 3: with both
 
 
-def training_flops_per_image(model: nn.Module | Mapping) -> int:
+def training_flops_per_image(model: nn.Module | Mapping, batch: int | None = None) -> int:
     """Forward and backward pass of one image of the model's size.
 
     Args:
         model: a model or its config, in training form: MIRL, MAE, or an ImageClassifier on a plain
             ViT. Frozen blocks count as forward alone.
+        batch: images that share what MIRL's decoders compute once a batch (the projections of
+            masked tokens in their first block); None leaves it out, as a large batch does.
 
     Raises:
         ValueError: there is no closed form for such a model.
     """
-    return 2 * sum(work.macs * work.passes for work in work_of(model).values())
+    return 2 * sum(work.macs * work.passes for work in work_of(model, batch).values())
 
 
-def forward_flops_per_image(model: nn.Module | Mapping) -> int:
+def forward_flops_per_image(model: nn.Module | Mapping, batch: int | None = None) -> int:
     """The forward pass alone, as in training (pre-training: masked); raises likewise."""
-    return 2 * sum(work.macs for work in work_of(model).values())
+    return 2 * sum(work.macs for work in work_of(model, batch).values())
 
 
-def work_of(model: nn.Module | Mapping) -> dict[str, Work]:
+def work_of(model: nn.Module | Mapping, batch: int | None = None) -> dict[str, Work]:
     """The work by part, in the order of the forward pass; raises as the others."""
     if isinstance(model, Mapping):
         init_default_scope('mmpretrain')
@@ -64,9 +66,11 @@ def work_of(model: nn.Module | Mapping) -> dict[str, Work]:
     masked = not isinstance(model, ImageClassifier)
     kept = num_kept(patches, vit.mask_ratio) if masked else patches
     tokens = kept + vit.num_extra_tokens
-    works = encoder_work(vit, patches, tokens)
+    works = encoder_work(vit, kept if isinstance(model, MIRL) else patches, tokens)
     if isinstance(model, MIRL):
         works['decoders'] = Work(mirl_decoders(model, patches, kept), 3)
+        if batch:
+            works['masked tokens'] = Work(masked_tokens(model, patches) // batch, 3)
     elif isinstance(model, MAE):
         works['decoder'] = Work(mae_decoder(model.neck, patches, kept), 3)
     else:
@@ -78,7 +82,7 @@ def work_of(model: nn.Module | Mapping) -> dict[str, Work]:
 
 
 def encoder_work(vit: VisionTransformer, patches: int, tokens: int) -> dict[str, Work]:
-    """The patch projection on all patches and the blocks on the tokens that enter them."""
+    """The patch projection on those patches and the blocks on the tokens that enter them."""
     projection = vit.patch_embed.projection.weight
     trained = projection.requires_grad
     works = {'patch projection': Work(patches * projection.numel(), 2 if trained else 1)}
@@ -101,26 +105,51 @@ def linear_weights(module: nn.Module) -> int:
 
 
 def mirl_decoders(model: MIRL, patches: int, kept: int) -> int:
-    """MIRL's neck; the last block of a decoder works for the masked patches alone."""
+    """MIRL's neck; the last block of a decoder works for the masked patches alone.
+
+    The first one projects visible tokens alone: masked ones are the same in every image.
+    """
     neck, visible, masked = model.neck, kept + 1, patches - kept
     total = visible * linear_weights(neck.stem_embed)
     for g, decoder in enumerate(neck.decoders):
-        context = (g + 1) * visible
         total += visible * linear_weights(decoder.embed)
-        *others, last = decoder.blocks
-        total += sum(decoder_block(block, patches + 1, patches + 1, context) for block in others)
-        total += decoder_block(last, masked, patches + 1, context)
+        for block in decoder.blocks:
+            first, last = block is decoder.blocks[0], block is decoder.blocks[-1]
+            total += decoder_block(
+                block,
+                queries=masked if last else patches + 1,
+                tokens=patches + 1,
+                context=(g + 1) * visible,
+                projected=(0 if last else visible, visible) if first else None,
+            )
         total += masked * linear_weights(decoder.pred)
     return total
 
 
-def decoder_block(block: nn.Module, queries: int, tokens: int, context: int) -> int:
-    """Self-attention of queries to tokens, cross-attention of queries to the context, MLP."""
+def masked_tokens(model: MIRL, patches: int) -> int:
+    """Queries, keys and values of every masked token, once a batch, in every first block."""
+    return sum(
+        patches * linear_weights(decoder.blocks[0].attn.qkv) for decoder in model.neck.decoders
+    )
+
+
+def decoder_block(
+    block: nn.Module,
+    queries: int,
+    tokens: int,
+    context: int,
+    projected: tuple[int, int] | None,
+) -> int:
+    """Self-attention of queries to tokens, cross-attention of queries to the context, MLP.
+
+    ``projected`` is how many of the queries and of the tokens self-attention projects; None: all.
+    """
     width = block.attn.qkv.in_features
-    per_query = 4 * width**2 + linear_weights(block.ffn)  # q and proj of both attentions
-    per_key = 2 * width**2
-    attention = 2 * queries * (tokens + context) * width
-    return queries * per_query + (tokens + context) * per_key + attention
+    own_queries, own_keys = projected or (queries, tokens)
+    per_query = 3 * width**2 + linear_weights(block.ffn)  # both outputs, and q of the second
+    total = queries * per_query + own_queries * width**2
+    total += (own_keys + context) * 2 * width**2
+    return total + 2 * queries * (tokens + context) * width
 
 
 def mae_decoder(neck: nn.Module, patches: int, kept: int) -> int:

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .vit import MIRLViT, arch_settings
-from .windows import Windows, run_block
+from .windows import Windows
 
 
 @MODELS.register_module()
@@ -38,7 +37,6 @@ class MIRLDenseViT(MIRLViT):
         window_size: patches per side; 0 makes every block global.
         global_indices: the global blocks; None takes the last one of each quarter of the depth
             (13, 26, 40, 53 of 54).
-        with_cp: recompute each block in the backward pass instead of keeping its activations.
         final_norm: norm the last block's output by the encoder's pre-trained final norm, as
             mmpretrain does; taps before the last block are never normed.
         frozen_stages: freeze patches, positions, cls and that many blocks, and keep them in eval
@@ -47,7 +45,7 @@ class MIRLDenseViT(MIRLViT):
             image, never for a single window.
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` reads a MIRL
             pre-training checkpoint.
-        **kwargs: the other arguments of mmpretrain's VisionTransformer, except ``out_type``.
+        **kwargs: the other arguments of MIRLViT, except ``mask_ratio`` and ``out_type``.
 
     Raises:
         ValueError: a setting out of range; a checkpoint of another arch or without the prefix; in
@@ -63,7 +61,6 @@ class MIRLDenseViT(MIRLViT):
         out_indices: int | Sequence[int] = -1,
         window_size: int = 0,
         global_indices: Sequence[int] | None = None,
-        with_cp: bool = False,
         final_norm: bool = True,
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
@@ -104,7 +101,6 @@ class MIRLDenseViT(MIRLViT):
         )
         self.window_size = window_size
         self.global_indices = block_indices('global_indices', global_indices, depth)
-        self.with_cp = with_cp
         unused = [*self.layers[taps[-1] + 1 :]]
         if unused and final_norm:
             unused.append(self.ln1)
@@ -141,11 +137,7 @@ class MIRLDenseViT(MIRLViT):
             if enters != inside:
                 x = windows.enter(x) if enters else windows.leave(x)
                 inside = enters
-            arguments = (self.layers[i], x, windows if inside else None)
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(run_block, *arguments, use_reentrant=False)
-            else:
-                x = run_block(*arguments)
+            x = self.layers[i](x, windows if inside else None)
             if i in self.out_indices:
                 tokens = windows.leave(x) if inside else x
                 if i == self.num_layers - 1 and self.final_norm:

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .masking import patchify
+from .masking import patchify, take_patches
 
 VAR_EPS = 1e-6
 
@@ -65,9 +65,15 @@ class MIRLHead(BaseModule):
         self.in_channels = in_channels
         self.loss_module = MODELS.build(loss or dict(type='MIRLResidualLoss'))
 
-    def target(self, imgs: Tensor) -> Target:
-        """Per-patch normalised pixels of [B, C, H, W]; the variance is the unbiased one."""
-        patches = patchify(imgs, self.patch_size)
+    def target(self, imgs: Tensor, ids: Tensor | None = None) -> Target:
+        """Per-patch normalised pixels of [B, C, H, W]; the variance is the unbiased one.
+
+        With ids [B, M], of those patches alone, in that order.
+        """
+        if ids is None:
+            patches = patchify(imgs, self.patch_size)
+        else:
+            patches = take_patches(imgs, ids, self.patch_size)
         mean = patches.mean(dim=-1, keepdim=True)
         std = (patches.var(dim=-1, keepdim=True) + VAR_EPS).sqrt()
         return Target((patches - mean) / std, mean, std)

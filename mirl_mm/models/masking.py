@@ -49,22 +49,6 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def restore(visible: Tensor, mask_token: Tensor, ids_restore: Tensor) -> Tensor:
-    """Put visible patch tokens back in place and fill the others.
-
-    Args:
-        visible: [B, K, D], in the order of ids_keep.
-        mask_token: [1, 1, D].
-        ids_restore: [B, L].
-
-    Returns:
-        [B, L, D].
-    """
-    b, k, _ = visible.shape
-    fill = mask_token.to(visible.dtype).expand(b, ids_restore.shape[1] - k, -1)
-    return gather_tokens(torch.cat([visible, fill], dim=1), ids_restore)
-
-
 def patchify(imgs: Tensor, patch_size: int) -> Tensor:
     """Cut [B, C, H, W] into patches [B, L, p*p*C], channel fastest; H and W: multiples of p."""
     b, c, height, width = imgs.shape
@@ -72,6 +56,16 @@ def patchify(imgs: Tensor, patch_size: int) -> Tensor:
     check_image_size((height, width), p)
     patches = imgs.reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)
     return patches.reshape(b, -1, p * p * c)
+
+
+def take_patches(imgs: Tensor, ids: Tensor, patch_size: int) -> Tensor:
+    """The patches of :func:`patchify` at ids [B, M], without cutting the others: [B, M, p*p*C]."""
+    b, c, height, width = imgs.shape
+    p = patch_size
+    check_image_size((height, width), p)
+    cut = imgs.reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)
+    images = torch.arange(b, device=ids.device)[:, None]
+    return cut[images, ids // (width // p), ids % (width // p)].flatten(2)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:

@@ -17,7 +17,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from .head import pairs
-from .masking import gather_tokens, masked_ids, unpatchify
+from .masking import masked_ids, unpatchify
 
 
 @dataclass
@@ -119,8 +119,8 @@ class MIRL(BaseSelfSupervisor):
         """
         features = self.backbone.encode_masked(inputs)
         ids = masked_ids(features.ids_restore, features.stem.shape[1] - 1)  # [B, L-K]
-        preds = self.neck(features, ids)  # G x [B, L-K, p*p*3]
-        target = gather_tokens(self.head.target(inputs).patches, ids)
+        preds = self.neck.paint_masked(features)  # G x [B, L-K, p*p*3]
+        target = self.head.target(inputs, ids).patches
         pair_losses = self.head.pair_errors(preds, target, torch.ones_like(target[..., 0])).mean(0)
         named = zip(self.pair_names, pair_losses.detach(), strict=True)
         return dict(loss=pair_losses.mean(), **dict(named))

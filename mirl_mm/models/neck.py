@@ -4,12 +4,14 @@ Shapes: B batch, L patches, K kept patches, D encoder width, E decoder width, G 
 """
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .decoder import LN_EPS, SegmentDecoder
-from .masking import sincos_positions
+from .block import compile_settings
+from .decoder import LN_EPS, Layout, SegmentDecoder
+from .masking import gather_tokens, sincos_positions
 from .vit import MaskedFeatures, init_linears, is_pretrained
 
 PARTS = ('stem_norm', 'stem_embed', 'norms', 'decoders')
@@ -31,6 +33,8 @@ class MIRLNeck(BaseModule):
         mlp_ratio: hidden width of the MLPs over E.
         patch_size: p, pixels.
         in_channels: C, image channels.
+        attn_fp32: attention in float32 under mixed precision, as in MIRLViT.
+        compile_blocks: compile the decoders' blocks, as in MIRLViT.
         init_cfg: as in MMEngine.
     """
 
@@ -44,6 +48,8 @@ class MIRLNeck(BaseModule):
         mlp_ratio: float = 4,
         patch_size: int = 16,
         in_channels: int = 3,
+        attn_fp32: bool = False,
+        compile_blocks: bool | dict = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -75,6 +81,10 @@ class MIRLNeck(BaseModule):
             )
             for _ in range(num_segments)
         )
+        for decoder in self.decoders:
+            for block in decoder.blocks:
+                block.attn_fp32 = attn_fp32
+                block.compile_options = compile_settings(compile_blocks)
         self._table: tuple | None = None  # no buffer: averaging models needs those of one size
         self._register_load_state_dict_pre_hook(self._refuse_other_decoders)
 
@@ -94,19 +104,41 @@ class MIRLNeck(BaseModule):
             nn.init.ones_(weight.original0)
 
     def forward(self, features: MaskedFeatures, ids: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Paint the patches from every segment, shallow to deep.
+        """Paint all patches from every segment, shallow to deep.
 
         Returns:
             G x [B, L, p*p*C], or G x [B, Q, p*p*C] for the patches at ids [B, Q].
         """
-        positions = self._positions(features.grid)
+        rows = features.ids_restore if ids is None else features.ids_restore.gather(1, ids)
+        return tuple(gather_tokens(pred, rows + 1) for pred in self._paint(features, slice(None)))
+
+    def paint_masked(self, features: MaskedFeatures) -> tuple[Tensor, ...]:
+        """Paint the masked patches alone, in the order of ``masked_ids``: G x [B, L-K, p*p*C].
+
+        The same numbers for less work: no token of a decoder's last block looks at the output of
+        another, so that the block skips the visible ones.
+        """
+        return tuple(self._paint(features, slice(features.stem.shape[1], None)))
+
+    def _paint(self, features: MaskedFeatures, wanted: slice) -> list[Tensor]:
+        """G x [B, Q, p*p*C] for the wanted tokens of the sequences cls, kept, masked."""
+        layout = self._layout(features, wanted)
         context, preds = [self.stem_embed(self.stem_norm(features.stem))], []  # of [B, 1+K, E]
         for decoder, tokens in zip(self.decoders, self.normed_taps(features), strict=True):
             visible = decoder.embed(tokens)  # [B, 1+K, E]
-            seen = torch.cat(context, dim=1)
-            preds.append(decoder(visible, features.ids_restore, positions, seen, ids))
+            preds.append(decoder(visible, torch.cat(context, dim=1), layout))
             context.insert(0, visible)  # one more segment to look back at
-        return tuple(preds)
+        return preds
+
+    def _layout(self, features: MaskedFeatures, wanted: slice) -> Layout:
+        batch, visible, _ = features.stem.shape
+        positions = self._positions(features.grid)[0]  # [1+L, E]
+        order = features.ids_restore.argsort(dim=1)  # [B, L], kept patches first
+        places = F.pad(order[:, : visible - 1] + 1, (1, 0))  # [B, 1+K], cls first
+        kept = torch.arange(batch * visible, device=order.device).unflatten(0, (batch, visible))
+        masked = order[:, visible - 1 :] + batch * visible
+        sequences = torch.cat([kept, masked], dim=1)
+        return Layout(F.embedding(places, positions), positions[1:], sequences, wanted)
 
     def normed_taps(self, features: MaskedFeatures) -> list[Tensor]:
         """The segments' outputs after their LayerNorms: G x [B, 1+K, D]."""

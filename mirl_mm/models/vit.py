@@ -9,12 +9,21 @@ Shapes: B batch, L patches, K kept patches, D width, G segments.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
-from .masking import check_image_size, gather_tokens, num_kept, random_masking, sincos_positions
+from .block import adopt, compile_settings
+from .masking import (
+    check_image_size,
+    gather_tokens,
+    num_kept,
+    random_masking,
+    sincos_positions,
+    take_patches,
+)
 
 
 def _arch(width: int, depth: int, heads: int, segments: int) -> dict:
@@ -64,6 +73,9 @@ class MIRLViT(VisionTransformer):
         patch_size: pixels.
         num_segments: G, even and a divisor of the depth; None takes the arch's own (6 for a dict).
         mask_ratio: share of patches hidden by :meth:`encode_masked`.
+        with_cp: recompute each block in the backward pass instead of keeping its activations.
+        attn_fp32: attention in float32 under mixed precision; for float16, which it overflows.
+        compile_blocks: compile one block for all of them; a dict has arguments of torch.compile.
         init_cfg: as in MMEngine; without ``Pretrained``, MIRL's initialisation is used.
         **kwargs: the other arguments of mmpretrain's VisionTransformer.
 
@@ -80,6 +92,9 @@ class MIRLViT(VisionTransformer):
         patch_size: int = 16,
         num_segments: int | None = None,
         mask_ratio: float = 0.75,
+        with_cp: bool = False,
+        attn_fp32: bool = False,
+        compile_blocks: bool | dict = False,
         init_cfg: dict | list[dict] | None = None,
         **kwargs,
     ) -> None:
@@ -95,6 +110,8 @@ class MIRLViT(VisionTransformer):
         super().__init__(
             arch=arch, img_size=img_size, patch_size=patch_size, init_cfg=init_cfg, **kwargs
         )
+        self.with_cp = with_cp
+        adopt(self.layers, attn_fp32, with_cp, compile_settings(compile_blocks))
         self._set_sincos_positions()
         self._register_load_state_dict_pre_hook(self._refuse_other_arch)
 
@@ -140,15 +157,8 @@ class MIRLViT(VisionTransformer):
         if self.cls_token is None or not self.final_norm:
             raise ValueError('masked encoding needs with_cls_token=True and final_norm=True')
         check_image_size(tuple(imgs.shape[-2:]), self.patch_size)
-        patches, grid = self.patch_embed(imgs)  # [B, L, D]
-        positions = self.resize_pos_embed(
-            self.pos_embed,
-            self.patch_resolution,
-            grid,
-            self.interpolate_mode,
-            self.num_extra_tokens,
-        )
-        batch, num_patches, _ = patches.shape
+        grid = tuple(side // self.patch_size for side in imgs.shape[-2:])
+        batch, num_patches = len(imgs), grid[0] * grid[1]
         if noise is None:
             noise = torch.rand(batch, num_patches, device=imgs.device)
         elif noise.shape != (batch, num_patches):
@@ -158,7 +168,11 @@ class MIRLViT(VisionTransformer):
             )
         ids_keep, ids_restore, mask = random_masking(noise, num_kept(num_patches, self.mask_ratio))
 
-        visible = gather_tokens(patches + positions[:, 1:], ids_keep)  # [B, K, D]
+        positions = self.resize_pos_embed(
+            self.pos_embed, self.patch_resolution, grid, self.interpolate_mode, 1
+        )
+        visible = self._project(imgs, ids_keep)  # [B, K, D]
+        visible = visible + F.embedding(ids_keep, positions[0, 1:])
         cls = (self.cls_token + positions[:, :1]).expand(batch, -1, -1)
         stem = self.pre_norm(self.drop_after_pos(torch.cat([cls, visible], dim=1)))
 
@@ -169,7 +183,17 @@ class MIRLViT(VisionTransformer):
             if i % blocks_per_segment == 0:
                 taps.append(x)
         taps[-1] = self.ln1(taps[-1])
-        return MaskedFeatures(stem, tuple(taps), ids_restore, mask, tuple(grid))
+        return MaskedFeatures(stem, tuple(taps), ids_restore, mask, grid)
+
+    def _project(self, imgs: Tensor, ids: Tensor) -> Tensor:
+        """Tokens of the patches at ids [B, K] -> [B, K, D]; nothing is spent on the others."""
+        conv, sides = self.patch_embed.projection, (self.patch_size, self.patch_size)
+        plain = conv.kernel_size == conv.stride == sides and conv.padding == (0, 0)
+        if not plain or self.patch_embed.norm is not None:
+            patches, _ = self.patch_embed(imgs)  # a projection of the user's own
+            return gather_tokens(patches, ids)
+        patches = take_patches(imgs, ids, self.patch_size)  # [B, K, p*p*C]
+        return F.linear(patches, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
     def _set_sincos_positions(self) -> None:
         table = sincos_positions(

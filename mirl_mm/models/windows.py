@@ -5,8 +5,9 @@ window layout: N windows of n patches and E extra tokens each, summed over the w
 """
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from .attention import attend
 
 
 class Windows:
@@ -68,23 +69,11 @@ class Windows:
             bands.append(torch.cat(band, dim=2))
         return torch.cat([extra, torch.cat(bands, dim=1).flatten(1, 2)], dim=1)
 
-    def attend(self, qkv: Tensor, heads: int, dropout: float) -> Tensor:
+    def attend(self, qkv: Tensor, heads: int, dropout: float, fp32: bool = False) -> Tensor:
         """[B, M, 3*D] -> [B, M, D], each token from the tokens of its own window."""
         outs = []
         for part, (count, _) in zip(qkv.split(self.lengths, dim=1), self.shapes, strict=True):
-            part = part.unflatten(1, (count, -1)).flatten(0, 1).unflatten(-1, (3, heads, -1))
-            q, k, v = part.permute(2, 0, 3, 1, 4)  # 3 x [B*N, heads, E+n, D/heads]
-            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-            outs.append(out.transpose(1, 2).flatten(2).unflatten(0, (-1, count)).flatten(1, 2))
+            part = part.unflatten(1, (count, -1)).flatten(0, 1)  # [B*N, E+n, 3*D]
+            out = attend(*part.chunk(3, dim=-1), heads, dropout, fp32)
+            outs.append(out.unflatten(0, (-1, count)).flatten(1, 2))
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
-
-
-def run_block(block: nn.Module, x: Tensor, windows: Windows | None) -> Tensor:
-    """One of mmpretrain's encoder blocks, on [B, E+L, D] or, with windows, on [B, M, D]."""
-    if windows is None:
-        return block(x)
-    attn = block.attn
-    dropout = attn.attn_drop if attn.training else 0.0
-    out = attn.proj(windows.attend(attn.qkv(block.ln1(x)), attn.num_heads, dropout))
-    x = x + attn.out_drop(attn.gamma1(attn.proj_drop(out)))
-    return block.ffn(block.ln2(x), identity=x)

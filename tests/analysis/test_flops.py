@@ -76,7 +76,16 @@ def frozen_classifier() -> nn.Module:
 )
 def test_as_torch_counts(make):
     model = make()
-    assert (forward_flops_per_image(model), training_flops_per_image(model)) == counted(model)
+    found = forward_flops_per_image(model, batch=2), training_flops_per_image(model, batch=2)
+    assert found == counted(model, batch=2)
+
+
+def test_what_a_batch_shares_is_left_out_by_default():
+    model = mirl()
+    share = 3 * 2 * 6 * 16 * 3 * 32**2  # passes, multiply and add, decoders, patches, q k v
+    alone = training_flops_per_image(model, batch=1)
+    assert training_flops_per_image(model) == alone - share
+    assert training_flops_per_image(model, batch=4) == alone - share * 3 // 4
 
 
 def test_from_a_config_and_in_a_wrapper():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mirl_mm.checkpoint import backbone_state
 from mirl_mm.models import MIRLDenseViT
-from mirl_mm.models.windows import Windows, run_block
+from mirl_mm.models.windows import Windows
 from tests.models.build import mirl
 
 DEPTH = 4
@@ -188,7 +188,7 @@ def test_one_window_in_window_layout_is_the_stock_block():
     assert windows.shapes == [(1, 12)]
     inside = windows.enter(x)
     for block in model.layers:
-        x, inside = block(x), run_block(block, inside, windows)
+        x, inside = block(x), block(inside, windows)
     torch.testing.assert_close(windows.leave(inside), x, **EXACT)
 
 
@@ -311,7 +311,7 @@ def test_a_path_is_dropped_for_a_whole_image():
     windows = Windows(grid, 3, extra=1)
     torch.manual_seed(0)
     inside = windows.enter(x)
-    change = (run_block(block, inside, windows) - inside).abs().amax(dim=2)
+    change = (block(inside, windows) - inside).abs().amax(dim=2)
     assert (change > 0).any(1).equal((change > 0).all(1))
     assert 8 < (change > 0).any(1).sum() < 24
 

@@ -5,11 +5,9 @@ import torch
 
 from mirl_mm.models.masking import (
     check_image_size,
-    gather_tokens,
     num_kept,
     patchify,
     random_masking,
-    restore,
     sincos_positions,
     unpatchify,
 )
@@ -57,17 +55,6 @@ def test_equal_noise_keeps_the_first():
     ids_keep, _, mask = random_masking(torch.zeros(1, 200), kept=50)
     assert ids_keep[0].tolist() == list(range(50))
     assert mask[0].tolist() == [0] * 50 + [1] * 150
-
-
-def test_restore_undoes_the_choice():
-    tokens = torch.randn(3, 20, 8)
-    ids_keep, ids_restore, mask = random_masking(torch.rand(3, 20), kept=7)
-    mask_token = torch.full((1, 1, 8), 5.0, requires_grad=True)
-    restored = restore(gather_tokens(tokens, ids_keep), mask_token, ids_restore)
-    assert mask.sum(dim=1).tolist() == [13, 13, 13]
-    assert torch.equal(restored, torch.where(mask[..., None] == 1, mask_token, tokens))
-    restored.sum().backward()
-    assert mask_token.grad.flatten().tolist() == [3 * 13] * 8
 
 
 def test_patchify_by_hand():

@@ -1,0 +1,85 @@
+"""The encoder's block: mmpretrain's parameters and numbers, with a say in speed and memory.
+
+Shapes: B batch, N tokens, D width.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .attention import attend
+from .windows import Windows
+
+
+class EncoderBlock(TransformerEncoderLayer):
+    """A pre-norm block on [B, N, D], or in a window layout. Made by :func:`adopt`."""
+
+    attn_fp32 = False
+    with_cp = False
+    compile_options: tuple | None = None
+
+    def forward(self, x: Tensor, windows: Windows | None = None) -> Tensor:
+        """x [B, N, D] -> the same; with windows, x is in their layout."""
+        run = run_block
+        if self.compile_options is not None:
+            run = compiled(run_block, self.compile_options)
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(run, self, x, windows, use_reentrant=False)
+        return run(self, x, windows)
+
+
+def adopt(
+    blocks: Iterable[TransformerEncoderLayer],
+    attn_fp32: bool,
+    with_cp: bool,
+    compile_options: tuple | None,
+) -> None:
+    """Turn mmpretrain's blocks into ours, with their parameters.
+
+    Its VisionTransformer has no argument for the class of a block; to build each a second time
+    would draw 341 M numbers for nothing.
+    """
+    for block in blocks:
+        block.__class__ = EncoderBlock
+        block.attn_fp32, block.with_cp, block.compile_options = attn_fp32, with_cp, compile_options
+
+
+def run_block(block: EncoderBlock, x: Tensor, windows: Windows | None) -> Tensor:
+    """What a block computes."""
+    attn = block.attn
+    qkv = attn.qkv(block.ln1(x))
+    dropout = attn.attn_drop if attn.training else 0.0
+    if windows is None:
+        out = attend(*qkv.chunk(3, dim=-1), attn.num_heads, dropout, block.attn_fp32)
+    else:
+        out = windows.attend(qkv, attn.num_heads, dropout, block.attn_fp32)
+    x = x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out))))
+    return block.ffn(block.ln2(x), identity=x)
+
+
+@cache
+def compiled(function: Callable, options: tuple) -> Callable:
+    """The function through torch.compile; one copy serves all blocks of a model.
+
+    It takes modules as arguments, so that their parameters are inputs of the compiled code: equal
+    blocks share it, and state dicts keep their names.
+    """
+    return torch.compile(function, **dict(options))
+
+
+def compile_settings(compile_blocks: bool | dict) -> tuple | None:
+    """``compile_blocks`` of a model as arguments of torch.compile, hashable; None for False."""
+    if compile_blocks is True:
+        return ()
+    if isinstance(compile_blocks, dict):
+        return tuple(sorted(compile_blocks.items()))
+    if compile_blocks is False or compile_blocks is None:
+        return None
+    raise ValueError(
+        f'compile_blocks must be True, False or a dict of arguments of torch.compile, '
+        f'got {compile_blocks!r}'
+    )
