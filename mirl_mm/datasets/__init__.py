@@ -1,6 +1,8 @@
-"""Image folders without labels."""
+"""Image folders without labels, packed or not."""
 
 from .decode import LoadAnyImage
+from .fast_crop import LoadRandomResizedCrop
 from .images import UnlabelledImages
+from .packed import PackedBackend
 
-__all__ = ['LoadAnyImage', 'UnlabelledImages']
+__all__ = ['LoadAnyImage', 'LoadRandomResizedCrop', 'PackedBackend', 'UnlabelledImages']
