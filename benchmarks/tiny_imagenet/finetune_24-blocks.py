@@ -1,4 +1,4 @@
-# Fine-tuning on Tiny-ImageNet-100, 4 epochs of 3,500 images: about 5 minutes on one CPU core.
+# Fine-tuning on Tiny-ImageNet-100, 4 epochs of 3,500 images: about 4 minutes on one CPU core.
 # Command: python tools/train.py benchmarks/tiny_imagenet/finetune_24-blocks.py --work-dir DIR \
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #   (from scratch: model.backbone.init_cfg=None)
@@ -12,12 +12,12 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(num_classes=100),
     backbone=dict(
-        arch=dict(embed_dims=96, num_layers=24, num_heads=3, feedforward_channels=384),
+        arch=dict(embed_dims=64, num_layers=24, num_heads=2, feedforward_channels=256),
         img_size=64,
         patch_size=8,
         init_cfg=dict(checkpoint='work_dirs/mirl_24-blocks/encoder.pth'),
     ),
-    head=dict(num_classes=100, in_channels=96),
+    head=dict(num_classes=100, in_channels=64),
     train_cfg=dict(_delete_=True),
 )
 optim_wrapper = dict(

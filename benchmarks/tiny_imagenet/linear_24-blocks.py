@@ -1,4 +1,4 @@
-# Linear probe on Tiny-ImageNet-100, 8 epochs of 3,500 images: about 4 minutes on one CPU core.
+# Linear probe on Tiny-ImageNet-100, 5 epochs of 3,500 images: about 2 minutes on one CPU core.
 # Command: python tools/train.py benchmarks/tiny_imagenet/linear_24-blocks.py --work-dir DIR \
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #   (untrained: model.backbone.init_cfg=None)
@@ -12,14 +12,14 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(num_classes=100),
     backbone=dict(
-        arch=dict(embed_dims=96, num_layers=24, num_heads=3, feedforward_channels=384),
+        arch=dict(embed_dims=64, num_layers=24, num_heads=2, feedforward_channels=256),
         img_size=64,
         patch_size=8,
         frozen_stages=24,
         init_cfg=dict(checkpoint='work_dirs/mirl_24-blocks/encoder.pth'),
     ),
-    neck=dict(input_features=96),
-    head=dict(num_classes=100, in_channels=96),
+    neck=dict(input_features=64),
+    head=dict(num_classes=100, in_channels=64),
 )
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -39,14 +39,14 @@ param_scheduler = [
         eta_min=0.0,
         by_epoch=True,
         begin=1,
-        end=8,
-        T_max=7,
+        end=5,
+        T_max=4,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=8, val_interval=8)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=5, val_interval=5)
 
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=8, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=5, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=50, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=50.0),

@@ -1,6 +1,6 @@
 # MAE on the encoder of mirl_24-blocks.py, same images, schedule and length.
 # Command: python tools/train.py benchmarks/tiny_imagenet/mae_24-blocks.py
-# Effective batch: 64 on one process. 6 decoder blocks of 64 cost about what MIRL's decoders cost.
+# Effective batch: 32 on one process. 6 decoder blocks of 48 cost about what MIRL's decoders cost.
 _base_ = [
     '../../configs/_base_/default_runtime.py',
     '../../configs/_base_/mae.py',
@@ -9,15 +9,15 @@ _base_ = [
 
 model = dict(
     backbone=dict(
-        arch=dict(embed_dims=96, num_layers=24, num_heads=3, feedforward_channels=384),
+        arch=dict(embed_dims=64, num_layers=24, num_heads=2, feedforward_channels=256),
         img_size=64,
         patch_size=8,
     ),
     neck=dict(
-        embed_dim=96,
+        embed_dim=64,
         num_patches=64,
         patch_size=8,
-        decoder_embed_dim=64,
+        decoder_embed_dim=48,
         decoder_depth=6,
         decoder_num_heads=2,
     ),

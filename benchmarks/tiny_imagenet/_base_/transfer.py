@@ -52,4 +52,3 @@ test_evaluator = val_evaluator
 test_cfg = dict()
 
 randomness = dict(seed=0, diff_rank_seed=True)
-runner_type = 'TerseRunner'
