@@ -128,7 +128,7 @@ def test_test_tool_repeats_the_last_validation(trained):
         cwd=work_dir,
     )
     assert 'recon/error' in output
-    tested = json.loads(next((work_dir / 'test').glob('*/*.json')).read_text())
+    tested = json.loads(next((work_dir / 'test').glob('*/2*.json')).read_text())
     scalars = [
         json.loads(line)
         for line in min(work_dir.glob('2*/vis_data/scalars.json')).read_text().splitlines()

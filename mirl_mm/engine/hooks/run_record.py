@@ -1,6 +1,8 @@
 """What a run was, written down when it starts: ``run.json`` beside its log, read by the report."""
 
 import os
+import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -89,7 +91,7 @@ def start_of(runner: Runner, kind: str) -> dict:
         trainable_parameters=count(model, trainable=True),
         frozen_parameters=count(model, trainable=False),
         processes=get_world_size(),
-        cpus=os.cpu_count(),
+        cpu=cpu_name(),
         python=sys.version.split()[0],
         git=git_state(SOURCE),
         **environment(),
@@ -102,6 +104,15 @@ def encoder_of(model: torch.nn.Module) -> str | None:
     depth, width = (getattr(backbone, name, None) for name in ('num_layers', 'embed_dims'))
     kind = type(backbone).__name__
     return f'{kind}, {depth} blocks of {width}' if depth and width else kind
+
+
+def cpu_name() -> str:
+    """The processor and the number of its cores."""
+    name = platform.machine()
+    if (info := Path('/proc/cpuinfo')).is_file():
+        found = re.search(r'^model name\s*: (.+)$', info.read_text(), re.MULTILINE)
+        name = found[1] if found else name
+    return f'{name}, {os.cpu_count()} cores'
 
 
 def git_state(folder: Path) -> dict | None:
