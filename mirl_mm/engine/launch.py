@@ -20,6 +20,7 @@ from .adapt import (
     world_size,
 )
 from .check_data import check_data
+from .check_folders import check_folders
 from .config_keys import check_keys, check_options
 
 
@@ -55,7 +56,9 @@ def training_config(
     if missing:
         raise ValueError(f'{config} cannot be trained: it has no {", ".join(missing)}')
     processes = world_size(launcher, os.environ)
-    check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
+    splits = ['train', 'val'] if cfg.get('val_cfg') is not None else ['train']
+    check_data(cfg, splits)
+    check_folders(cfg, splits)
     set_work_dir(cfg, work_dir)
     check_init(cfg)
     notes = set_resume(cfg, resume)
@@ -84,6 +87,7 @@ def testing_config(
     cfg.load_from, cfg.resume = checkpoint, False
     check_file(checkpoint, 'checkpoint')
     check_data(cfg, ['test'])
+    check_folders(cfg, ['test'])
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WholeCheckpointHook')]
     set_work_dir(cfg, work_dir)
     return cfg, set_launcher(cfg, launcher, has_accelerator())

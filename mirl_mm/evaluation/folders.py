@@ -73,20 +73,43 @@ def check_classes(train: CustomDataset, val: CustomDataset | None = None) -> Non
         if names is None:
             continue
         counts = np.bincount(dataset.get_gt_labels(), minlength=len(names))
-        if empty := [name for name, count in zip(names, counts, strict=False) if not count]:
-            raise ValueError(f'{where(dataset)} has no image of the class {_listed(empty)}')
+        empty = [name for name, count in zip(names, counts, strict=False) if not count]
+        check_none_empty(empty, where(dataset))
     ours, theirs = class_names(train), None if val is None else class_names(val)
-    if ours is None or theirs is None or ours == theirs:
+    if ours is not None and theirs is not None:
+        check_same_names(ours, theirs, where(train), where(val))
+
+
+def check_none_empty(empty: Sequence[str], folder: str) -> None:
+    """ValueError if there are classes without an image."""
+    if empty:
+        raise ValueError(f'{folder} has no image of the class {_listed(empty)}')
+
+
+def check_same_names(
+    ours: Sequence[str], theirs: Sequence[str], our_folder: str, their_folder: str
+) -> None:
+    """ValueError if the classes of two folders are not the same ones in the same order."""
+    if ours == theirs:
         return
     differences = [
-        f'{_listed(sorted(set(left) - set(right)))} only in {where(dataset)}'
-        for left, right, dataset in ((ours, theirs, train), (theirs, ours, val))
+        f'{_listed(sorted(set(left) - set(right)))} only in {folder}'
+        for left, right, folder in ((ours, theirs, our_folder), (theirs, ours, their_folder))
         if set(left) - set(right)
     ]
     raise ValueError(
-        f'the classes of {where(train)} and {where(val)} differ: '
+        f'the classes of {our_folder} and {their_folder} differ: '
         f'{"; ".join(differences) or "the same names in another order"}'
     )
+
+
+def check_number(number: int, folder: str, part: str, wanted: int | None) -> None:
+    """ValueError if a part of the model is set to another number of classes than a folder has."""
+    if wanted is not None and number != wanted:
+        raise ValueError(
+            f'{folder} has {number} classes, but the model is set to {wanted}: give '
+            f'model.{part}.num_classes={number}'
+        )
 
 
 def where(dataset: CustomDataset) -> str:
@@ -94,6 +117,6 @@ def where(dataset: CustomDataset) -> str:
     return str(dataset.img_prefix).rstrip('/')
 
 
-def _listed(names: list[str], limit: int = 5) -> str:
+def _listed(names: Sequence[str], limit: int = 5) -> str:
     shown = ', '.join(names[:limit])
     return shown if len(names) <= limit else f'{shown} and {len(names) - limit} more'

@@ -1,6 +1,8 @@
 """Fine-tuning and linear probing with the shipped test configs on generated class folders."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,7 +155,8 @@ def test_a_linear_probe_learns_and_leaves_the_encoder(tmp_path, options, encoder
         (dict(train=CLASSES, val=CLASSES, empty='val'), 'val has no image of the class empty'),
     ],
 )
-def test_folders_that_do_not_go_together(tmp_path, options, folders, message):
+def test_folders_that_do_not_go_together(tmp_path, options, monkeypatch, folders, message):
+    monkeypatch.setattr(launch, 'check_folders', lambda *_: None)  # what CheckClassesHook finds
     root = tmp_path / 'bad'
     for part in ('train', 'val'):
         write_classes(root / part, folders[part], count=4)
@@ -162,6 +165,24 @@ def test_folders_that_do_not_go_together(tmp_path, options, folders, message):
     options |= {f'{part}_dataloader.dataset.data_root': str(root) for part in ('train', 'val')}
     with pytest.raises(ValueError, match=message):
         train(FINETUNE, tmp_path, options)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'train_dataloader.dataset.data_root': 'none'}, 'no such folder of class folders: none/t'),
+        ({'model.head.num_classes': 7}, 'has 4 classes, but the model is set to 7'),
+        ({'model.backbone.init_cfg.checkpoint': 'none.pth'}, 'no such pre-trained encoder file'),
+    ],
+)
+def test_slips_are_one_line_of_the_tool(tmp_path, options, monkeypatch, change, message):
+    given = [f'{key}={value}' for key, value in (options | change).items() if '.' in key]
+    command = ['train.py', FINETUNE, '--work-dir', str(tmp_path / 'run'), '--cfg-options', *given]
+    monkeypatch.setattr(sys, 'argv', command)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
+    assert stop.value.code.startswith('error: ') and message in stop.value.code
+    assert '\n' not in stop.value.code
 
 
 def test_a_checkpoint_of_another_arch(tmp_path, options):

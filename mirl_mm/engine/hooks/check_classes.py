@@ -5,7 +5,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mirl_mm.evaluation.folders import check_classes, class_names, where
+from mirl_mm.evaluation.folders import check_classes, check_number, class_names, where
 
 
 @HOOKS.register_module()
@@ -26,8 +26,5 @@ class CheckClassesHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for part in ('head', 'data_preprocessor'):
             number = getattr(getattr(model, part, None), 'num_classes', None)
-            if None not in (names, number) and len(names) != number:
-                raise ValueError(
-                    f'{where(train)} has {len(names)} classes, but the model is set to {number}: '
-                    f'give model.{part}.num_classes={len(names)}'
-                )
+            if names is not None:
+                check_number(len(names), where(train), part, number)
