@@ -1,0 +1,53 @@
+"""Say what a run takes before it is started: ``python tools/plan.py CONFIG --gpus 8``."""
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mirl_mm.analysis.peak_rate import TFLOPS
+from mirl_mm.analysis.plan import MFU, plan
+from mirl_mm.analysis.plan_text import describe
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Parameters, operations, memory, batch and days of a pre-training, fine-tuning '
+        'or linear-probe run.'
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument('--gpus', type=int, default=8, help='over all nodes (%(default)s)')
+    parser.add_argument(
+        '--memory-gb', type=float, default=80, help='of each GPU, in 10^9 bytes (%(default)s)'
+    )
+    parser.add_argument(
+        '--throughput', type=float, metavar='RATE', help='measured images per second and GPU'
+    )
+    parser.add_argument(
+        '--gpu',
+        default='A100',
+        help=f'without --throughput: one of {", ".join(TFLOPS)} (%(default)s)',
+    )
+    parser.add_argument(
+        '--mfu',
+        type=float,
+        default=MFU,
+        help="without --throughput: the share of that GPU's peak rate to assume (%(default)s)",
+    )
+    parser.add_argument('--images', type=int, help='in an epoch; ImageNet-1k is known')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        planned = plan(**vars(args))
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    print(f'Plan of {args.config}')
+    print(describe(planned, args.config, args.cfg_options))
+
+
+if __name__ == '__main__':
+    main()
