@@ -2,18 +2,13 @@
 # (paths relative to the folder):
 #   --cfg-options train_dataloader.dataset.data_root=/my/pictures \
 #     train_dataloader.dataset.data_prefix= [train_dataloader.dataset.ann_file=list.txt]
+# On a network file system, pack it once (tools/pack_images.py) and give data_root=packed://FOLDER.
 data_root = 'data/imagenet/'
 
+# One transform for LoadAnyImage, RandomResizedCrop(backend='pillow', interpolation='bicubic') and
+# RandomFlip: the same boxes and flips at twice the speed (docs/data.md). Those three still work.
 train_pipeline = [
-    dict(type='LoadAnyImage'),
-    dict(
-        type='RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.2, 1.0),
-        backend='pillow',
-        interpolation='bicubic',
-    ),
-    dict(type='RandomFlip', prob=0.5),
+    dict(type='LoadRandomResizedCrop', scale=224, crop_ratio_range=(0.2, 1.0), flip_prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
