@@ -50,12 +50,14 @@ def predict_pictures(
         raise ValueError(f'score must be from 0 to 1, got {score}')
     cfg = load_config(config, cfg_options)
     check_file(checkpoint, 'checkpoint')
-    scope = cfg.get('default_scope')
-    if scope not in PAINTERS or not cfg.get('test_dataloader'):
+    scope, kind = cfg.get('default_scope'), (cfg.get('model') or {}).get('type')
+    if scope not in PAINTERS or (scope == 'mmpretrain' and kind != 'ImageClassifier'):
         raise ValueError(
-            f'{config} (default_scope {scope!r}) is no detector, segmentor or classifier with a '
-            f'test_dataloader; accepted scopes are {", ".join(PAINTERS)}'
+            f'{config} is no detector, segmentor or classifier; its model is {kind} (default_scope '
+            f'{scope!r}; accepted are {", ".join(PAINTERS)})'
         )
+    if not cfg.get('test_dataloader'):
+        raise ValueError(f'{config} has no test_dataloader, whose pipeline is needed')
     panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
     if len(panels) == 1 and len(next(iter(panels.values()))) > 1:
         raise ValueError(f'{out} is one image file, and {pictures} has several; give a folder')
