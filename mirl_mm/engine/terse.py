@@ -1,11 +1,13 @@
 """A runner that keeps the terminal readable; its log file has everything."""
 
 import logging
+from importlib.util import find_spec
 
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 """MMEngine's names in ``default_hooks``; it adds these by itself."""
@@ -19,6 +21,17 @@ NOISE = (
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
 )
+
+# What MMEngine's backends import when the first value comes, after everything has been built.
+PACKAGES = {
+    'TensorboardVisBackend': 'tensorboard',
+    'WandbVisBackend': 'wandb',
+    'MLflowVisBackend': 'mlflow',
+    'ClearMLVisBackend': 'clearml',
+    'NeptuneVisBackend': 'neptune',
+    'DVCLiveVisBackend': 'dvclive',
+    'AimVisBackend': 'aim',
+}
 
 
 def belongs_on_terminal(record: logging.LogRecord) -> bool:
@@ -43,6 +56,23 @@ class TerseRunner(Runner):
                 handler.addFilter(belongs_on_terminal)
         return logger
 
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        check_packages(visualizer)
+        return super().build_visualizer(visualizer)
+
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         kept = {n: hook for n, hook in (hooks or {}).items() if hook is not None or n in OWN_HOOKS}
         super().register_default_hooks(kept)
+
+
+def check_packages(visualizer: Visualizer | dict | None) -> None:
+    """Raise a ValueError for a backend whose package is not installed."""
+    backends = visualizer.get('vis_backends') if isinstance(visualizer, dict) else None
+    for backend in backends or ():
+        kind = backend.get('type') if isinstance(backend, dict) else None
+        package = PACKAGES.get(kind)
+        if package and find_spec(package) is None:
+            raise ValueError(
+                f'visualizer.vis_backends names {kind}, which needs the package {package}: '
+                f'pip install {package}, or leave the backend out'
+            )

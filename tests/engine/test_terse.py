@@ -1,6 +1,8 @@
 import logging
 
-from mirl_mm.engine.terse import FOR_TERMINAL, TerseRunner, belongs_on_terminal
+import pytest
+
+from mirl_mm.engine.terse import FOR_TERMINAL, TerseRunner, belongs_on_terminal, check_packages
 
 
 def record(level: int, message: str, **extra: object) -> logging.LogRecord:
@@ -43,3 +45,14 @@ def test_any_default_hook_can_be_switched_off():
     assert 'HealthHook' in names and 'LoggerHook' in names
     assert 'IterTimerHook' not in names
     assert len(names) == 6
+
+
+def test_a_backend_whose_package_is_missing(monkeypatch):
+    monkeypatch.setattr('mirl_mm.engine.terse.find_spec', lambda name: None)
+    check_packages(dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]))
+    check_packages(None)
+    backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    with pytest.raises(ValueError, match='needs the package tensorboard: pip install tensorboard'):
+        check_packages(dict(type='Visualizer', vis_backends=backends))
+    monkeypatch.setattr('mirl_mm.engine.terse.find_spec', lambda name: object())
+    check_packages(dict(type='Visualizer', vis_backends=backends))
