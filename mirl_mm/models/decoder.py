@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
 from .block import compiled
@@ -71,6 +72,7 @@ class DecoderBlock(nn.Module):
     """Pre-norm self-attention, cross-attention and MLP, each with a shortcut."""
 
     attn_fp32 = False
+    with_cp = False
     compile_options: tuple | None = None
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4) -> None:
@@ -112,6 +114,8 @@ class DecoderBlock(nn.Module):
         function = attend_and_mix
         if self.compile_options is not None:
             function = compiled(attend_and_mix, self.compile_options)
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(function, self, *tensors, use_reentrant=False)
         return function(self, *tensors)
 
 

@@ -33,8 +33,7 @@ class MIRLNeck(BaseModule):
         mlp_ratio: hidden width of the MLPs over E.
         patch_size: p, pixels.
         in_channels: C, image channels.
-        attn_fp32: attention in float32 under mixed precision, as in MIRLViT.
-        compile_blocks: compile the decoders' blocks, as in MIRLViT.
+        with_cp, attn_fp32, compile_blocks: of the decoders' blocks, as in MIRLViT.
         init_cfg: as in MMEngine.
     """
 
@@ -48,6 +47,7 @@ class MIRLNeck(BaseModule):
         mlp_ratio: float = 4,
         patch_size: int = 16,
         in_channels: int = 3,
+        with_cp: bool = False,
         attn_fp32: bool = False,
         compile_blocks: bool | dict = False,
         init_cfg: dict | None = None,
@@ -83,7 +83,7 @@ class MIRLNeck(BaseModule):
         )
         for decoder in self.decoders:
             for block in decoder.blocks:
-                block.attn_fp32 = attn_fp32
+                block.with_cp, block.attn_fp32 = with_cp, attn_fp32
                 block.compile_options = compile_settings(compile_blocks)
         self._table: tuple | None = None  # no buffer: averaging models needs those of one size
         self._register_load_state_dict_pre_hook(self._refuse_other_decoders)
