@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
 
 from mirl_mm.datasets.scene_set import write_scenes
 from mirl_mm.datasets.scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
@@ -193,6 +194,22 @@ def test_the_data_root_stands_in_one_place():
         cfg = Config.fromfile(base)
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             assert cfg[loader].dataset.data_root == root
+
+
+def test_one_image_a_process_needs_another_norm():
+    """As the base says: BN has one value per channel in the pool of scale 1, LN does not mind."""
+    cfg = config('upernet/vit-test_20it_scenes.py')
+    cfg.model.backbone.init_cfg = None
+    from mmseg.structures import SegDataSample
+
+    scene = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 128, 128, dtype=torch.long)))
+    imgs = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        MODELS.build(cfg.model).loss(imgs, [scene])
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.norm_cfg.type = 'mmpretrain.LN2d'
+    losses = MODELS.build(cfg.model).loss(imgs, [scene])
+    assert losses['decode.loss_ce'].isfinite() and losses['aux.loss_ce'].isfinite()
 
 
 def test_the_scenes_are_named_as_they_are_drawn():

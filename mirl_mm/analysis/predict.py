@@ -82,7 +82,8 @@ def detector(cfg: Config, checkpoint: str, score: float) -> Callable[[str], Draw
     """Boxes and masks of at least a score, by mmdet's DetInferencer."""
     from mmdet.apis import DetInferencer
 
-    inferencer = DetInferencer(cfg, checkpoint, show_progress=False)
+    inferencer = DetInferencer(cfg, checkpoint)
+    inferencer.show_progress = False
     check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
     names = inferencer.model.dataset_meta['classes']
 
@@ -100,12 +101,13 @@ def segmentor(cfg: Config, checkpoint: str, score: float) -> Callable[[str], Dra
     """The class of every pixel, by mmseg's MMSegInferencer; the score plays no part."""
     from mmseg.apis import MMSegInferencer
 
-    inferencer = MMSegInferencer(cfg, checkpoint, show_progress=False)
+    inferencer = MMSegInferencer(cfg, checkpoint)
+    inferencer.show_progress = False
     check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
     names = inferencer.model.dataset_meta['classes']
 
     def draw(picture: str) -> Drawn:
-        result = inferencer(picture, return_vis=True)
+        result = inferencer(picture, return_vis=True, opacity=0.5)
         labels = np.asarray(result['predictions'])
         counts = Counter(labels.ravel().tolist()).most_common(3)
         shares = (f'{names[label]} {100 * n / labels.size:.0f} %' for label, n in counts)
