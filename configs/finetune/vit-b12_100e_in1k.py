@@ -4,7 +4,8 @@
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 # Effective batch: 128 x 8 GPUs x 2 accumulated = 2048 (our split for 80 GB GPUs, not measured).
 # Published: 84.1 % ImageNet-1k top-1 (README of github.com/russellllaputa/MIRL).
-# The recipe is that of finetune_multinode.sh, deleted from the official release (commit 6bac52f).
+# The recipe is that of finetune_multinode.sh, deleted from the official release (commit 6bac52f)
+# and written for a forerunner of the published checkpoint.
 # Another accumulation k needs interval=k and gamma=9*k in EMAHook, which counts iterations.
 _base_ = [
     '../_base_/default_runtime.py',

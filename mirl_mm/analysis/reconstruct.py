@@ -15,6 +15,7 @@ from mirl_mm.checkpoint import load_weights
 from mirl_mm.checkpoint.fit import summary
 from mirl_mm.datasets.images import EXTENSIONS
 from mirl_mm.engine.launch import load_config
+from mirl_mm.evaluation.features import test_pipeline_of
 from mirl_mm.models import MIRL
 from mirl_mm.models.masking import num_kept
 
@@ -54,7 +55,7 @@ def reconstruct_pictures(
     cfg = load_config(config)
     panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
     model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
-    pipeline = Compose(picture_pipeline(cfg))
+    pipeline = Compose(picture_pipeline(cfg, model.backbone.img_size[0]))
     make_folders(panels)
     std, mean = (getattr(model.data_preprocessor, k).flatten().tolist() for k in ('std', 'mean'))
     drawn = 0
@@ -108,18 +109,11 @@ def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) ->
     return model.eval()
 
 
-def picture_pipeline(cfg: Config) -> list[dict]:
-    """The config's test pipeline, reading any kind of image file.
-
-    Raises:
-        ValueError: the config has no test_dataloader.
-    """
-    if not cfg.get('test_dataloader'):
-        raise ValueError(f'{cfg.filename} has no test_dataloader, whose pipeline is needed')
-    pipeline = cfg.test_dataloader.dataset.pipeline
+def picture_pipeline(cfg: Config, img_size: int) -> list[dict]:
+    """How the config prepares test images (see :func:`test_pipeline_of`), of any kind of file."""
     return [
         dict(type='LoadAnyImage') if step['type'] == 'LoadImageFromFile' else step
-        for step in pipeline
+        for step in test_pipeline_of(cfg, img_size)
     ]
 
 

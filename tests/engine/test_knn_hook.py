@@ -1,8 +1,10 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mirl_mm.engine.hooks import KNNHook
 from mirl_mm.engine.launch import build_runner, training_config
@@ -78,5 +80,8 @@ def test_settings_that_do_not_fit_stop_at_the_start(run):
         run('k', dict(ks=(10, 100)))
     with pytest.raises(FileNotFoundError, match='no such folder of class folders: nowhere'):
         run('folder', dict(val='nowhere'))
+    sharded = SimpleNamespace(model=object.__new__(FullyShardedDataParallel))
+    with pytest.raises(ValueError, match='which FSDP shards'):
+        KNNHook('a', 'b').before_train(sharded)
     with pytest.raises(ValueError, match='interval must be at least 1, got 0'):
         KNNHook('a', 'b', interval=0)

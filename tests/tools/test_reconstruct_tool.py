@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from mirl_mm.analysis.plots import panel_columns
@@ -28,6 +29,7 @@ from tests.models.build import mirl
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/mirl/vit-test_2e.py'
 TUNED = ROOT / 'tests/data/vit_ft_tiny.pd'
+SHIPPED = ROOT / 'configs/finetune/vit-test_2e_classes.py'
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -131,7 +133,9 @@ def test_what_is_drawn_is_what_the_model_computes(folder):
     columns = panel_columns(imgs, result)
     assert list(columns)[:5] == ['original', 'masked', 'main 1', 'residual 6', 'sum 1 + 6']
     assert list(columns)[-1] == 'sum 3 + 4' and len(columns) == 11
-    assert picture_pipeline(cfg)[0] == dict(type='LoadAnyImage')
+    assert picture_pipeline(cfg, 64)[0] == dict(type='LoadAnyImage')
+    edge, crop = picture_pipeline(Config(dict(model=cfg.model)), 64)[1:3]  # without test images
+    assert (edge['scale'], crop['crop_size']) == (73, 64)
 
 
 def test_noise_follows_name_and_seed():
@@ -209,6 +213,8 @@ from mmpretrain import ImageClassificationInferencer
 config, checkpoint, out, *pictures = sys.argv[1:]
 infer = ImageClassificationInferencer(config, checkpoint, device='cpu', classes='abcdefg')
 found = [dict(r, pred_scores=r['pred_scores'].tolist()) for r in infer(pictures, batch_size=2)]
+shipped = ImageClassificationInferencer(SHIPPED, 'shipped.pth', device='cpu')
+found += [dict(r, pred_scores=r['pred_scores'].tolist()) for r in shipped(pictures)]
 json.dump(found, open(out, 'w'))
 """
 
@@ -216,11 +222,25 @@ json.dump(found, open(out, 'w'))
 def test_inferencer_of_mmpretrain_in_a_fresh_process(tmp_path):
     convert_file(TUNED, tmp_path / 'tuned.pth')
     (tmp_path / 'classifier.py').write_text(CLASSIFIER)
+    cfg = Config.fromfile(SHIPPED)
+    cfg.model.backbone.init_cfg = None
+    init_default_scope('mmpretrain')
+    classifier = MODELS.build(cfg.model).eval()
+    torch.nn.init.normal_(classifier.head.fc.weight)
+    meta = dict(dataset_meta=dict(classes=['ant', 'bee', 'cat', 'dog']))
+    write_checkpoint(tmp_path / 'shipped.pth', classifier.state_dict(), meta)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f'{i}.png')
     done = subprocess.run(
-        [sys.executable, '-c', INFER, 'classifier.py', 'tuned.pth', 'out.json']
+        [
+            sys.executable,
+            '-c',
+            INFER.replace('SHIPPED', repr(str(SHIPPED))),
+            'classifier.py',
+            'tuned.pth',
+            'out.json',
+        ]
         + [f'{i}.png' for i in range(3)],
         cwd=tmp_path,
         capture_output=True,
@@ -244,6 +264,17 @@ def test_inferencer_of_mmpretrain_in_a_fresh_process(tmp_path):
     logits = encoder((imgs - mean) / std)[-1] @ state['head.fc.weight'].t() + state['head.fc.bias']
     scores = logits.detach().softmax(dim=1)
     torch.testing.assert_close(
-        torch.tensor([r['pred_scores'] for r in found]), scores, rtol=0, atol=2e-6
+        torch.tensor([r['pred_scores'] for r in found[:3]]), scores, rtol=0, atol=2e-6
     )
-    assert [r['pred_class'] for r in found] == ['abcdefg'[i] for i in scores.argmax(dim=1)]
+    assert [r['pred_class'] for r in found[:3]] == ['abcdefg'[i] for i in scores.argmax(dim=1)]
+
+    mean, std = (
+        torch.tensor(cfg.model.data_preprocessor[k])[:, None, None] for k in ('mean', 'std')
+    )
+    scores = classifier((imgs - mean) / std).detach().softmax(dim=1)
+    assert scores.std() > 0.01
+    torch.testing.assert_close(
+        torch.tensor([r['pred_scores'] for r in found[3:]]), scores, rtol=0, atol=2e-6
+    )
+    names = [meta['dataset_meta']['classes'][i] for i in scores.argmax(dim=1)]
+    assert [r['pred_class'] for r in found[3:]] == names

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mirl_mm.evaluation.features import Loading, preprocessor_of, test_pipeline_of
 from mirl_mm.evaluation.folders import check_classes, class_folders
@@ -36,7 +37,8 @@ class KNNHook(Hook):
         amp: encode in bfloat16.
 
     Raises:
-        FileNotFoundError, ValueError: at the start, for folders or settings that cannot be used.
+        FileNotFoundError, ValueError: at the start, for folders or settings that cannot be used,
+            and for a model that FSDP shards.
     """
 
     priority = 'LOW'
@@ -62,6 +64,11 @@ class KNNHook(Hook):
         self.loading = Loading(batch_size, num_workers, amp)
 
     def before_train(self, runner: Runner) -> None:
+        if isinstance(runner.model, FullyShardedDataParallel):
+            raise ValueError(
+                'KNNHook needs the whole encoder on every process, which FSDP shards: take it out '
+                'of custom_hooks and run tools/knn.py on a checkpoint'
+            )
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.encoder = model.backbone
         pipeline = test_pipeline_of(runner.cfg, self.encoder.img_size[0])
