@@ -22,6 +22,7 @@ from .adapt import (
 from .check_data import check_data
 from .check_folders import check_folders
 from .config_keys import check_keys, check_options
+from .terse import check_packages
 
 
 def training_config(
@@ -109,6 +110,7 @@ def load_config(path: str, options: Mapping[str, object] | None = None) -> Confi
     check_options(cfg, options or {})
     cfg.merge_from_dict(dict(options or {}))
     check_keys(cfg)
+    check_packages(cfg.get('visualizer'))
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         # torch refuses these two without workers, which one turns off to debug.
         if cfg.get(key) and not cfg[key].get('num_workers'):

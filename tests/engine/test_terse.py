@@ -2,6 +2,7 @@ import logging
 
 import pytest
 
+from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.terse import FOR_TERMINAL, TerseRunner, belongs_on_terminal, check_packages
 
 
@@ -47,12 +48,16 @@ def test_any_default_hook_can_be_switched_off():
     assert len(names) == 6
 
 
-def test_a_backend_whose_package_is_missing(monkeypatch):
+def test_a_backend_whose_package_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr('mirl_mm.engine.terse.find_spec', lambda name: None)
     check_packages(dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]))
     check_packages(None)
     backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
     with pytest.raises(ValueError, match='needs the package tensorboard: pip install tensorboard'):
         check_packages(dict(type='Visualizer', vis_backends=backends))
+    config = tmp_path / 'config.py'
+    config.write_text(f'visualizer = dict(vis_backends={backends})\n')
+    with pytest.raises(ValueError, match='needs the package tensorboard'):
+        load_config(str(config))
     monkeypatch.setattr('mirl_mm.engine.terse.find_spec', lambda name: object())
     check_packages(dict(type='Visualizer', vis_backends=backends))
