@@ -6,7 +6,9 @@ import sys
 from mmengine.config import DictAction
 
 from mirl_mm.engine.adapt import LAUNCHERS
+from mirl_mm.engine.hooks import NonFiniteError
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.engine.resume import ResumeError
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,10 +22,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume',
         nargs='?',
-        const='auto',
+        const='last',
         metavar='auto or PATH',
-        help='continue from a checkpoint; auto, also without a value, takes the '
-        "work dir's last one and starts anew where there is none",
+        help="continue from the work dir's last checkpoint, or from PATH (a checkpoint or a work "
+        'dir); auto starts anew where there is none, for a job that may be started again',
     )
     parser.add_argument(
         '--amp',
@@ -53,7 +55,12 @@ def main() -> None:
         cfg, notes = training_config(**vars(args))
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
-    build_runner(cfg, notes).train()
+    try:
+        build_runner(cfg, notes).train()
+    except (NonFiniteError, ResumeError) as error:
+        if args.launcher != 'none':
+            raise  # ends this process at once, and the job
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=20, max_keep_ckpts=3),
+    checkpoint=dict(type='SafeCheckpointHook', interval=20, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Ours; each can be switched off, as in default_hooks=dict(panel=None).
     progress=dict(type='ProgressHook'),
@@ -14,6 +14,10 @@ default_hooks = dict(
     health=dict(type='HealthHook'),
     panel=dict(type='PanelHook'),
     record=dict(type='RunRecordHook'),
+    resume=dict(type='ExactResumeHook'),
+    finite=dict(type='FiniteHook', policy='stop'),
+    preempt=dict(type='PreemptHook'),
+    bad_images=dict(type='BadImagesHook'),
 )
 # The terminal gets a summary, warnings, progress and results; the log file everything.
 runner_type = 'TerseRunner'
@@ -21,8 +25,10 @@ runner_type = 'TerseRunner'
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
-)  # gloo where there is no GPU: tools/train.py switches
+    # gloo where there is no GPU: tools/train.py switches. A process that does not answer for
+    # `timeout` seconds ends the job; one that dies ends it within 40 s.
+    dist_cfg=dict(backend='nccl', timeout=1800),
+)
 
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)

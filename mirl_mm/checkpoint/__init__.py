@@ -8,6 +8,7 @@ MMEngine is installed, and lets it read local safetensors: see :func:`make_loadi
 """
 
 from .arch import EncoderArch
+from .atomic import complete_file, remove_parts, write_complete
 from .convert import convert_file
 from .fit import Fit, compare
 from .loading import check_stored_arch, load_weights
@@ -27,14 +28,17 @@ __all__ = [
     'backbone_state',
     'check_stored_arch',
     'compare',
+    'complete_file',
     'convert_file',
     'convert_official',
     'load_weights',
     'make_loading_safe',
     'open_checkpoint',
     'read_checkpoint',
+    'remove_parts',
     'safely',
     'to_ours',
     'to_timm',
     'write_checkpoint',
+    'write_complete',
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .atomic import complete_file
 from .safetensors_file import write_safetensors
 
 PADDLE_ENDINGS = ('.pd', '.pdparams', '.pdopt')
@@ -38,7 +39,8 @@ def write_checkpoint(
 ) -> None:
     """Write weights; safetensors if the path ends so, else a torch file that is safe to load.
 
-    The file appears under its name when it is complete; an older one is kept until then.
+    The file appears under its name when it is complete and on the disk; an older one is kept until
+    then.
 
     Args:
         path: the file.
@@ -52,18 +54,15 @@ def write_checkpoint(
     path = Path(path)
     check_destination(path)
     state = {name: _own(tensor) for name, tensor in state.items()}
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        if path.suffix == '.safetensors':
-            write_safetensors(part, state, meta)
-        else:
-            with part.open('wb') as file:
-                torch.save(state if flat else dict(state_dict=state, meta=meta), file)
-        os.replace(part, path)
+        with complete_file(path) as part:
+            if path.suffix == '.safetensors':
+                write_safetensors(part, state, meta)
+            else:
+                with part.open('wb') as file:
+                    torch.save(state if flat else dict(state_dict=state, meta=meta), file)
     except (OSError, RuntimeError) as error:
         raise OSError(f'cannot write {path}: {error}') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _own(tensor: Tensor) -> Tensor:

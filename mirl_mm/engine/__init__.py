@@ -1,5 +1,5 @@
 """Training: hooks, optimizer groups and what the tools do."""
 
-from . import hooks, layer_decay, merged_groups, terse
+from . import hooks, layer_decay, loops, merged_groups, terse
 
-__all__ = ['hooks', 'layer_decay', 'merged_groups', 'terse']
+__all__ = ['hooks', 'layer_decay', 'loops', 'merged_groups', 'terse']

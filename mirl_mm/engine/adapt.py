@@ -4,6 +4,7 @@ Every function changes the config in place and returns the messages that the log
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import torch
 from mmengine.config import Config
@@ -104,7 +105,9 @@ def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
 def start_gloo(cfg: Config) -> None:
     """Open the process group that mmengine cannot open without a GPU (it sets a CUDA device)."""
     if cfg.launcher == 'pytorch' and not has_accelerator():
-        torch.distributed.init_process_group(backend=cfg.env_cfg.dist_cfg.backend)
+        settings = cfg.env_cfg.dist_cfg
+        timeout = timedelta(seconds=settings.get('timeout', 1800))
+        torch.distributed.init_process_group(backend=settings.backend, timeout=timeout)
 
 
 def scale_lr(cfg: Config, processes: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from .adapt import (
     has_accelerator,
@@ -22,6 +22,8 @@ from .adapt import (
 from .check_data import check_data
 from .check_folders import check_folders
 from .config_keys import check_keys, check_options
+from .death import fail_fast
+from .resume import ResumeError, find_checkpoint, is_whole
 from .terse import check_packages
 
 
@@ -39,7 +41,7 @@ def training_config(
     Args:
         config: Path of the config file.
         work_dir: Folder of the run; None takes the config's, else ``work_dirs/<config stem>``.
-        resume: 'auto' (the last checkpoint of the work dir, if any), a path, or None.
+        resume: 'last', 'auto', a path or None; see :func:`set_resume`.
         amp: Train in mixed precision.
         auto_scale_lr: Scale the learning rate to the real batch.
         launcher: One of ``adapt.LAUNCHERS``.
@@ -96,6 +98,8 @@ def testing_config(
 
 def build_runner(cfg: Config, notes: Sequence[str] = ()) -> Runner:
     """Build the runner and put the messages in its log (so on the first process alone)."""
+    if cfg.launcher != 'none':
+        fail_fast()
     start_gloo(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for note in notes:
@@ -166,22 +170,40 @@ def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> list[str]:
-    """Set what the run starts from, for ``--resume`` ('auto', a path or None).
+    """Set what the run starts from, for ``--resume``.
 
-    'auto' without a checkpoint in the work dir leaves the config's own ``load_from`` in force.
+    Args:
+        cfg: A training config whose ``work_dir`` is set.
+        resume: 'last' (the newest whole checkpoint of the work dir), 'auto' (the same, or a new
+            start where there is none; the config's own ``load_from`` is then in force), a
+            checkpoint, a work dir (its newest), or None.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or none in the work dir.
+        ResumeError: All checkpoints of the work dir are cut short, or the one that is named.
     """
-    auto = resume == 'auto' or (resume is None and cfg.get('resume') and not cfg.get('load_from'))
-    if auto:
-        found = (Path(cfg.work_dir) / 'last_checkpoint').is_file()
-        resume = find_latest_checkpoint(cfg.work_dir) if found else None
-        if resume is None:
+    if resume is None and cfg.get('resume') and not cfg.get('load_from'):
+        resume = 'auto'
+    notes: list[str] = []
+    if resume in ('auto', 'last') or (resume is not None and Path(resume).is_dir()):
+        folder = cfg.work_dir if resume in ('auto', 'last') else resume
+        found, notes = find_checkpoint(folder)
+        if found is None and resume != 'auto':
+            raise FileNotFoundError(
+                f'no checkpoint in {folder} to resume from; --resume auto would start anew'
+            )
+        if found is None:
             cfg.resume = False
-        elif not Path(resume).exists():  # the work dir was moved: the path in it is the old one
-            resume = str(Path(cfg.work_dir) / Path(resume).name)
-    if resume is not None:
+            notes.append(f'no checkpoint in {folder} to resume from: starting anew')
+        else:
+            cfg.load_from, cfg.resume = str(found), True
+    elif resume is not None:
         cfg.load_from, cfg.resume = resume, True
     if cfg.get('load_from'):
         check_file(cfg.load_from, 'checkpoint')
     if cfg.get('resume'):
-        return [f'resuming from {cfg.load_from}']
-    return [f'no checkpoint in {cfg.work_dir} to resume from: starting anew'] if auto else []
+        path = Path(cfg.load_from)
+        if path.is_file() and not is_whole(path):
+            raise ResumeError(f'{path} is cut short, or no checkpoint of a training run')
+        notes.append(f'resuming from {cfg.load_from}')
+    return notes

@@ -13,6 +13,7 @@ from mirl_mm.engine.launch import (
     testing_config,
     training_config,
 )
+from mirl_mm.engine.resume import ResumeError
 
 TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
 testing_config.__test__ = False  # its name looks like a test's to pytest
@@ -60,9 +61,9 @@ def test_resume_auto_without_a_checkpoint_keeps_load_from(tmp_path):
 def test_resume_auto_takes_the_last_checkpoint_also_of_a_moved_work_dir(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/run/epoch_3.pth')
     flag = Config(dict(work_dir=str(tmp_path), load_from='weights.pth'))
-    with pytest.raises(FileNotFoundError, match=r'epoch_3\.pth'):
+    with pytest.raises(ResumeError, match=r'can be read: epoch_3\.pth are cut short or gone'):
         set_resume(flag, 'auto')
-    (tmp_path / 'epoch_3.pth').touch()
+    torch.save({}, tmp_path / 'epoch_3.pth')
     key = Config(dict(work_dir=str(tmp_path), resume=True))
     for cfg, resume in [(flag, 'auto'), (key, None)]:
         notes = set_resume(cfg, resume)
@@ -74,10 +75,21 @@ def test_resume_path_must_exist(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match='no such checkpoint file'):
         set_resume(cfg, str(tmp_path / 'epoch_1.pth'))
-    (tmp_path / 'epoch_1.pth').touch()
+    torch.save({}, tmp_path / 'epoch_1.pth')
     set_resume(cfg, str(tmp_path / 'epoch_1.pth'))
     assert (cfg.load_from, cfg.resume) == (str(tmp_path / 'epoch_1.pth'), True)
     assert set_resume(Config(dict(work_dir=str(tmp_path))), None) == []
+
+
+@pytest.mark.parametrize('resume', ['last', 'folder'])
+def test_a_folder_without_a_checkpoint_is_an_error_unless_auto(tmp_path, resume):
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    resume = str(tmp_path) if resume == 'folder' else resume
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint in .*; --resume auto would start'):
+        set_resume(cfg, resume)
+    torch.save({}, tmp_path / 'iter_7.pth')  # last_checkpoint is not needed
+    set_resume(cfg, resume)
+    assert cfg.load_from == str(tmp_path / 'iter_7.pth')
 
 
 # --- whole configs --------------------------------------------------------------------------------

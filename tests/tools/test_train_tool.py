@@ -88,7 +88,8 @@ def losses(work_dir: Path) -> list[float]:
 def test_train_resume_and_test(tool, images, tmp_path):
     data = f'train_dataloader.dataset.data_root={images}'
     # mmengine tells the loggers of one process apart by name and second
-    out = tool('train.py', TINY, '--resume', '--cfg-options', data, 'experiment_name=first')
+    first = [data, 'experiment_name=first']
+    out = tool('train.py', TINY, '--resume', 'auto', '--cfg-options', *first)
     work_dir = tmp_path / 'work_dirs' / 'mae-tiny'
     assert f'no checkpoint in {Path("work_dirs/mae-tiny")} to resume from' in out
     assert 'unreadable image 1' in out and '9.jpg' in out
@@ -97,7 +98,7 @@ def test_train_resume_and_test(tool, images, tmp_path):
 
     options = [data, 'train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2']
     options += ['experiment_name=second']
-    out = tool('train.py', TINY, '--resume', 'auto', '--cfg-options', *options)
+    out = tool('train.py', TINY, '--resume', '--cfg-options', *options)
     assert 'epochs                2 (the first 1 are done)' in out
     assert 'Epoch(train) [2][5/5]' in out and 'Epoch(train) [1]' not in out
     assert (work_dir / 'epoch_2.pth').is_file()
@@ -124,6 +125,10 @@ def test_flags_reach_the_config(tool, images, tmp_path):
     [
         ('train.py', ['missing.py'], 'no such config file: missing.py'),
         ('train.py', [TINY, '--resume', 'epoch_9.pth'], 'no such checkpoint file: epoch_9.pth'),
+        ('train.py', [TINY, '--resume'], 'no checkpoint in work_dirs/mae-tiny to resume from'),
+        ('train.py', [TINY, '--resume', 'empty'], 'no checkpoint in empty to resume from'),
+        ('train.py', [TINY, '--resume', 'cut'], 'no checkpoint in cut can be read: epoch_1.pth'),
+        ('train.py', [TINY, '--resume', 'cut/epoch_1.pth'], 'cut/epoch_1.pth is cut short'),
         ('train.py', [TINY, '--work-dir', 'file/run'], 'the work dir file/run cannot be written'),
         ('train.py', [TINY, '--cfg-options', 'train_cgf.max_epochs=2'], "did you mean 'train_cfg'"),
         ('test.py', [TINY, 'epoch_9.pth'], 'cannot be tested: it has no test_dataloader'),
@@ -132,6 +137,9 @@ def test_flags_reach_the_config(tool, images, tmp_path):
 )
 def test_errors_come_first_and_in_one_line(tool, tmp_path, name, arguments, message):
     (tmp_path / 'file').touch()
+    for folder in ('empty', 'cut'):
+        (tmp_path / folder).mkdir()
+    (tmp_path / 'cut/epoch_1.pth').write_bytes(b'PK' + bytes(100))
     (tmp_path / 'classifier.py').write_text(CLASSIFIER.replace('IMAGES', "''"))
     with pytest.raises(SystemExit) as stop:
         tool(name, *arguments)

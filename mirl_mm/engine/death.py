@@ -1,0 +1,30 @@
+"""When one of several processes fails: its traceback first, and the end of the job."""
+
+import os
+import sys
+import traceback
+from types import TracebackType
+
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+
+def fail_fast() -> None:
+    """End this process at once on an uncaught exception, without waiting for the others.
+
+    An orderly end could hang: it waits for loader workers, and for a process group whose other
+    members wait for us. The launcher sees the exit code and ends the others.
+    """
+    sys.excepthook = _report_and_exit
+
+
+def _report_and_exit(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    who = f'process {os.environ.get("RANK", "?")} of {os.environ.get("WORLD_SIZE", "?")}'
+    text = ''.join(traceback.format_exception(kind, error, trace))
+    sys.stdout.flush()
+    sys.stderr.write(f'\n{who} failed:\n{text}\n')
+    sys.stderr.flush()
+    if isinstance(error, Exception):
+        get_error_handler().record_exception(error)  # torchrun's summary names it
+    os._exit(1)

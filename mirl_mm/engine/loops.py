@@ -1,0 +1,149 @@
+"""Training loops that a killed run takes up again to the bit, in the middle of an epoch too.
+
+What decides: random numbers belong to their place (see seeding.py), the loader starts at any batch
+without loading those before, the micro-batches of an open accumulation are run again, and a
+validation that the kill may have cut short is made up for. The rest (weights, optimizer, loss
+scale, averages, schedules, logs) is in MMEngine's checkpoint.
+"""
+
+from collections.abc import Iterator
+
+from mmengine.dist import get_rank
+from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import nn
+
+from .seeding import STEP, SeededLoader, seed_everything
+
+VALIDATED = 'validated_iter'  # in the message hub, and so in every checkpoint
+
+
+def base_seed(runner: Runner) -> int:
+    """The run's seed, the same on every process (a resumed run takes its checkpoint's)."""
+    return runner.seed - (get_rank() if runner._randomness_cfg.get('diff_rank_seed') else 0)
+
+
+class _Exact:
+    """What both loops share; ``first_batches`` gives the run's batches from an iteration on."""
+
+    def __init__(self, runner: Runner, dataloader: dict, **settings) -> None:
+        if isinstance(dataloader, dict):
+            different = runner._randomness_cfg.get('diff_rank_seed', False)
+            dataloader = runner.build_dataloader(dataloader, runner.seed, different)
+        super().__init__(runner, SeededLoader(dataloader), **settings)
+
+    def seed_step(self, iteration: int) -> None:
+        """Set the random numbers that the model draws in an iteration."""
+        seed_everything(STEP, base_seed(self.runner), iteration, get_rank())
+
+    def run_iter(self, *args) -> None:
+        self.seed_step(self._iter)
+        super().run_iter(*args)
+
+    def validate(self, made_up: bool = False) -> None:
+        """Validate where the interval says so.
+
+        Args:
+            made_up: at the start, what the checkpoint's run did not get to.
+        """
+        hub = MessageHub.get_current_instance()
+        if made_up and (self._iter == 0 or hub.get_info(VALIDATED, -1) == self._iter):
+            return
+        self._decide_current_val_interval()
+        done, end = self.progress
+        if self.runner.val_loop is None or done < self.val_begin:
+            return
+        if done % self.val_interval == 0 or done == end:
+            hub.update_info(VALIDATED, self._iter)  # first: a new best is saved on the way
+            self.runner.val_loop.run()
+
+    def open_group(self) -> int:
+        """Micro-batches since the last update, whose gradients no checkpoint has."""
+        wrapper = self.runner.optim_wrapper
+        if not isinstance(wrapper, OptimWrapper) or self._iter >= self._max_iters:
+            return 0
+        return self._iter % wrapper._accumulative_counts
+
+    def run_again(self, batches: Iterator, count: int) -> None:
+        """Rebuild the gradients of an open group from its ``count`` micro-batches."""
+        if count == 0:
+            return
+        runner = self.runner
+        runner.logger.info(f'running {count} micro-batches of the open accumulation again')
+        runner.model.train()
+        buffers = [buffer.clone() for buffer in runner.model.buffers()]
+        for iteration in range(self._iter - count, self._iter):
+            batch = next(batches)
+            runner.optim_wrapper._inner_count = iteration
+            self.seed_step(iteration)
+            runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+        for buffer, before in zip(runner.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)  # running averages have seen these batches already
+
+
+@LOOPS.register_module()
+class ExactEpochLoop(_Exact, EpochBasedTrainLoop):
+    """EpochBasedTrainLoop, exact when resumed. Args are its own."""
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Epochs done, and all."""
+        return self._epoch, self._max_epochs
+
+    def run(self) -> nn.Module:
+        self.runner.call_hook('before_train')
+        self.run_again(self._again(self.open_group()), self.open_group())
+        if self._iter == self._epoch * len(self.dataloader):
+            self.validate(made_up=True)
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self.validate()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        first = self._iter - self._epoch * len(self.dataloader)
+        batches = self.dataloader.one_pass(base_seed(self.runner), self._epoch, first)
+        for index, batch in enumerate(batches, first):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _again(self, count: int) -> Iterator:
+        """The last batches before this iteration; they may reach into earlier epochs."""
+        iteration = self._iter - count
+        while iteration < self._iter:
+            epoch, first = divmod(iteration, len(self.dataloader))
+            batches = self.dataloader.one_pass(base_seed(self.runner), epoch, first)
+            for _, batch in zip(range(self._iter - iteration), batches, strict=False):
+                yield batch
+                iteration += 1
+
+
+@LOOPS.register_module()
+class ExactIterLoop(_Exact, IterBasedTrainLoop):
+    """IterBasedTrainLoop, exact when resumed. Args are its own."""
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Iterations done, and all."""
+        return self._iter, self._max_iters
+
+    def run(self) -> nn.Module:
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        count = self.open_group()
+        batches = self.dataloader.endless(base_seed(self.runner), self._iter - count)
+        self.run_again(batches, count)
+        self.validate(made_up=True)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(batches))
+            self.validate()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model

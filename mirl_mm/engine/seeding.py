@@ -1,0 +1,188 @@
+"""Random numbers that belong to a place in the run, whatever happened before it.
+
+Every sample is augmented from (seed, pass over the data, position in it), and every step draws its
+masks, drop paths and mixes from (seed, iteration, process). So a run that starts again in the
+middle draws what it would have drawn, nothing of a worker's or a device's random state has to be
+saved, and neither validation nor the number of workers leaves a trace in training.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+SAMPLE, STEP = 0, 1  # first number of a key, so that the two never share one
+_GRACE = 1.0  # seconds that a worker waits to learn whether its parent was asked to stop, too
+
+
+def seed_everything(*key: int, devices: bool = True) -> None:
+    """Seed Python, NumPy and torch with a hash of non-negative numbers.
+
+    Args:
+        key: any number of them.
+        devices: torch's generators of all devices, or the CPU's alone (for loader workers).
+    """
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(words.tobytes())
+    np.random.seed(words)
+    seed = int.from_bytes(words[:2].tobytes(), 'little')
+    if devices:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+class SeededLoader:
+    """A DataLoader that can start anywhere, with every sample seeded by its place.
+
+    Everything but iterating is the loader's own: hooks see its dataset, sampler and length.
+
+    Raises:
+        ValueError: the dataset has no indices, or the loader no batches.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+            raise ValueError(
+                'a run can be resumed to the bit if its dataset has indices and its loader makes '
+                f'batches; {type(loader.dataset).__name__} with batch_size={loader.batch_size} '
+                'needs a train_cfg.type of EpochBasedTrainLoop or IterBasedTrainLoop'
+            )
+        self.loader = loader
+        self.stopping = torch.zeros(1, dtype=torch.int8).share_memory_()
+        self._draws = _Draws(loader)
+        self._seeded: DataLoader | None = None
+
+    def __getattr__(self, name: str) -> object:
+        if name == 'loader':  # not set yet: a copy under construction
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator:
+        """The stock loader's batches, with its random numbers."""
+        yield from self.loader
+
+    def one_pass(self, seed: int, number: int, first: int = 0) -> Iterator:
+        """Batches of a pass over the data, from ``first`` on; those before are not loaded."""
+        if self._draws.start(seed, number, first) == first and first < len(self):
+            yield from self._inner()
+
+    def endless(self, seed: int, first: int = 0) -> Iterator:
+        """Batches from the ``first`` on of a sampler that never ends, or of pass after pass."""
+        number, before = 0, 0  # pass; batches of the passes before it
+        while True:
+            left_out = self._draws.start(seed, number, max(first - before, 0))
+            if before + left_out == first or before > first:
+                yield from self._inner()
+            if self._draws.given == 0:
+                raise ValueError('the training set gives no batch: see batch_size and drop_last')
+            before += self._draws.given
+            number += 1
+
+    def _inner(self) -> DataLoader:
+        if self._seeded is None:
+            loader = self.loader
+            settings = dict(
+                num_workers=loader.num_workers,
+                collate_fn=loader.collate_fn,
+                pin_memory=loader.pin_memory,
+                timeout=loader.timeout,
+                worker_init_fn=partial(_start_worker, loader.worker_init_fn, self.stopping),
+                multiprocessing_context=loader.multiprocessing_context,
+                pin_memory_device=loader.pin_memory_device,
+            )
+            if loader.num_workers:
+                settings['prefetch_factor'] = loader.prefetch_factor
+                settings['persistent_workers'] = loader.persistent_workers
+            dataset = _SeededDataset(loader.dataset)
+            self._seeded = DataLoader(dataset, batch_sampler=self._draws, **settings)
+        return self._seeded
+
+
+class _SeededDataset(Dataset):
+    """Takes (index, key) and seeds before the sample is read and augmented."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: tuple[int, tuple[int, ...]]) -> object:
+        index, key = draw
+        seed_everything(*key, devices=False)
+        return self.dataset[index]
+
+
+class _Draws:
+    """A batch sampler's batches with a key for every sample.
+
+    The key's last number is the sample's position among those of all processes, as DefaultSampler
+    and InfiniteSampler deal them out: it does not depend on the number of processes.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.batches: Iterator = iter(())
+        self.given = 0  # batches of the pass so far
+
+    def start(self, seed: int, number: int, first: int) -> int:
+        """Open pass ``number`` and leave out its first batches; returns how many there were."""
+        batch_sampler = self.loader.batch_sampler
+        for part in (batch_sampler, getattr(batch_sampler, 'sampler', None)):
+            if hasattr(part, 'set_epoch'):
+                part.set_epoch(number)
+        self.given = 0
+        self.batches = self._keyed(seed, number)
+        while self.given < first:
+            if next(self.batches, None) is None:
+                break
+        return self.given
+
+    def __len__(self) -> int:
+        return len(self.loader.batch_sampler)
+
+    def __iter__(self) -> Iterator:
+        return self.batches
+
+    def _keyed(self, seed: int, number: int) -> Iterator[list]:
+        rank, processes = get_dist_info()
+        drawn = 0
+        for batch in self.loader.batch_sampler:
+            self.given += 1
+            yield [
+                (index, (SAMPLE, seed, number, (drawn + i) * processes + rank))
+                for i, index in enumerate(batch)
+            ]
+            drawn += len(batch)
+
+
+def _start_worker(init, stopping: Tensor, worker: int) -> None:
+    if init is not None:
+        init(worker)
+    signal.signal(signal.SIGTERM, partial(_outlive, stopping))
+
+
+def _outlive(stopping: Tensor, *_: object) -> None:
+    """A scheduler sends SIGTERM to workers as well: those of a run that is about to save go on.
+
+    torch would count the worker's end as a failure before the run has saved. A SIGTERM that the
+    parent sends by itself, at its end, is obeyed.
+    """
+    end = time.monotonic() + _GRACE
+    while time.monotonic() < end:
+        if stopping.item():
+            return
+        time.sleep(0.01)
+    os._exit(0)
