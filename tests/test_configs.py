@@ -335,4 +335,3 @@ def test_the_benchmark_compares_like_with_like():
     names = set.intersection(*(set(state) for state in models))
     assert len(names) == 4 + 12 * 24  # patch projection, positions, cls; no final norm in all
     assert all(len({state[name].shape for state in models}) == 1 for name in names)
-    assert len(configs['finetune_24-blocks'].train_dataloader.dataset.indices) == 5000
