@@ -1,6 +1,7 @@
 """When one of several processes fails: its traceback first, and the end of the job."""
 
 import os
+import signal
 import sys
 import traceback
 from types import TracebackType
@@ -15,6 +16,8 @@ def fail_fast() -> None:
     members wait for us. The launcher sees the exit code and ends the others.
     """
     sys.excepthook = _report_and_exit
+    # (tools/dist_train.sh has its launcher ignore it, and we have inherited that)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _report_and_exit(

@@ -1,0 +1,1 @@
+"""Kill, fill, cut, spoil: what a training run survives. ``python -m benchmarks.faults``."""

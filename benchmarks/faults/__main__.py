@@ -1,0 +1,92 @@
+"""What a training run survives.
+
+    python -m benchmarks.faults [--kills 30] [--seed 0] [--short] [--out FILE]
+
+Runs of a small MIRL (30 iterations, accumulation, averaged weights, validation, a loader worker)
+are struck and go on with ``--resume auto``; the final weights, averages, optimizer and schedules
+have to be those of an undisturbed run to the bit. Most runs are forked from this process, which has
+imported everything; the last two rows start tools/train.py and tools/dist_train.sh. While a kill
+during saving is waited for, every fsync takes 50 ms longer.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import mmpretrain.models  # noqa: F401  (so that the forked runs need not)
+
+from mirl_mm.evaluation.record import environment, write_json
+
+from . import scenarios
+from .run import ROOT
+from .scenarios import Bench, Outcome, write_table
+
+
+def plan(kills: int, short: bool) -> list[partial]:
+    """The scenarios, with their share of the kills."""
+    if short:
+        return [
+            partial(scenarios.kills, count=2, processes=1, by_epoch=True, saving=False),
+            partial(scenarios.kills, count=1, processes=1, by_epoch=True, saving=True),
+            partial(scenarios.preemption, count=1, processes=1),
+            scenarios.not_finite,
+        ]
+    shares = [kills * share // 10 for share in (2, 2, 2, 2, 1)]
+    shares[0] += kills - sum(shares)
+    return [
+        partial(scenarios.kills, count=shares[0], processes=1, by_epoch=True, saving=False),
+        partial(scenarios.kills, count=shares[1], processes=1, by_epoch=False, saving=False),
+        partial(scenarios.kills, count=shares[2], processes=1, by_epoch=True, saving=True),
+        partial(scenarios.kills, count=shares[3], processes=2, by_epoch=True, saving=False),
+        partial(scenarios.one_of_two_dies, count=shares[4]),
+        partial(scenarios.preemption, count=2, processes=1),
+        partial(scenarios.preemption, count=2, processes=2),
+        partial(scenarios.truncation, count=3),
+        scenarios.full_disk,
+        scenarios.not_finite,
+        scenarios.corrupt_images,
+        partial(scenarios.tools, processes=1),
+        partial(scenarios.tools, processes=2),
+    ]
+
+
+def strike(bench: Bench, steps: list[partial]) -> list[Outcome]:
+    """Run the scenarios and say each outcome."""
+    outcomes = []
+    for step in steps:
+        started = time.monotonic()
+        outcome = step(bench)
+        outcome.seconds = time.monotonic() - started
+        outcomes.append(outcome)
+        print(
+            f'{outcome.fault}: {outcome.survived} of {outcome.injected} survived '
+            f'({outcome.seconds:.0f} s) {"; ".join(outcome.notes)}',
+            flush=True,
+        )
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='What a training run survives.')
+    parser.add_argument('--kills', type=int, default=30, help='SIGKILLs, apart from the tools rows')
+    parser.add_argument('--seed', type=int, default=0, help='of the moments')
+    parser.add_argument('--short', action='store_true', help='a few faults, in a minute')
+    parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks/results/faults_cpu.json')
+    args = parser.parse_args()
+    if args.kills < 10:
+        parser.error(f'--kills must be at least 10 to reach every scenario, got {args.kills}')
+    with tempfile.TemporaryDirectory(prefix='faults-') as folder:
+        outcomes = strike(Bench(Path(folder), args.seed), plan(args.kills, args.short))
+    print(f'\n{write_table(outcomes)}')
+    if not args.short:
+        rows = [outcome.to_json() for outcome in outcomes]
+        settings = dict(kills=args.kills, seed=args.seed)
+        write_json(args.out, dict(environment(), config=settings, faults=rows))
+    sys.exit(any(outcome.lost for outcome in outcomes))
+
+
+if __name__ == '__main__':
+    main()
