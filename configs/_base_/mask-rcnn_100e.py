@@ -28,6 +28,6 @@ param_scheduler = [
         gamma=0.1,
     ),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=184375, val_interval=5000)
+train_cfg = dict(type='ExactIterLoop', max_iters=184375, val_interval=5000)
 
 auto_scale_lr = dict(base_batch_size=64, enable=False)

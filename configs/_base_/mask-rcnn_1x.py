@@ -25,6 +25,6 @@ param_scheduler = [
         gamma=0.1,
     ),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=12 * 3665, val_interval=3665)
+train_cfg = dict(type='ExactIterLoop', max_iters=12 * 3665, val_interval=3665)
 
 auto_scale_lr = dict(base_batch_size=32, enable=False)

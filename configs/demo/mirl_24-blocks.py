@@ -37,7 +37,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=60, end=700, T_max=640),
 ]
 train_dataloader = dict(sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True))
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=700, val_interval=175)
+train_cfg = dict(type='ExactIterLoop', max_iters=700, val_interval=175)
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(by_epoch=False, interval=350, max_keep_ckpts=1),

@@ -53,7 +53,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)
+train_cfg = dict(type='ExactEpochLoop', max_epochs=2, val_interval=1)
 
 default_hooks = dict(
     logger=dict(interval=1),

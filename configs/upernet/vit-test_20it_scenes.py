@@ -40,7 +40,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=4),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=4, end=20),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=20, val_interval=20)
+train_cfg = dict(type='ExactIterLoop', max_iters=20, val_interval=20)
 
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=20))
 auto_scale_lr = dict(base_batch_size=4, enable=False)
