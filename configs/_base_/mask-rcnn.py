@@ -5,7 +5,7 @@
 #  * pad_size_divisor=1024 makes every image 1024 x 1024, in testing too: positions are stretched to
 #    the map, so the map's shape should be that of training. Zeros are the mean colour.
 #  * Windows of 14 patches as there, but never padded; no relative positions.
-#  * LN ends every level of the pyramid, in float32 under autocast: mmcv's RoIAlign has no bfloat16.
+#  * Maps and box predictions leave in float32 under autocast (Float32BoxesHook).
 #  * The encoder's final norm, with which it was pre-trained, stays; ViTDet has none.
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 

@@ -6,5 +6,6 @@ visualizer = dict(type='DetLocalVisualizer', name='visualizer')
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=5000),
+    float32_boxes=dict(type='Float32BoxesHook'),
 )
 log_processor = dict(by_epoch=False)

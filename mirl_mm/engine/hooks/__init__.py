@@ -6,6 +6,7 @@ from .check_labels import CheckLabelsHook
 from .exact_resume import ExactResumeHook
 from .export_encoder import ExportEncoderHook
 from .finite import FiniteHook, NonFiniteError
+from .float32_boxes import Float32BoxesHook
 from .health import HealthHook
 from .knn import KNNHook
 from .panel import PanelHook
@@ -25,6 +26,7 @@ __all__ = [
     'ExactResumeHook',
     'ExportEncoderHook',
     'FiniteHook',
+    'Float32BoxesHook',
     'HealthHook',
     'KNNHook',
     'NonFiniteError',
