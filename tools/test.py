@@ -7,6 +7,7 @@ from mmengine.config import DictAction
 
 from mirl_mm.engine.adapt import LAUNCHERS
 from mirl_mm.engine.launch import build_runner, testing_config
+from mirl_mm.errors import CheckpointError
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +36,10 @@ def main() -> None:
         cfg, notes = testing_config(**vars(args))
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
-    build_runner(cfg, notes).test()
+    try:
+        build_runner(cfg, notes).test()
+    except CheckpointError as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from mirl_mm.engine.adapt import LAUNCHERS
 from mirl_mm.engine.hooks import NonFiniteError
 from mirl_mm.engine.launch import build_runner, training_config
 from mirl_mm.engine.resume import ResumeError
+from mirl_mm.errors import CheckpointError
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +58,7 @@ def main() -> None:
         sys.exit(f'error: {error}')
     try:
         build_runner(cfg, notes).train()
-    except (NonFiniteError, ResumeError) as error:
+    except (CheckpointError, NonFiniteError, ResumeError) as error:
         if args.launcher != 'none':
             raise  # ends this process at once, and the job
         sys.exit(f'error: {error}')

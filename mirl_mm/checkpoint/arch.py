@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
+from mirl_mm.errors import CheckpointError
 from mirl_mm.models.vit import ARCHS, arch_settings
 
 from .names import BACKBONE
@@ -37,7 +38,7 @@ class EncoderArch:
         needed = ['patch_embed.projection.weight', 'layers.0.ffn.layers.0.0.weight']
         for name in needed:
             if BACKBONE + name not in state:
-                raise ValueError(f'no whole encoder: {BACKBONE + name!r} is missing')
+                raise CheckpointError(f'no whole encoder: {BACKBONE + name!r} is missing')
         width, channels, patch, _ = state[BACKBONE + needed[0]].shape
         layers = {int(found[1]) for name in state if (found := _LAYER.match(name))}
         positions = state.get(BACKBONE + 'pos_embed')
@@ -124,7 +125,7 @@ def check_same(given: EncoderArch | None, wanted: EncoderArch | None, who: str) 
     for key in _SIZES:
         left, right = getattr(given, key), getattr(wanted, key)
         if None not in (left, right) and left != right:
-            raise ValueError(
+            raise CheckpointError(
                 f'the checkpoint is of another arch: its {key} is {left}, and {right} in {who}'
             )
 

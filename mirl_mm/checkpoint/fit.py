@@ -9,6 +9,7 @@ import torch
 from mmpretrain.models import VisionTransformer
 from torch import Size, Tensor
 
+from mirl_mm.errors import CheckpointError
 from mirl_mm.models.neck import MIRLNeck
 
 from .arch import EncoderArch
@@ -43,19 +44,19 @@ def compare(given: Shapes, wanted: Shapes, who: str) -> Fit:
             continue
         if given[name] != shape:
             if not _positions_of_other_grid(name, given[name], shape):
-                raise ValueError(
+                raise CheckpointError(
                     f'{other}: {name!r} is {tuple(given[name])} there and {tuple(shape)} in {who}'
                 )
             fit.resized.append(name)
         fit.matched.append(name)
     if not fit.matched:
-        raise ValueError(
+        raise CheckpointError(
             f'the checkpoint has no weight of {who}: its names are {summary([*given])}'
         )
     if lacking := next((name for name in fit.missing if _of_every_vit(name)), None):
-        raise ValueError(f'{other}: it lacks {lacking!r}, which {who} has')
+        raise CheckpointError(f'{other}: it lacks {lacking!r}, which {who} has')
     if surplus := next((name for name in fit.unused if _of_every_vit(name)), None):
-        raise ValueError(f'{other}: it has {surplus!r}, which {who} lacks')
+        raise CheckpointError(f'{other}: it has {surplus!r}, which {who} lacks')
     return fit
 
 

@@ -8,6 +8,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from mirl_mm.errors import CheckpointError
+
 from .arch import EncoderArch, check_same
 from .fit import Fit, Shapes, compare, shapes, summary
 from .names import BACKBONE, strip_wrappers, to_ours
@@ -39,7 +41,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Fit:
 
 
 def check_whole(model: nn.Module, given: Mapping[str, Tensor], path: str | Path) -> None:
-    """ValueError if weights of a file are not all of a model: some missing, or of another size.
+    """CheckpointError if weights of a file are not all of a model: missing or of other sizes.
 
     For files that MMEngine loads: it logs what does not fit, leaves it random, and goes on.
     """
@@ -48,14 +50,14 @@ def check_whole(model: nn.Module, given: Mapping[str, Tensor], path: str | Path)
     wanted = {n: t.shape for n, t in model.state_dict().items() if not n.endswith(BN_COUNTER)}
     who = f'this {type(model).__name__}'
     if missing := [name for name in wanted if name not in found]:
-        raise ValueError(
+        raise CheckpointError(
             f'{path} lacks {len(missing)} of the {len(wanted)} weights of {who}: '
             f'{summary(missing)}. Accepted is what a training run of this config wrote; an encoder '
             'alone goes to model.backbone.init_cfg'
         )
     for name, shape in wanted.items():
         if found[name] != shape and not name.endswith('pos_embed'):  # resized when loaded
-            raise ValueError(
+            raise CheckpointError(
                 f'{path} does not fit {who}: {name!r} is {tuple(found[name])} there and '
                 f'{tuple(shape)} here; accepted is what a training run of this config wrote'
             )

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mirl_mm.errors import CheckpointError
+
 from .names import strip_wrappers
 from .safe_loading import BROKEN, TORCH_STARTS, in_words, multiarray, safely
 from .safetensors_file import is_safetensors, read_safetensors
@@ -82,18 +84,18 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     elif paddle := head[:1] == pickle.PROTO:
         content = _read_paddle(path)
     else:
-        raise ValueError(
+        raise CheckpointError(
             f'{path} is not a checkpoint: it starts with {head!r}, which is neither a torch '
             'file nor a Paddle pickle nor safetensors'
         )
     if not isinstance(content, dict):
-        raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights')
+        raise CheckpointError(f'{path} holds a {type(content).__name__}, not a dict of weights')
 
     key = next((key for key in ('model', 'state_dict') if isinstance(content.get(key), dict)), None)
     averaged = isinstance(content.get(EMA_KEY), dict)
     if raw:
         if not averaged:
-            raise ValueError(
+            raise CheckpointError(
                 f'{path} has no raw weights beside averaged ones ({EMA_KEY}); '
                 f'its keys are {_shown(content)}'
             )
@@ -102,7 +104,7 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     if key == EMA_KEY:  # and the number of steps, which is no weight
         state = {name: tensor for name, tensor in state.items() if name.startswith('module.')}
     if not state:
-        raise ValueError(f'{path} holds no tensors; its keys are {_shown(content)}')
+        raise CheckpointError(f'{path} holds no tensors; its keys are {_shown(content)}')
     ours = any(name.startswith(('backbone.', 'layers.')) for name in strip_wrappers(state).values())
     meta = content.get('meta')
     return CheckpointFile(
@@ -141,12 +143,12 @@ def _read_paddle(path: Path) -> object:
         with path.open('rb') as file:
             return _PaddleUnpickler(file).load()
     except _Refused as error:
-        raise ValueError(
+        raise CheckpointError(
             f'{path} was refused: {error}; accepted are only '
             f'{", ".join(".".join(pair) for pair in PADDLE_GLOBALS)}'
         ) from error
     except (pickle.UnpicklingError, *BROKEN) as error:
-        raise ValueError(f'{path} is cut short or not a Paddle file ({error})') from error
+        raise CheckpointError(f'{path} is cut short or not a Paddle file ({error})') from error
 
 
 def _tensors(raw: dict) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
+from mirl_mm.errors import CheckpointError
+
 from .safetensors_file import is_safetensors, read_safetensors
 
 try:  # numpy >= 2
@@ -69,7 +71,7 @@ def safely(load: Callable) -> Callable:
             with torch.serialization.safe_globals(SAFE_GLOBALS):
                 return load(filename, *args, **kwargs)
         except pickle.UnpicklingError as error:
-            raise ValueError(
+            raise CheckpointError(
                 f'{filename} was refused: it asks for more than tensors and plain '
                 f'data. {_asked_for(error)}'
             ) from error
@@ -93,12 +95,12 @@ def in_words(load: Callable) -> Callable:
             with open(path, 'rb') as file:
                 start = file.read(9)
             if start[:1] == pickle.PROTO and not start.startswith(TORCH_STARTS):
-                raise ValueError(
+                raise CheckpointError(
                     f'{filename} is a pickle, but no torch file; tools/convert_checkpoint.py '
                     'converts official Paddle files'
                 )
             if not start.startswith(TORCH_STARTS):
-                raise ValueError(
+                raise CheckpointError(
                     f'{filename} is not a checkpoint: it starts with {start!r}, which is neither a '
                     'torch file nor safetensors'
                 )
@@ -110,7 +112,7 @@ def in_words(load: Callable) -> Callable:
             if isinstance(error, RuntimeError) and _MACHINE.search(str(error)):
                 raise
             reason = str(error).split('\n')[0].split('. ')[0] or type(error).__name__
-            raise ValueError(
+            raise CheckpointError(
                 f'{filename} cannot be read as a torch file; it may be cut short ({reason})'
             ) from error
 

@@ -8,6 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mirl_mm.errors import CheckpointError
+
 META_KEY = 'mirl_mm'  # of the header's metadata, where every value has to be a string
 
 
@@ -32,7 +34,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             meta = json.loads((file.metadata() or {}).get(META_KEY, '{}'))
     except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(
+        raise CheckpointError(
             f'{path} cannot be read as safetensors; it may be cut short ({error})'
         ) from error
     return state, meta

@@ -15,6 +15,8 @@ from mmengine.registry import MODELS
 from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
+from mirl_mm.errors import CheckpointError
+
 from .block import adopt, compile_settings
 from .masking import (
     check_image_size,
@@ -208,7 +210,7 @@ class MIRLViT(VisionTransformer):
         given = {name: value.shape for name, value in state_dict.items() if name.startswith(prefix)}
         who = f'this encoder ({self.embed_dims} wide, {self.num_layers} deep)'
         if not own.keys() & given.keys():
-            raise ValueError(
+            raise CheckpointError(
                 f'the checkpoint holds no weight of {who}: none of its names starts '
                 f'like {next(iter(own))!r}'
             )
@@ -216,17 +218,17 @@ class MIRLViT(VisionTransformer):
             if name.removeprefix(prefix).startswith(('ln1.', 'ln2.', 'pos_embed')):
                 continue  # positions are resized by mmpretrain's own hook
             if name not in given:
-                raise ValueError(
+                raise CheckpointError(
                     f'the checkpoint is of another arch: {who} needs {name!r}, which it lacks'
                 )
             if given[name] != shape:
-                raise ValueError(
+                raise CheckpointError(
                     f'the checkpoint is of another arch: {name!r} is '
                     f'{tuple(given[name])} there and {tuple(shape)} in {who}'
                 )
         for name in given:
             if name.startswith(prefix + 'layers.') and name not in own:
-                raise ValueError(
+                raise CheckpointError(
                     f'the checkpoint is of another arch: it has {name!r}, which {who} lacks'
                 )
 

@@ -173,9 +173,13 @@ def test_folders_that_do_not_go_together(tmp_path, options, monkeypatch, folders
         ({'train_dataloader.dataset.data_root': 'none'}, 'no such folder of class folders: none/t'),
         ({'model.head.num_classes': 7}, 'has 4 classes, but the model is set to 7'),
         ({'model.backbone.init_cfg.checkpoint': 'none.pth'}, 'no such pre-trained encoder file'),
+        ({'model.backbone.init_cfg.checkpoint': 'cut.pth'}, 'it may be cut short'),
+        ({'model.backbone.arch': 's12', 'model.head.in_channels': 384}, 'is (1, 1, 48) there and'),
     ],
 )
 def test_slips_are_one_line_of_the_tool(tmp_path, options, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    Path('cut.pth').write_bytes(Path('encoder.pth').read_bytes()[:50_000])
     given = [f'{key}={value}' for key, value in (options | change).items() if '.' in key]
     command = ['train.py', FINETUNE, '--work-dir', str(tmp_path / 'run'), '--cfg-options', *given]
     monkeypatch.setattr(sys, 'argv', command)
