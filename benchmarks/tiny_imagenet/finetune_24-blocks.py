@@ -1,4 +1,4 @@
-# Fine-tuning on Tiny-ImageNet-100, 4 epochs of 3,500 images: about 4 minutes on one CPU core.
+# Fine-tuning on Tiny-ImageNet-100, 3 epochs of 3,500 images: about 2.5 minutes on one CPU core.
 # Command: python tools/train.py benchmarks/tiny_imagenet/finetune_24-blocks.py --work-dir DIR \
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #   (from scratch: model.backbone.init_cfg=None)
@@ -44,14 +44,14 @@ param_scheduler = [
         eta_min_ratio=1e-3,
         by_epoch=True,
         begin=1,
-        end=4,
-        T_max=3,
+        end=3,
+        T_max=2,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=4)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)
 
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=4, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=3, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=50, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=1e-2),
