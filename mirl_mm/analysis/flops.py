@@ -75,7 +75,7 @@ def work_of(model: nn.Module | Mapping, batch: int | None = None) -> dict[str, W
         works['decoder'] = Work(mae_decoder(model.neck, patches, kept), 3)
     else:
         rest = (module for part in (model.neck, model.head) if part for module in part.modules())
-        macs = sum(m.weight.numel() for m in rest if isinstance(m, nn.Linear))
+        macs = sum(m.in_features * m.out_features for m in rest if isinstance(m, nn.Linear))
         learns = any(work.passes > 1 for work in works.values())
         works['head'] = Work(macs, 3 if learns else 2)
     return works
@@ -83,9 +83,11 @@ def work_of(model: nn.Module | Mapping, batch: int | None = None) -> dict[str, W
 
 def encoder_work(vit: VisionTransformer, patches: int, tokens: int) -> dict[str, Work]:
     """The patch projection on those patches and the blocks on the tokens that enter them."""
-    projection = vit.patch_embed.projection.weight
-    trained = projection.requires_grad
-    works = {'patch projection': Work(patches * projection.numel(), 2 if trained else 1)}
+    projection = vit.patch_embed.projection
+    values = projection.in_channels * projection.kernel_size[0] * projection.kernel_size[1]
+    macs = patches * values * projection.out_channels  # not from weights: they may be sharded
+    trained = projection.weight.requires_grad
+    works = {'patch projection': Work(macs, 2 if trained else 1)}
     for i, block in enumerate(vit.layers):
         learns = any(p.requires_grad for p in block.parameters())
         works[f'block {i}'] = Work(block_macs(block, tokens), 1 + learns + (learns or trained))

@@ -2,6 +2,8 @@
 
 from mmengine.model import is_model_wrapper
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 
 from mirl_mm.checkpoint.names import strip_wrappers
 from mirl_mm.models.vit import ARCHS
@@ -42,6 +44,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model):
         model = model.module
     return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a process holds but a part of the weights (FSDP, or DTensors)."""
+    return any(isinstance(m, FullyShardedDataParallel) for m in model.modules()) or any(
+        isinstance(p, DTensor) for p in model.parameters()
+    )
 
 
 def _label(name: str, depth: int, per_segment: int) -> str:

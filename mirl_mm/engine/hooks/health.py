@@ -15,13 +15,12 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
 from mirl_mm.analysis.flops import training_flops_per_image
 from mirl_mm.analysis.peak_rate import peak_rate
 
-from ..segments import parameter_segments
+from ..segments import is_sharded, parameter_segments
 from .run_summary import batch_size
 
 
@@ -87,8 +86,7 @@ class HealthHook(Hook):
         self.params = list(trained.values())
         part_of = [self.parts.index(labels[name]) for name in trained]
         self.part_of = torch.tensor(part_of, device=self.params[0].device)  # [P]
-        self.sharded = any(isinstance(m, FullyShardedDataParallel) for m in runner.model.modules())
-        self.sharded |= any(isinstance(p, DTensor) for p in self.params)
+        self.sharded = is_sharded(runner.model)
         if is_main_process() or self.sharded:  # elsewhere all processes hold the same
             optimizer = optim_wrapper.optimizer
             self.handles = [

@@ -17,14 +17,13 @@ from mmengine.runner import Runner
 from mmpretrain.models import MAE
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import Dataset
 
 from mirl_mm.analysis.plots import panel_columns
 from mirl_mm.models import MIRL
 from mirl_mm.models.masking import unpatchify
 
-from ..segments import unwrapped
+from ..segments import is_sharded, unwrapped
 
 TILE = 128  # pixels; larger pictures are shrunk, smaller ones magnified by a whole number
 GAP, HEADER = 2, 16
@@ -66,7 +65,7 @@ class PanelHook(Hook):
         self.model = unwrapped(runner.model)
         if not isinstance(self.model, MIRL | MAE):
             return runner.logger.info(f'no panels: {type(self.model).__name__} paints nothing')
-        if any(isinstance(m, FullyShardedDataParallel) for m in runner.model.modules()):
+        if is_sharded(runner.model):
             return runner.logger.warning('no panels: the weights are sharded over processes')
         self.every = self.interval or max(runner.max_iters // 20, 20)
         with kept_random_state():
