@@ -49,14 +49,13 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)
+train_cfg = dict(type='ExactEpochLoop', max_epochs=3, val_interval=3)
 
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=3, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=50, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=1e-2),
     dict(type='CheckClassesHook'),
-    dict(type='ProgressHook'),
     dict(type='EMAHook', ema_type='MomentumAnnealingEMA', momentum=2e-4, interval=1, gamma=9),
     dict(type='RawAndEMAHook'),
 ]

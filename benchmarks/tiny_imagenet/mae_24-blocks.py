@@ -23,4 +23,6 @@ model = dict(
     ),
     head=dict(patch_size=8),
 )
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1))
+default_hooks = dict(
+    logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1), panel=None
+)

@@ -1,4 +1,4 @@
-# Pre-training on Tiny-ImageNet-100 at 64 px on a CPU: 3 epochs of 35,000 images, without labels;
+# Pre-training on Tiny-ImageNet-100 at 64 px on a CPU: 5 epochs of 35,000 images, without labels;
 # k-NN on labelled ones beside it. Length, batch and rate are our choice.
 data_root = 'data/tiny_imagenet_100/'
 
@@ -42,15 +42,14 @@ optim_wrapper = dict(
 )
 param_scheduler = [  # by iterations: 1,093 an epoch
     dict(type='LinearLR', start_factor=1e-9, by_epoch=False, begin=0, end=400),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=400, end=3279, T_max=2879),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=400, end=5465, T_max=5065),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
+train_cfg = dict(type='ExactEpochLoop', max_epochs=5)
 
 randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=32, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=6e-3),
-    dict(type='ProgressHook'),
     dict(type='ExportEncoderHook'),
     dict(
         type='KNNHook',
