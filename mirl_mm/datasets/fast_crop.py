@@ -25,6 +25,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from .decode import decode
 
 Box = tuple[int, int, int, int]
+Size = tuple[int, int]  # height, width
+Turn = tuple[bool, bool, bool]
 
 EXIF_ORIENTATION = 0x0112
 # orientation -> the stored picture is flipped (left-right, up-down), then transposed
@@ -94,9 +96,13 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     def transform(self, results: dict) -> dict:
         content = fileio.get(results['img_path'], self.backend_args)
-        picture = Image.open(BytesIO(content))  # reads the header alone
-        plain = picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L')
-        pixels, shape = self._jpeg(content, picture) if plain else self._other(content)
+        stored, turn = jpeg_size(content), TURNS[1]
+        if stored is None:
+            picture = Image.open(BytesIO(content))  # reads the header alone
+            if picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L'):
+                turn = TURNS.get(picture.getexif().get(EXIF_ORIENTATION), turn)
+                stored = picture.size[::-1]
+        pixels, shape = self._jpeg(content, stored, turn) if stored else self._other(content)
         results.update(ori_shape=shape)
         if self.flip_prob:
             flip = np.random.random_sample() < self.flip_prob
@@ -107,29 +113,27 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         results.update(img=image, img_shape=image.shape)
         return results
 
-    def _jpeg(self, content: bytes, picture: Image.Image) -> tuple[Tensor, tuple[int, int]]:
-        turn = TURNS.get(picture.getexif().get(EXIF_ORIENTATION), TURNS[1])
-        stored = picture.size[::-1]
+    def _jpeg(self, content: bytes, stored: Size, turn: Turn) -> tuple[Tensor, Size]:
         shape = stored[::-1] if turn[2] else stored
         box = stored_box(self._draw(shape), stored, turn)
         size = self.scale[::-1] if turn[2] else self.scale
         factor = self._reduction(box, size)
         if factor > 1:
-            image = reduced(picture, box, size, factor)
+            image = reduced(Image.open(BytesIO(content)), box, size, factor)
             return planes(to_bgr(turned(image, turn))), shape
         # Turned before the filter, which is not quite the same across as along.
         crop = turned(cut(decode_rgb(content), box), turn)
         return resized(to_bgr(crop), self.scale), shape
 
-    def _other(self, content: bytes) -> tuple[Tensor, tuple[int, int]]:
+    def _other(self, content: bytes) -> tuple[Tensor, Size]:
         image = decode(content)
         shape = image.shape[:2]
         return resized(cut(image, self._draw(shape)), self.scale), shape
 
-    def _draw(self, shape: tuple[int, int]) -> Box:
+    def _draw(self, shape: Size) -> Box:
         return self.rand_crop_params(SimpleNamespace(shape=shape))
 
-    def _reduction(self, box: Box, size: tuple[int, int]) -> int:
+    def _reduction(self, box: Box, size: Size) -> int:
         """By how much the decoder may reduce: 1, 2, 4 or 8."""
         if self.reducing_gap is None:
             return 1
@@ -141,6 +145,27 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             f'{super().__repr__()[:-1]}, flip_prob={self.flip_prob}, '
             f'reducing_gap={self.reducing_gap})'
         )
+
+
+def jpeg_size(content: bytes) -> Size | None:
+    """(H, W) of an ordinary JPEG: grey or colour, and no EXIF data that could turn it.
+
+    None for all else, which Pillow then looks at more closely, and more slowly.
+    """
+    if not content.startswith(b'\xff\xd8'):
+        return None
+    at = 2
+    while len(content) >= at + 10 and content[at] == 0xFF:
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], 'big')
+        if marker in (0xC0, 0xC1, 0xC2):  # a frame: baseline, extended, progressive
+            height = int.from_bytes(content[at + 5 : at + 7], 'big')
+            width = int.from_bytes(content[at + 7 : at + 9], 'big')
+            plain = content[at + 9] in (1, 3) and 0 < height * width < Image.MAX_IMAGE_PIXELS
+            return (height, width) if plain else None
+        if marker in (0xE1, 0xDA, 0xD9):  # EXIF or XMP; pixels without a frame before them; the end
+            return None
+        at += 2 + length
+    return None
 
 
 def decode_rgb(content: bytes) -> np.ndarray:
@@ -163,14 +188,14 @@ def planes(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
-def resized(image: np.ndarray, size: tuple[int, int]) -> Tensor:
+def resized(image: np.ndarray, size: Size) -> Tensor:
     """Uint8 pixels [H,W,3] as [3,*size], bicubic with antialiasing."""
     # torch's vectorised filter wants the pixels side by side
     batch = planes(np.ascontiguousarray(image))[None]
     return F.interpolate(batch, size, mode='bicubic', antialias=True)[0]
 
 
-def reduced(picture: Image.Image, box: Box, size: tuple[int, int], factor: int) -> np.ndarray:
+def reduced(picture: Image.Image, box: Box, size: Size, factor: int) -> np.ndarray:
     """RGB [*size,3] of a box in a JPEG that is decoded at 1/factor of its size."""
     picture.draft('RGB', (picture.width // factor, picture.height // factor))
     top, left, height, width = (length / factor for length in box)
@@ -181,7 +206,7 @@ def reduced(picture: Image.Image, box: Box, size: tuple[int, int], factor: int) 
     return np.asarray(crop.resize(size[::-1], Image.Resampling.BICUBIC, box=window))
 
 
-def stored_box(box: Box, stored: tuple[int, int], turn: tuple[bool, bool, bool]) -> Box:
+def stored_box(box: Box, stored: Size, turn: Turn) -> Box:
     """Where the box of the turned picture lies in the stored one of (H, W) pixels."""
     top, left, height, width = box
     if turn[2]:
@@ -193,7 +218,7 @@ def stored_box(box: Box, stored: tuple[int, int], turn: tuple[bool, bool, bool])
     return top, left, height, width
 
 
-def turned(image: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
+def turned(image: np.ndarray, turn: Turn) -> np.ndarray:
     """The stored picture [H,W,3] as it is to be seen."""
     if not any(turn):
         return image

@@ -7,7 +7,15 @@ from mmengine.registry import TRANSFORMS, init_default_scope
 from PIL import Image, ImageOps
 
 from mirl_mm.datasets import LoadAnyImage, LoadRandomResizedCrop
-from mirl_mm.datasets.fast_crop import TURNS, cut, decode_rgb, reduced, resized, stored_box
+from mirl_mm.datasets.fast_crop import (
+    TURNS,
+    cut,
+    decode_rgb,
+    jpeg_size,
+    reduced,
+    resized,
+    stored_box,
+)
 
 CROP = dict(scale=(56, 48), crop_ratio_range=(0.2, 1.0))
 
@@ -203,6 +211,23 @@ def test_truncated_jpegs_raise(photographs, file, gap):
 def test_what_is_no_image_raises(file):
     with pytest.raises(OSError, match='cannot identify'):
         run([LoadRandomResizedCrop(**CROP)], file(b'<html>not found</html>'), 0)
+
+
+def test_the_header_of_ordinary_jpegs_is_read_in_short(photographs, monkeypatch):
+    picture = photographs[1].resize((90, 70))
+    for kwargs in (dict(), dict(progressive=True), dict(subsampling=0), dict(icc_profile=b'x' * 9)):
+        assert jpeg_size(jpeg(picture, **kwargs)) == (70, 90)
+    assert jpeg_size(jpeg(picture.convert('L'))) == (70, 90)
+    assert jpeg_size(jpeg(picture.convert('CMYK'))) is None
+    assert jpeg_size(jpeg(picture, exif=Image.Exif().tobytes())) is None
+    content = jpeg(picture)
+    start = content.index(b'\xff\xc0')
+    assert all(jpeg_size(content[:length]) is None for length in range(start + 10))
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG')
+    assert jpeg_size(buffer.getvalue()) is None
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 70 * 90)  # for Pillow to refuse or to warn of
+    assert jpeg_size(content) is None
 
 
 def test_bad_settings():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mmengine import fileio
 
-from mirl_mm.datasets import file_list
+from mirl_mm.datasets import UnlabelledImages, file_list
 from mirl_mm.datasets.file_list import list_files, load, read_list
 
 
@@ -142,3 +142,14 @@ def test_lists_with_labels_and_spaces(tmp_path):
     assert read_list(tmp_path / 'l.txt', accepts) == ['a.png', 'b c.png', 'b c.png']
     with pytest.raises(FileNotFoundError, match=r'no such list of images: .*x\.txt'):
         read_list(tmp_path / 'x.txt', accepts)
+
+
+def test_the_dataset_remembers(root, tmp_path, reads):
+    kwargs = dict(data_root=str(root), list_cache=str(tmp_path / 'cache'), extensions=('.png',))
+    for _ in range(2):
+        dataset = UnlabelledImages(**kwargs)
+        paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+        assert paths == [str(root / name) for name in NAMES if name.endswith('png')]
+    assert len(reads) == 4
+    UnlabelledImages(**(kwargs | dict(list_cache=None)))
+    assert len(reads) == 8
