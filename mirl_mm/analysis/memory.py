@@ -27,9 +27,8 @@ from mirl_mm.models.masking import sincos_positions
 
 ADAMW_BYTES = 8  # a parameter's two moments in float32
 PROBES = (32, 64)  # batch sizes; a step's peak is a straight line through them
-GIB = 2**30
-USABLE = 0.9  # of a device's memory, after its context: an allowance, not a measurement
-CONTEXT = 1 * GIB
+CONTEXT = 1e9  # bytes that the driver and libraries take on a GPU
+SHARE = 0.9  # of the rest that the estimate may fill: an allowance, not a measurement
 
 
 class StepMemory(NamedTuple):
@@ -82,8 +81,8 @@ def step_memory(
 
 
 def usable(memory_gb: float) -> float:
-    """Bytes that a step may take on a device sold with that many GB (which are GiB)."""
-    return max(0.0, USABLE * (memory_gb * GIB - CONTEXT))
+    """Bytes that a step may take on a device of so many GB (10^9 bytes)."""
+    return max(0.0, SHARE * (memory_gb * 1e9 - CONTEXT))
 
 
 class LiveBytes(TorchDispatchMode):

@@ -19,13 +19,11 @@ from mirl_mm.engine.hooks.run_summary import parameter_rows
 from mirl_mm.engine.launch import load_config
 
 from .flops import forward_flops_per_image, linear_weights, training_flops_per_image
-from .memory import StepMemory, step_memory
+from .memory import CONTEXT, SHARE, StepMemory, step_memory, usable
 from .peak_rate import TFLOPS
 
 PLANNED = ('MIRL', 'MAE', 'ImageClassifier')
 IMAGENET_IMAGES = 1_281_167
-CONTEXT = 1e9  # bytes that the driver and libraries take on a GPU
-SHARE = 0.9  # of the rest that the estimate may fill; fragments and workspaces take what is left
 MFU = 0.4  # assumed share of the peak rate where no throughput is given
 OPTIMIZER_BYTES = {'AdamW': 8, 'Adam': 8, 'SGD': 4, 'LARS': 4, 'Lamb': 8}  # of a parameter's state
 GIGA = 1e9
@@ -113,9 +111,9 @@ def plan(
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device('meta'):
         model = MODELS.build(parts)
     training = training_flops_per_image(model)
-    memory = step_memory(parts, autocast_dtype(cfg), optimizer_bytes(cfg))
+    memory = step_memory(parts, autocast_dtype(cfg), optimizer_bytes(cfg, gpus))
     extra = CONTEXT + other_bytes(cfg, memory, gpus)
-    largest = memory.largest_batch((memory_gb * GIGA - CONTEXT) * SHARE - (extra - CONTEXT))
+    largest = memory.largest_batch(usable(memory_gb) - (extra - CONTEXT))
     if largest < 1:
         needed = (memory.total(1) + extra - CONTEXT) / SHARE + CONTEXT
         raise ValueError(
@@ -186,21 +184,24 @@ def autocast_dtype(cfg: Config) -> torch.dtype:
     return getattr(torch, cfg.optim_wrapper.get('dtype', 'float16'))
 
 
-def optimizer_bytes(cfg: Config) -> int:
+def optimizer_bytes(cfg: Config, gpus: int) -> float:
     """Bytes of state for each trainable parameter; ValueError for an optimizer it does not know."""
-    kind = cfg.optim_wrapper.get('optimizer', {}).get('type')
+    optimizer = cfg.optim_wrapper.get('optimizer', {})
+    kind, share = optimizer.get('type'), 1
+    if kind == 'ZeroRedundancyOptimizer':
+        kind, share = optimizer.get('optimizer_type'), gpus
     if kind not in OPTIMIZER_BYTES:
         raise ValueError(
             f'the memory of the optimizer {kind!r} is not known; known are '
             f'{", ".join(OPTIMIZER_BYTES)}'
         )
-    return OPTIMIZER_BYTES[kind]
+    return OPTIMIZER_BYTES[kind] / share
 
 
 def other_bytes(cfg: Config, memory: StepMemory, gpus: int) -> float:
     """What training holds beside the step itself: DDP's buckets and the EMA's weights."""
     wrapper = cfg.get('model_wrapper_cfg') or {}
-    buckets = gpus > 1 and not wrapper.get('gradient_as_bucket_view')
+    buckets = gpus > 1 and not wrapper.get('gradient_as_bucket_view', True)  # tools/train.py's own
     ema = any(hook.get('type') == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
     return buckets * memory.gradients + ema * memory.parameters
 

@@ -6,7 +6,8 @@ from mirl_mm.engine.adapt import accumulative_counts
 from mirl_mm.engine.hooks.run_summary import table
 from mirl_mm.engine.launch import load_config
 
-from .plan import GIGA, SHARE, Plan
+from .memory import SHARE
+from .plan import GIGA, Plan
 
 
 def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:

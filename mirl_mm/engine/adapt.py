@@ -77,24 +77,47 @@ def set_precision(cfg: Config, amp: bool, accelerator: bool, bfloat16: bool) -> 
 
 
 def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
-    """Set the launcher; without an accelerator, the gloo backend and a wrapper without devices."""
+    """Set the launcher and how processes exchange gradients; without an accelerator, over gloo.
+
+    DDP's gradients are views of its buckets, which saves a copy of all of them. Settings of the
+    config's own ``model_wrapper_cfg`` win.
+
+    Raises:
+        ValueError: a launcher that needs GPUs, or an optimizer that needs a launcher.
+    """
     cfg.launcher = launcher
-    if launcher == 'none' or accelerator:
+    if launcher == 'none':
+        optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+        if optimizer.get('type') == 'ZeroRedundancyOptimizer':
+            raise ValueError(
+                'ZeroRedundancyOptimizer spreads its state over processes, and there is one: start '
+                'with tools/dist_train.sh, or take optim_wrapper.optimizer.type='
+                f'{optimizer.get("optimizer_type", "AdamW")}'
+            )
         return []
-    if launcher != 'pytorch':
+    if not accelerator and launcher != 'pytorch':
         raise ValueError(
             f'launcher {launcher!r} needs GPUs, and this machine has none; on a CPU '
             f'the launcher "pytorch" works ({_STARTER["pytorch"]})'
         )
-    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
-    # mmengine's default passes the local rank as a device, which a model on the CPU refuses.
-    wrapper = dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
-    wrapper.update(cfg.get('model_wrapper_cfg') or {}, device_ids=None)
+    wrapper = dict(cfg.get('model_wrapper_cfg') or {})
+    if wrapper.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
+        wrapper = (
+            dict(
+                type='MMDistributedDataParallel',
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+                gradient_as_bucket_view=True,
+            )
+            | wrapper
+        )
+        if not accelerator:
+            # mmengine's default passes the local rank as a device, which a CPU's model refuses.
+            wrapper['device_ids'] = None
     cfg.model_wrapper_cfg = wrapper
+    if accelerator:
+        return []
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     notes = [f'{launcher} launcher without a GPU: gloo backend, running on the CPU']
     if cfg.get('sync_bn'):
         cfg.sync_bn = None

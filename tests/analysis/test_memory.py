@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mirl_mm.analysis.memory import GIB, LiveBytes, StepMemory, step_memory, usable
+from mirl_mm.analysis.memory import LiveBytes, StepMemory, step_memory, usable
 from tests.models.build import small_mirl
 
 ARCH = dict(embed_dims=96, num_layers=6, num_heads=4, feedforward_channels=384)
@@ -103,4 +103,4 @@ def test_what_fits():
         0, 0, 0, 1, 4,
     ]  # fmt: skip
     assert usable(0.5) == 0
-    assert usable(81) == pytest.approx(72 * GIB)
+    assert usable(81) == pytest.approx(72e9)

@@ -9,7 +9,16 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mirl_mm.analysis import plan as planning
 from mirl_mm.analysis.memory import StepMemory
-from mirl_mm.analysis.plan import Batch, divide, linear_macs, other_bytes, plan, schedule, speed
+from mirl_mm.analysis.plan import (
+    Batch,
+    divide,
+    linear_macs,
+    optimizer_bytes,
+    other_bytes,
+    plan,
+    schedule,
+    speed,
+)
 from mirl_mm.analysis.plan_text import command, describe
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -82,10 +91,17 @@ def test_what_is_held_beside_the_step():
     memory = StepMemory(parameters=100, gradients=90, optimizer=0, per_image=0, rest=0)
     cfg = Config(dict(custom_hooks=[dict(type='EMAHook')]))
     assert other_bytes(Config(), memory, 1) == 0
-    assert other_bytes(Config(), memory, 2) == 90
-    assert other_bytes(cfg, memory, 2) == 190
-    cfg.model_wrapper_cfg = dict(gradient_as_bucket_view=True)
+    assert other_bytes(Config(), memory, 2) == 0
     assert other_bytes(cfg, memory, 2) == 100
+    cfg.model_wrapper_cfg = dict(gradient_as_bucket_view=False)
+    assert other_bytes(cfg, memory, 2) == 190
+
+
+def test_the_optimizers_state():
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'))))
+    assert optimizer_bytes(cfg, 8) == 4
+    cfg.optim_wrapper.optimizer = dict(type='ZeroRedundancyOptimizer', optimizer_type='AdamW')
+    assert optimizer_bytes(cfg, 8) == 1
 
 
 def test_an_assumed_rate_says_so():

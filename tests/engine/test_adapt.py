@@ -88,16 +88,47 @@ def test_world_size_is_the_launchers():
 
 
 def test_launcher_on_a_cpu_takes_gloo():
-    cfg = Config.fromfile(TINY)
-    assert set_launcher(cfg, 'pytorch', accelerator=True) == []
-    assert cfg.env_cfg.dist_cfg.backend == 'nccl' and 'model_wrapper_cfg' not in cfg
-    assert len(set_launcher(cfg, 'pytorch', accelerator=False)) == 1
-    assert cfg.env_cfg.dist_cfg.backend == 'gloo'
-    assert cfg.model_wrapper_cfg == dict(
+    ddp = dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
         find_unused_parameters=False,
-        device_ids=None,
+        gradient_as_bucket_view=True,
     )
+    cfg = Config.fromfile(TINY)
+    assert set_launcher(cfg, 'none', accelerator=True) == []
+    assert 'model_wrapper_cfg' not in cfg
+    assert set_launcher(cfg, 'pytorch', accelerator=True) == []
+    assert cfg.env_cfg.dist_cfg.backend == 'nccl'
+    assert cfg.model_wrapper_cfg == ddp
+    assert len(set_launcher(cfg, 'pytorch', accelerator=False)) == 1
+    assert cfg.env_cfg.dist_cfg.backend == 'gloo'
+    assert cfg.model_wrapper_cfg == dict(ddp, device_ids=None)
     with pytest.raises(ValueError, match="'slurm' needs GPUs"):
         set_launcher(cfg, 'slurm', accelerator=False)
+
+
+def test_own_settings_of_the_wrapper_win():
+    cfg = Config.fromfile(TINY)
+    cfg.find_unused_parameters = True
+    cfg.model_wrapper_cfg = dict(gradient_as_bucket_view=False, static_graph=True)
+    set_launcher(cfg, 'pytorch', accelerator=True)
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        gradient_as_bucket_view=False,
+        static_graph=True,
+    )
+    other = dict(type='MMFullyShardedDataParallel', use_orig_params=True)
+    for accelerator in (True, False):
+        cfg.model_wrapper_cfg = other
+        set_launcher(cfg, 'pytorch', accelerator)
+        assert cfg.model_wrapper_cfg == other
+
+
+def test_a_sharded_optimizer_needs_processes():
+    cfg = Config.fromfile(TINY)
+    cfg.optim_wrapper.optimizer.update(type='ZeroRedundancyOptimizer', optimizer_type='AdamW')
+    with pytest.raises(ValueError, match=r'there is one: .*dist_train\.sh, or take .*type=AdamW'):
+        set_launcher(cfg, 'none', accelerator=True)
+    assert set_launcher(cfg, 'pytorch', accelerator=True) == []
