@@ -4,41 +4,66 @@
 
 A step is forward and backward on random images, without the optimizer. Peers: mmpretrain's MAE on
 the same encoder with 8 decoder blocks of the neck's width, and the plain transcription of the
-equations in tests/reference.py. Every round times each model once, so a noisy machine disturbs all
-of them; the ratios are taken round by round.
+equations in tests/reference.py (explicit attention, nothing fused or left out); on a GPU all run
+in bfloat16. On a machine with other work: ``--threads 1 --clock cpu``.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import time
-from datetime import date
-from importlib.metadata import version
+import functools
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.timing import CLOCKS, alternate, peak_bytes, profiled, show, summarise
+from mirl_mm.analysis.flops import training_flops_per_image
+from mirl_mm.evaluation.record import environment, write_json
 from tests.reference import Reference
 
 ROOT = Path(__file__).parents[1]
+PEERS = ('mae', 'plain')
+VARIANTS = {  # settings of both MIRLViT and MIRLNeck
+    'compiled': dict(compile_blocks=True),
+    'checkpointed': dict(with_cp=True),
+}
 
 
-def models(arch: str, device: str) -> dict[str, nn.Module]:
-    """MIRL and its peers by name."""
+def models(arch: str, device: str, names: list[str]) -> dict[str, nn.Module]:
+    """``mirl`` and, by name, its variants and peers."""
     init_default_scope('mmpretrain')
-    built = {}
-    for name in ('mirl', 'mae'):
-        epochs = '2e' if arch == 'test' else '300e'
-        cfg = Config.fromfile(ROOT / f'configs/{name}/vit-{arch}_{epochs}.py')
-        built[name] = MODELS.build(cfg.model)
-        built[name].init_weights()
-    backbone, neck = built['mirl'].backbone, built['mirl'].neck
+    mirl = build('mirl', arch)
+    built = {'mirl': mirl}
+    for name in names:
+        if name in VARIANTS:
+            built[name] = build('mirl', arch, VARIANTS[name])
+            built[name].load_state_dict(mirl.state_dict())
+        elif name == 'mae':
+            built[name] = build('mae', arch)
+        else:
+            built[name] = plain(mirl)
+    return {name: model.to(device).train() for name, model in built.items()}
+
+
+def build(method: str, arch: str, settings: dict | None = None) -> nn.Module:
+    """From the shipped config."""
+    schedule = '2e' if arch == 'test' else '300e'
+    cfg = Config.fromfile(ROOT / f'configs/{method}/vit-{arch}_{schedule}.py').model
+    if settings:
+        cfg.backbone.update(settings)
+        cfg.neck.update(settings)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    return model
+
+
+def plain(mirl: nn.Module) -> Reference:
+    """The transcription at the same size."""
+    backbone, neck = mirl.backbone, mirl.neck
     decoder = neck.decoders[0]
-    built['reference'] = Reference(
+    return Reference(
         img_size=backbone.img_size,
         patch=backbone.patch_size,
         width=backbone.embed_dims,
@@ -49,7 +74,14 @@ def models(arch: str, device: str) -> dict[str, nn.Module]:
         decoder_heads=decoder.blocks[0].attn.num_heads,
         segments=neck.num_segments,
     )
-    return {name: model.to(device).train() for name, model in built.items()}
+
+
+def step(model: nn.Module, imgs: torch.Tensor, dtype: torch.dtype) -> None:
+    """One forward and backward pass."""
+    model.zero_grad(set_to_none=True)
+    with torch.autocast(imgs.device.type, dtype, enabled=dtype != torch.float32):
+        loss = loss_of(model, imgs)
+    loss.backward()
 
 
 def loss_of(model: nn.Module, imgs: torch.Tensor) -> torch.Tensor:
@@ -59,65 +91,51 @@ def loss_of(model: nn.Module, imgs: torch.Tensor) -> torch.Tensor:
     return model.loss(imgs, None)['loss']
 
 
-def step(model: nn.Module, imgs: torch.Tensor, dtype: torch.dtype) -> float:
-    """Seconds of one forward and backward pass."""
-    model.zero_grad(set_to_none=True)
-    synchronise(imgs)
-    started = time.perf_counter()
-    with torch.autocast(imgs.device.type, dtype, enabled=dtype != torch.float32):
-        loss = loss_of(model, imgs)
-    loss.backward()
-    synchronise(imgs)
-    return time.perf_counter() - started
+def flops_of(model: nn.Module, imgs: torch.Tensor) -> int:
+    """Operations of a step: in closed form, or counted where there is none."""
+    if not isinstance(model, Reference):
+        return len(imgs) * training_flops_per_image(model, len(imgs))
+    with FlopCounterMode(display=False) as counter:
+        step(model, imgs[:1], torch.float32)
+    return len(imgs) * counter.get_total_flops()
 
 
-def synchronise(tensor: torch.Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
-
-
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Step time of MIRL against its peers.')
     parser.add_argument('--arch', default='s54', choices=['test', 's54', 'b12', 'b48'])
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--threads', type=int, help="torch's own choice without it")
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
+    parser.add_argument('--clock', default='wall', choices=CLOCKS)
+    parser.add_argument(
+        '--against', nargs='*', default=list(PEERS), choices=[*PEERS, *VARIANTS], metavar='NAME'
+    )
+    parser.add_argument('--profile', action='store_true', help='add where the time goes')
     parser.add_argument('--out', type=Path, help='JSON file to write')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    built = models(args.arch, device)
-    size = built['mirl'].backbone.img_size[0]
-    imgs = torch.randn(args.batch, 3, size, size, device=device)
-    seconds: dict[str, list[float]] = {name: [] for name in built}
-    for r in range(args.rounds + 1):
-        for name, model in built.items():
-            spent = step(model, imgs, getattr(torch, args.dtype))
-            if r:  # the first round warms up
-                seconds[name].append(round(spent, 4))
-            print(f'round {r} {name:<10} {spent:.3f} s', flush=True)
-    ratios = {
-        peer: [round(a / b, 4) for a, b in zip(seconds['mirl'], seconds[peer], strict=True)]
-        for peer in seconds
-        if peer != 'mirl'
-    }
-    for peer, values in ratios.items():
-        middle = statistics.median(values)
-        print(f'mirl / {peer}: median {middle:.3f}, {min(values):.3f} to {max(values):.3f}')
+    dtype = getattr(torch, args.dtype)
+    built = models(args.arch, device, args.against)
+    side = built['mirl'].backbone.img_size[0]
+    imgs = torch.randn(args.batch, 3, side, side, device=device)
+    runs = {name: functools.partial(step, model, imgs, dtype) for name, model in built.items()}
+    flops = {name: flops_of(model, imgs) for name, model in built.items()}
+    spent = alternate(runs, args.rounds, device)
+    result = summarise(spent, 'mirl', device, args.clock, flops)
+    result['peak_mb'] = {n: round(peak_bytes(run, device) / 1e6) for n, run in runs.items()}
+    if args.profile:
+        result['profile'] = {name: profiled(run, device) for name, run in runs.items()}
+    show(result)
     if args.out:
-        result = dict(
-            date=str(date.today()),
-            hardware=torch.cuda.get_device_name()
-            if device == 'cuda'
-            else f'{platform.machine()} CPU',
-            threads=torch.get_num_threads(),
-            versions={name: version(name) for name in ('torch', 'numpy')},
-            config={key: value for key, value in vars(args).items() if key != 'out'},
-            seconds=seconds,
-            medians={name: statistics.median(values) for name, values in seconds.items()},
-            ratios=ratios,
-        )
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + '\n')
+        config = {key: value for key, value in vars(args).items() if key != 'out'}
+        write_json(args.out, dict(environment(), config=config, **result))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,304 @@
+"""The tables of README.md, from the results as data: ``python -m benchmarks.tables``.
+
+A table whose result is not there yet says "not run" and how to run it.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+README = Path(__file__).with_name('README.md')
+RESULTS = README.with_name('results')
+
+# Results by file name, and the command that makes each (with --out).
+PRETRAIN = {
+    'pretrain_s54_cpu': 'pretrain_step --arch s54 --batch 8 --profile',
+    'pretrain_s54_gpu': 'pretrain_step --arch s54 --batch 256 --dtype bfloat16 '
+    '--against mae plain compiled checkpointed --profile',
+    'pretrain_b48_gpu': 'pretrain_step --arch b48 --batch 64 --dtype bfloat16 '
+    '--against mae plain compiled checkpointed --profile',
+}
+SETTINGS = {'settings_s54_cpu': 'pretrain_step --arch s54 --against compiled checkpointed'}
+IDEAS = {'ideas_s54_cpu': 'ideas --arch s54 --batch 8'}
+DENSE = {
+    'dense_b12-512_cpu': 'dense_step --arch b12 --size 512',
+    'dense_b12-1024_cpu': 'dense_step --arch b12 --depth 6 --size 1024 --rounds 3',
+    'dense_s54-1024_cpu': 'dense_step --arch s54 --depth 14 --size 1024 --rounds 3',
+    'dense_s54-1024_gpu': 'dense_step --arch s54 --size 1024 --batch 4 --dtype bfloat16',
+    'dense_b48-1024_gpu': 'dense_step --arch b48 --size 1024 --batch 2 --dtype bfloat16',
+}
+WHOLE = {
+    'whole_b12-512_cpu': 'dense_step --arch b12 --size 512 --rounds 3 --whole mask-rcnn upernet',
+}
+LOADER = {'loader_cpu': 'loader'}
+STARTUP = {'startup_cpu': 'startup'}
+SCALING = {'scaling_cpu': 'scaling'}
+MEMORY = {'largest_batch': 'largest_batch'}
+
+Found = Mapping[str, dict | None]
+
+
+def pretrain(found: Found) -> str:
+    """A row for every model: time, ratio, rate, memory."""
+    head = ['model', 'step, s', 'ours / it', 'GFLOP', 'GFLOP/s', 'of a matrix product', 'peak, MB']
+    parts = []
+    for name, result in found.items():
+        if result is None:
+            continue
+        rows = [
+            [
+                model,
+                f'{median:.3f}',
+                ratio(result['ratios'].get(model)),
+                f'{result["gflop"][model]:,.0f}',
+                f'{result["gflops"][model]:,.0f}',
+                f'{result["gflops"][model] / result["matrix_gflops"]:.0%}',
+                f'{result["peak_mb"][model]:,}',
+            ]
+            for model, median in result['medians'].items()
+        ]
+        arch, batch = result['config']['arch'], result['config']['batch']
+        parts.append(f'{arch}, batch {batch} ({stamp(name, result)}):\n\n{markdown(head, rows)}')
+    return '\n\n'.join(parts)
+
+
+def profile(found: Found) -> str:
+    """Where the time goes, model by model."""
+    rows = []
+    for result in present(found):
+        for model, operations in result.get('profile', {}).items():
+            named = ', '.join(f'{each["operation"]} {each["share"]:.0%}' for each in operations[:7])
+            rows.append([result['config']['arch'], model, named])
+    return markdown(['arch', 'model', 'share of the time in operations themselves'], rows)
+
+
+def settings(found: Found) -> str:
+    """Settings for speed and memory against the default."""
+    rows = [
+        [
+            model,
+            f'{median:.3f}',
+            f'{median / result["medians"]["mirl"]:.2f}',
+            f'{result["peak_mb"][model]:,}',
+        ]
+        for result in present(found)
+        for model, median in result['medians'].items()
+    ]
+    return markdown(['setting', 'step, s', 'of the default', 'peak, MB'], rows)
+
+
+def ideas(found: Found) -> str:
+    """What a step costs without each idea."""
+    rows = []
+    for result in present(found):
+        for part, base in (('step', 'as it is'), ('update', 'one group, fused')):
+            medians, ratios = result[part]['medians'], result[part]['ratios']
+            for name, median in medians.items():
+                rows.append([part, name, f'{median:.3f}', inverse(ratios.get(name)) or '1'])
+            assert base in medians
+    return markdown(['what', 'variant', 's', 'of ours'], rows)
+
+
+def dense(found: Found) -> str:
+    """A row for every encoder and size."""
+    rows = []
+    for result in present(found):
+        config = result['config']
+        depth = f', first {config["depth"]} blocks' if config['depth'] else ''
+        where = f'{config["arch"]}{depth}, {config["size"]} px, {result["threads"]} threads'
+        for model, median in result['medians'].items():
+            peak = f'{result["peak_mb"][model]:,}'
+            rows.append([where, model, f'{median:.2f}', ratio(result['ratios'].get(model)), peak])
+    return markdown(['encoder', 'attention', 'step, s', 'ours / it', 'peak, MB'], rows)
+
+
+def whole(found: Found) -> str:
+    """Training steps of whole models."""
+    rows = [
+        [f'{name}, {result["config"]["arch"]}, {result["config"]["size"]} px',
+         f'{result["medians"][name]:.2f}', ratio(share)]
+        for result in present(found)
+        for name, share in result['backbone_share'].items()
+    ]  # fmt: skip
+    return markdown(['model', 'step, s', 'share of the backbone'], rows)
+
+
+def loader(found: Found) -> str:
+    """Images per second and core."""
+    rows, said = [], ''
+    for result in present(found):
+        for name, median in result['medians'].items():
+            values = result['ratios'].get(name)
+            rows.append([name, f'{median:.0f}', listed(values) if values else '1'])
+        moved = result['pixel_difference']
+        said = (
+            f'Pixels of the same draws differ by {moved["max"]} levels of 255 at most, '
+            f'{moved["mean"]} on average.'
+        )
+    return markdown(['pipeline', 'images/s and core', 'of mmpretrain'], rows) + f'\n\n{said}'
+
+
+def startup(found: Found) -> str:
+    """Imports, stages to the first step, and lists of files."""
+    parts = []
+    for result in present(found):
+        rows = [
+            [name, run['cpu'], run['wall'], ', '.join(run['heavy']) or '-']
+            for name, run in result['imports'].items()
+        ]
+        parts.append(markdown(['import', 'CPU, s', 'wall, s', 'heavy packages that come'], rows))
+        stages = [[name, seconds] for name, seconds in result['first_step'].items()]
+        parts.append(markdown(['up to the first step', 's'], stages))
+        if 'listing' in result:
+            rows = [
+                [name, f'{run["images"]:,}', f'{run["cpu"]:.2f}', f'{run["wall"]:.2f}']
+                for name, run in result['listing'].items()
+            ]
+            parts.append(markdown(['list of files', 'images', 'CPU, s', 'wall, s'], rows))
+    return '\n\n'.join(parts)
+
+
+def scaling(found: Found) -> str:
+    """Depths, and processes."""
+    parts = []
+    for result in present(found):
+        depth, batch = result['depth'], result['config']['batch']
+        rows = [[name, f'{median:.3f}'] for name, median in depth['medians'].items()]
+        growth = depth['growth']
+        parts.append(markdown(['depth', 'step, s'], rows))
+        parts.append(
+            'The step from 24 to 48 blocks over twice that from 12 to 24 (1 is a straight line): '
+            f'{depth["growth_of_medians"]:.3f} of the medians; round by round {ratio(growth)}.'
+        )
+        rows = [
+            [name, f'{run["seconds"]:.3f}', f'{2 * batch / run["seconds"]:.1f}',
+             ratio(run['with_over_without'])]
+            for name, run in result['processes'].items()
+        ]  # fmt: skip
+        head = ['two processes, DDP', 'step, s', 'images/s', 'with / without the exchange']
+        parts.append(markdown(head, rows))
+        one = depth['medians']['12 blocks']
+        parts.append(
+            f'One process with {result["threads"]} threads makes {batch / one:.1f} images/s with '
+            f'the same model of 12 blocks and a batch of {batch}.'
+        )
+    return '\n\n'.join(parts)
+
+
+def memory(found: Found) -> str:
+    """The largest batch by arch and memory."""
+    rows, sizes = [], []
+    for result in present(found):
+        for arch, kinds in result['archs'].items():
+            for name, kind in kinds.items():
+                sizes = list(kind['largest'])
+                batches = [f'{batch:,}' if batch else '-' for batch in kind['largest'].values()]
+                gb = [f'{kind["fixed_gb"]:.2f}', f'{kind["per_image_gb"]:.3f}']
+                rows.append([arch, name, *gb, *batches])
+    head = ['arch', 'setting', 'fixed, GB', 'GB an image', *(f'{gb} GB' for gb in sizes)]
+    return markdown(head, rows)
+
+
+TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
+    'pretrain': (pretrain, PRETRAIN),
+    'profile': (profile, PRETRAIN),
+    'settings': (settings, SETTINGS),
+    'ideas': (ideas, IDEAS),
+    'dense': (dense, DENSE),
+    'whole': (whole, WHOLE),
+    'loader': (loader, LOADER),
+    'startup': (startup, STARTUP),
+    'scaling': (scaling, SCALING),
+    'memory': (memory, MEMORY),
+}
+
+
+def tables(results: Path = RESULTS) -> dict[str, str]:
+    """Every table in Markdown, by name."""
+    return {name: table(make, files, results) for name, (make, files) in TABLES.items()}
+
+
+def table(make: Callable[[Found], str], files: Mapping[str, str], results: Path) -> str:
+    """A table of the results that are there, and a line for each that is not."""
+    found = {name: read(results / f'{name}.json') for name in files}
+    parts = [make(found)] if any(found.values()) else []
+    if make is not profile:
+        parts += [stamps(found)] if make is not pretrain and any(found.values()) else []
+        parts += [
+            f'`{name}`: **not run**. `python -m benchmarks.{files[name]} '
+            f'--out benchmarks/results/{name}.json`'
+            for name, result in found.items()
+            if result is None
+        ]
+    return '\n\n'.join(parts)
+
+
+def read(file: Path) -> dict | None:
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def present(found: Found) -> list[dict]:
+    return [result for result in found.values() if result is not None]
+
+
+def stamps(found: Found) -> str:
+    named = {name: result for name, result in found.items() if result is not None}
+    return 'From ' + '; '.join(stamp(name, result) for name, result in named.items()) + '.'
+
+
+def stamp(name: str, result: Mapping) -> str:
+    """File, date, hardware, threads, precision, versions."""
+    dtype = result.get('config', {}).get('dtype')
+    clock = result.get('config', {}).get('clock')
+    words = [
+        f'[{name}.json](results/{name}.json)',
+        result['date'],
+        result['hardware'],
+        f'{result["threads"]} threads',
+        *([dtype] if dtype else []),
+        *([f'{clock} time'] if clock else []),
+        *(f'{each} {result["versions"][each]}' for each in ('torch', 'mmpretrain')),
+    ]
+    return ', '.join(words)
+
+
+def ratio(found: Mapping | None) -> str:
+    """Median and range; 1 for a thing against itself."""
+    return listed(found['all']) if found else '1'
+
+
+def inverse(found: Mapping | None) -> str:
+    """The same for the other way round."""
+    return listed([1 / each for each in found['all']]) if found else ''
+
+
+def listed(values: Sequence[float]) -> str:
+    return f'{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})'
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def filled(text: str, made: Mapping[str, str]) -> str:
+    """A page with its tables made anew.
+
+    Raises:
+        ValueError: the page has other tables than were made.
+    """
+    pattern = re.compile(r'(<!-- table (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+    names = [match[1] for match in pattern.findall(text)]
+    if sorted(names) != sorted(made):
+        raise ValueError(f'the page has tables {names}; made were {list(made)}')
+    return pattern.sub(lambda match: f'{match[1]}\n{made[match[2]]}\n\n{match[3]}', text)
+
+
+def main() -> None:
+    README.write_text(filled(README.read_text(), tables()))
+
+
+if __name__ == '__main__':
+    main()
