@@ -1,15 +1,18 @@
-"""The demo: from pictures to painted pictures, in minutes on a CPU."""
+"""The demo: from pictures to painted pictures, boxes and masks, in minutes on a CPU."""
 
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from mmengine.runner import Runner
 
 from .analysis.plots import plot_losses, plot_panel, read_scalars
+from .analysis.report import write_report
 from .datasets.images import UnlabelledImages
-from .datasets.scene_set import write_scenes
+from .datasets.scene_set import SceneSet, write_scenes
+from .demo_transfer import run_transfer, table
 from .engine.launch import build_runner, training_config
 
 PANEL_IMAGES = 8
@@ -18,48 +21,68 @@ MIN_PICTURES = 2 * PANEL_IMAGES
 
 def run_demo(
     config: str,
+    transfer: Mapping[str, str],
     data: str | None = None,
     work_dir: str = 'work_dirs/demo',
     scenes_dir: str = 'data/scenes',
     cfg_options: dict | None = None,
+    transfer_options: dict | None = None,
 ) -> dict[str, Path]:
-    """Pre-train with MIRL, then draw the loss curve and a panel of held-out images.
+    """Pre-train with MIRL and look at it; then detect and segment, with the encoder and without.
 
     Args:
-        config: path of the demo's config.
-        data: a folder of the user's own pictures; None writes and uses the generated scenes.
-        work_dir: where the run goes.
+        config: path of the pre-training's config.
+        transfer: paths of ``detection``'s and ``segmentation``'s config.
+        data: a folder of the user's own pictures, which have no labels: pre-training alone. None
+            writes and uses the generated scenes.
+        work_dir: where the runs go.
         scenes_dir: where the generated scenes go.
-        cfg_options: as ``--cfg-options``.
+        cfg_options: as ``--cfg-options``, for pre-training.
+        transfer_options: likewise, for the four trainings behind it.
 
     Returns:
-        What was written, by name: ``checkpoint``, ``curve`` and ``panel``.
+        What was written, by name: ``checkpoint``, ``encoder``, ``curve``, ``panel`` and, on the
+        scenes, ``detection`` and ``segmentation``.
 
     Raises:
         FileNotFoundError, ValueError: the folder of pictures is missing or holds too few.
     """
     started = time.perf_counter()
-    options = dict(cfg_options or {})
+    scenes, options = None, dict(cfg_options or {})
     if data is None:
         print(f'Drawing scenes in {scenes_dir} ...', flush=True)
-        options |= scene_options(scenes_dir)
+        scenes = write_scenes(scenes_dir)
+        options |= scene_options(scenes)
     else:
         options |= folder_options(data, Path(work_dir))
-    cfg, notes = training_config(config, work_dir, cfg_options=options)
-    runner = build_runner(cfg, notes)
-    runner.train()
-    written = dict(
-        checkpoint=Path((Path(work_dir) / 'last_checkpoint').read_text()), **draw(runner)
-    )
+    print('Pre-training:', flush=True)
+    written, runs = pre_train(config, work_dir, options), [Path(work_dir)]
+    if scenes is not None:
+        result = run_transfer(transfer, written['encoder'], scenes, work_dir, transfer_options)
+        written |= result.pages
+        runs += result.work_dirs
+        print(f'On {len(list(scenes.images("val").iterdir()))} held-out scenes, in percent:')
+        print(table(result.scores))
+    else:
+        print('Detection and segmentation are left out: they need labels, which pictures have not.')
+    written['report'] = write_report(runs, Path(work_dir) / 'report.html')
     print(f'Done in {time.perf_counter() - started:.0f} s:')
     for name, path in written.items():
-        print(f'  {name:<10} {path}')
+        print(f'  {name:<12} {path}')
     return written
 
 
-def scene_options(scenes_dir: str) -> dict[str, str]:
-    """Config options that point the loaders at the generated scenes (written if need be)."""
-    scenes = write_scenes(scenes_dir)
+def pre_train(config: str, work_dir: str, options: dict) -> dict[str, Path]:
+    """Run the pre-training, draw it, and say where everything is."""
+    cfg, notes = training_config(config, work_dir, cfg_options=options)
+    runner = build_runner(cfg, notes)
+    runner.train()
+    checkpoint = Path((Path(work_dir) / 'last_checkpoint').read_text())
+    return dict(checkpoint=checkpoint, encoder=Path(work_dir) / 'encoder.pth', **draw(runner))
+
+
+def scene_options(scenes: SceneSet) -> dict[str, str]:
+    """Config options that point pre-training's loaders at the generated scenes."""
     options = {}
     for loader, split in (('train', 'train'), ('val', 'val'), ('test', 'val')):
         options[f'{loader}_dataloader.dataset.data_root'] = str(scenes.images(split))

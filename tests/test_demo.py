@@ -1,18 +1,35 @@
 """The demo on a few iterations; its real length is tried by `make demo`."""
 
+import contextlib
+import io
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from mirl_mm.datasets.scene_set import write_scenes
-from mirl_mm.demo import folder_options
+import mirl_mm.demo
+from mirl_mm.datasets.scene_set import SceneSet, write_scenes
+from mirl_mm.demo import folder_options, run_demo
+from mirl_mm.demo_transfer import all_background
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / 'configs/demo'
+TRANSFER = dict(
+    detection=str(CONFIGS / 'mask-rcnn_24-blocks.py'),
+    segmentation=str(CONFIGS / 'upernet_24-blocks.py'),
+)
+SHORT = {
+    'train_cfg.max_iters': 2,
+    'train_cfg.val_interval': 2,
+    'train_dataloader.batch_size': 2,
+    'default_hooks.logger.interval': 1,
+}
 
 
 def demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -50,7 +67,66 @@ def test_a_users_pictures_become_a_curve_and_a_panel(tmp_path, pictures):
     assert Image.open(tmp_path / written['curve']).size == (960, 540)
     width, height = Image.open(tmp_path / written['panel']).size
     assert width > height > 900  # 11 columns, 8 rows
+    assert 'Detection and segmentation are left out' in done.stdout
     assert len(done.stdout.splitlines()) < 60, 'the terminal keeps one screen'
+
+
+@pytest.fixture(scope='module')
+def on_scenes(tmp_path_factory) -> tuple[dict[str, Path], str, Path]:
+    """The whole demo, two iterations each: what it wrote, what it printed, and its scenes."""
+    folder = tmp_path_factory.mktemp('demo')
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(mirl_mm.demo, 'write_scenes', lambda out: write_scenes(out, 6, 3))
+        written = run_demo(
+            str(CONFIGS / 'mirl_24-blocks.py'),
+            TRANSFER,
+            work_dir=str(folder / 'run'),
+            scenes_dir=str(folder / 'scenes'),
+            cfg_options=SHORT,
+            transfer_options=SHORT,
+        )
+    return written, printed.getvalue(), folder / 'scenes'
+
+
+def test_the_scenes_are_detected_and_segmented_with_and_without_the_encoder(on_scenes):
+    written, printed, scenes = on_scenes
+    assert {'encoder', 'detection', 'segmentation'} <= set(written)
+    number = r' +(\d+\.\d)'
+    heads = re.search(r'^ +box AP +mask AP +mIoU$', printed, re.MULTILINE)
+    assert heads, printed
+    rows = {
+        name: [float(value) for value in re.search(name + 3 * number, printed).groups()]
+        for name in ('MIRL pre-trained', 'from scratch', 'nothing found')
+    }
+    assert rows['nothing found'] == [0, 0, round(all_background(SceneSet(scenes)), 1)]
+    assert rows['MIRL pre-trained'] != rows['from scratch']  # two different starts
+    assert 'Average Precision' not in printed, 'the metric keeps its table to itself'
+    assert len(printed.splitlines()) < 60, 'the terminal keeps one screen'
+
+
+def test_a_page_of_predictions_has_a_row_a_scene_and_a_column_a_start(on_scenes):
+    for task in TRANSFER:
+        width, height = Image.open(on_scenes[0][task]).size
+        assert (width, height) == (4 * 240, 3 * 240 + 90)
+
+
+def test_training_starts_from_the_fresh_encoder(on_scenes):
+    written, _, _ = on_scenes
+    fresh = torch.load(written['encoder'], weights_only=True)['state_dict']
+    name = 'backbone.layers.23.ffn.layers.0.0.weight'
+    for start, near in (('mirl', True), ('from', False)):
+        run = written['encoder'].parent / f'detection_{start}'
+        tuned = torch.load(run / 'iter_2.pth', weights_only=False)['state_dict']
+        assert torch.allclose(tuned[name], fresh[name], atol=1e-3) == near
+
+
+def test_a_segmentor_that_finds_nothing(tmp_path):
+    scenes = write_scenes(tmp_path / 'scenes', 1, 2, size=64)
+    shares = []
+    for file in scenes.masks('val').iterdir():
+        shares.append((np.asarray(Image.open(file)) == 0).mean())
+    assert all_background(scenes) == pytest.approx(100 * np.mean(shares) / 7)
 
 
 def test_train_and_held_out_pictures_are_apart(tmp_path, pictures):

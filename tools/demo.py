@@ -1,4 +1,4 @@
-"""Pre-train a small deep ViT with MIRL and look at what it paints: ``python tools/demo.py``."""
+"""Pre-train a small deep ViT with MIRL, then detect and segment: ``python tools/demo.py``."""
 
 import argparse
 import sys
@@ -9,22 +9,54 @@ from mmengine.config import DictAction
 from mirl_mm.datasets.scene_set import write_scenes
 from mirl_mm.demo import run_demo
 
-CONFIG = Path(__file__).parents[1] / 'configs/demo/mirl_24-blocks.py'
+CONFIGS = Path(__file__).parents[1] / 'configs/demo'
+PRE_TRAINING = str(CONFIGS / 'mirl_24-blocks.py')
+TRANSFER = dict(
+    detection=str(CONFIGS / 'mask-rcnn_24-blocks.py'),
+    segmentation=str(CONFIGS / 'upernet_24-blocks.py'),
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Pre-train a small deep ViT with MIRL.')
-    parser.add_argument('--data', metavar='FOLDER', help='your own pictures instead of the scenes')
+    parser = argparse.ArgumentParser(
+        description='Pre-train a small deep ViT with MIRL; detect and segment with it.'
+    )
+    parser.add_argument(
+        '--data',
+        metavar='FOLDER',
+        help='your own pictures instead of the scenes; without labels: pre-training alone',
+    )
     parser.add_argument('--work-dir', metavar='DIR', default='work_dirs/demo')
     parser.add_argument('--scenes-dir', metavar='DIR', default='data/scenes')
     parser.add_argument('--scenes-only', action='store_true', help='write the scenes and stop')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of pre-training that override the config',
+    )
+    parser.add_argument(
+        '--transfer-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='likewise of detection and segmentation, with the encoder and from scratch',
+    )
     args = parser.parse_args()
     try:
         if args.scenes_only:
             print(f'scenes in {write_scenes(args.scenes_dir).root}')
         else:
-            run_demo(str(CONFIG), args.data, args.work_dir, args.scenes_dir, args.cfg_options)
+            run_demo(
+                PRE_TRAINING,
+                TRANSFER,
+                args.data,
+                args.work_dir,
+                args.scenes_dir,
+                args.cfg_options,
+                args.transfer_options,
+            )
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
 

@@ -1,0 +1,57 @@
+# The demo's detection: Mask R-CNN on the encoder of mirl_24-blocks.py, 128 px scenes.
+# Command: make demo, or python tools/train.py configs/demo/mask-rcnn_24-blocks.py
+#   (from scratch: --cfg-options model.backbone.init_cfg=None)
+# Effective batch: 8 on one process. Width, learning rate and length are our choice for a CPU.
+# The map is 8 x 8 patches: every block is global.
+_base_ = [
+    '../_base_/mmdet_runtime.py',
+    '../_base_/mask-rcnn.py',
+    '../_base_/instances_scenes.py',
+]
+
+model = dict(
+    data_preprocessor=dict(pad_size_divisor=128),
+    backbone=dict(
+        arch=dict(embed_dims=64, num_layers=24, num_heads=4, feedforward_channels=256),
+        img_size=128,
+        window_size=0,
+        init_cfg=dict(checkpoint='work_dirs/demo/encoder.pth'),
+    ),
+    neck=dict(in_channels=64, out_channels=48),
+    rpn_head=dict(in_channels=48, feat_channels=48, num_convs=1),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=48),
+        bbox_head=dict(in_channels=48, conv_out_channels=48, fc_out_channels=128, num_classes=6),
+        mask_roi_extractor=dict(out_channels=48),
+        mask_head=dict(in_channels=48, conv_out_channels=48, num_classes=6),
+    ),
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=64)),
+        rpn_proposal=dict(nms_pre=300, max_per_img=100),
+        rcnn=dict(sampler=dict(num=48)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=20)),
+)
+
+train_dataloader = dict(batch_size=8)
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    constructor='LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(layer_decay_rate=0.95, norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=20),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=20, end=200, T_max=180),
+]
+train_cfg = dict(type='ExactIterLoop', max_iters=200, val_interval=200)
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=200, max_keep_ckpts=1),
+    sampler_seed=None,
+    progress=dict(lines=4),
+)
+randomness = dict(seed=0, diff_rank_seed=True)
+auto_scale_lr = dict(base_batch_size=8, enable=False)
+custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=8)]

@@ -1,0 +1,47 @@
+# The demo's segmentation: UperNet on the encoder of mirl_24-blocks.py, 128 px scenes.
+# Command: make demo, or python tools/train.py configs/demo/upernet_24-blocks.py
+#   (from scratch: --cfg-options model.backbone.init_cfg=None)
+# Effective batch: 8 on one process. Width, learning rate and length are our choice for a CPU.
+# Scenes are evaluated whole.
+_base_ = [
+    '../_base_/mmseg_runtime.py',
+    '../_base_/upernet.py',
+    '../_base_/masks_scenes.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=(128, 128)),
+    backbone=dict(
+        arch=dict(embed_dims=64, num_layers=24, num_heads=4, feedforward_channels=256),
+        img_size=128,
+        out_indices=(5, 11, 17, 23),
+        init_cfg=dict(checkpoint='work_dirs/demo/encoder.pth'),
+    ),
+    neck=dict(in_channels=64),
+    decode_head=dict(in_channels=[64] * 4, channels=64, num_classes=7),
+    auxiliary_head=dict(in_channels=64, channels=64, num_classes=7),
+    test_cfg=dict(_delete_=True, mode='whole'),
+)
+
+train_dataloader = dict(batch_size=8)
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    constructor='LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(layer_decay_rate=0.95, norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=20),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=20, end=200, T_max=180),
+]
+train_cfg = dict(type='ExactIterLoop', max_iters=200, val_interval=200)
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=200, max_keep_ckpts=1),
+    sampler_seed=None,
+    progress=dict(lines=4),
+)
+randomness = dict(seed=0, diff_rank_seed=True)
+auto_scale_lr = dict(base_batch_size=8, enable=False)
+custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=8)]

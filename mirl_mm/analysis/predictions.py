@@ -1,0 +1,110 @@
+"""A page of dense predictions: images, ground truth and predictions side by side.
+
+H x W the image, N instances on it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+OPACITY = 0.55
+
+
+class Instances(NamedTuple):
+    """What was found on one image, or is on it."""
+
+    labels: np.ndarray  # int [N]
+    boxes: np.ndarray  # float [N, 4], x1 y1 x2 y2 in pixels
+    masks: np.ndarray  # bool [N, H, W]
+    scores: np.ndarray | None = None  # float [N]; None for the ground truth
+
+
+class Regions(NamedTuple):
+    """The class of every pixel."""
+
+    labels: np.ndarray  # int [H, W]; what the palette does not have is left unpainted
+
+
+def plot_predictions(
+    images: Sequence[np.ndarray],
+    columns: Mapping[str, Sequence[Instances | Regions]],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    path: str | Path,
+) -> None:
+    """Draw one row per image: the image itself, then every column's instances or regions over it.
+
+    Args:
+        images: uint8 RGB, [H, W, 3] each.
+        columns: by title, one entry per image.
+        classes: the names, for the legend.
+        palette: RGB of 0-255 per class; a class of black is left unpainted.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    size, colours = 2.0, np.array(palette)  # inches a picture
+    figure = Figure(
+        figsize=(size * (1 + len(columns)), size * len(images) + 0.75), layout='constrained'
+    )
+    grid = figure.subplots(len(images), 1 + len(columns), squeeze=False)
+    for axes, title in zip(grid[0], ['image', *columns], strict=True):
+        axes.set_title(title, fontsize=9)
+    for row, image in zip(grid, images, strict=True):
+        for axes in row:
+            axes.axis('off')
+        row[0].imshow(image)
+    for axes_of_column, found in zip(grid[:, 1:].T, columns.values(), strict=True):
+        for axes, image, each in zip(axes_of_column, images, found, strict=True):
+            if isinstance(each, Regions):
+                axes.imshow(painted(image, each.labels, colours))
+            else:
+                draw_instances(axes, image, each, colours)
+    patches = [
+        Patch(color=colour / 255, label=name)
+        for name, colour in zip(classes, colours, strict=True)
+        if colour.any()
+    ]
+    figure.legend(handles=patches, loc='outside lower center', ncols=len(patches), fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def painted(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """The image [H, W, 3] under the colours of its labels [H, W], uint8."""
+    known = (labels >= 0) & (labels < len(colours))
+    tint = colours[np.where(known, labels, 0)]
+    shown = (known & tint.any(axis=-1))[..., None]
+    mixed = np.where(shown, (1 - OPACITY) * image + OPACITY * tint, image)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def draw_instances(axes, image: np.ndarray, found: Instances, colours: np.ndarray) -> None:
+    """Masks, boxes and scores over the image; where masks overlap, the highest score is on top."""
+    from matplotlib.patches import Rectangle
+
+    order = range(len(found.labels))
+    if found.scores is not None:
+        order = np.argsort(found.scores, kind='stable')
+    labels = np.full(image.shape[:2], -1)
+    for i in order:
+        labels[found.masks[i]] = found.labels[i]
+    axes.imshow(painted(image, labels, colours))
+    for i in order:
+        colour = colours[found.labels[i]] / 255
+        left, top, right, bottom = found.boxes[i]
+        axes.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, lw=1.2)
+        )
+        if found.scores is not None:
+            axes.text(
+                left + 1,
+                top + 1,
+                f'{found.scores[i]:.2f}',
+                color='white',
+                fontsize=6,
+                va='top',
+                bbox=dict(facecolor=colour, edgecolor='none', pad=0.6),
+            )
