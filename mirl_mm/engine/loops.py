@@ -15,7 +15,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
-from .seeding import STEP, SeededLoader, seed_everything
+from .seeding import ENDED, RUNNING, STEP, SeededLoader, seed_everything
 
 VALIDATED = 'validated_iter'  # in the message hub, and so in every checkpoint
 
@@ -26,13 +26,21 @@ def base_seed(runner: Runner) -> int:
 
 
 class _Exact:
-    """What both loops share; ``first_batches`` gives the run's batches from an iteration on."""
+    """What both loops share; ``train`` is the loop itself, ``progress`` what is done of it."""
 
     def __init__(self, runner: Runner, dataloader: dict, **settings) -> None:
         if isinstance(dataloader, dict):
             different = runner._randomness_cfg.get('diff_rank_seed', False)
             dataloader = runner.build_dataloader(dataloader, runner.seed, different)
         super().__init__(runner, SeededLoader(dataloader), **settings)
+
+    def run(self) -> nn.Module:
+        stopping = self.dataloader.stopping
+        stopping.fill_(RUNNING)
+        try:
+            return self.train()
+        finally:
+            stopping.fill_(ENDED)  # else workers that were told to outlive SIGTERM would stay
 
     def seed_step(self, iteration: int) -> None:
         """Set the random numbers that the model draws in an iteration."""
@@ -92,7 +100,7 @@ class ExactEpochLoop(_Exact, EpochBasedTrainLoop):
         """Epochs done, and all."""
         return self._epoch, self._max_epochs
 
-    def run(self) -> nn.Module:
+    def train(self) -> nn.Module:
         self.runner.call_hook('before_train')
         self.run_again(self._again(self.open_group()), self.open_group())
         if self._iter == self._epoch * len(self.dataloader):
@@ -133,7 +141,7 @@ class ExactIterLoop(_Exact, IterBasedTrainLoop):
         """Iterations done, and all."""
         return self._iter, self._max_iters
 
-    def run(self) -> nn.Module:
+    def train(self) -> nn.Module:
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         count = self.open_group()

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 SAMPLE, STEP = 0, 1  # first number of a key, so that the two never share one
+RUNNING, ASKED, ENDED = 0, 1, 2  # a run as its workers see it; ASKED: by SIGTERM to stop
 _GRACE = 1.0  # seconds that a worker waits to learn whether its parent was asked to stop, too
 
 
@@ -181,8 +182,8 @@ def _outlive(stopping: Tensor, *_: object) -> None:
     parent sends by itself, at its end, is obeyed.
     """
     end = time.monotonic() + _GRACE
-    while time.monotonic() < end:
-        if stopping.item():
+    while time.monotonic() < end and stopping.item() != ENDED:
+        if stopping.item() == ASKED:
             return
         time.sleep(0.01)
     os._exit(0)

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..seeding import ASKED
 from ..terse import FOR_TERMINAL
 from .safe_checkpoint import SafeCheckpointHook
 
@@ -82,7 +83,7 @@ class PreemptHook(Hook):
 
     def _note(self, number: int, frame: object) -> None:
         self.asked = signal.Signals(number).name
-        self.stopping.fill_(1)  # loader workers, which may get the signal too, live on
+        self.stopping.fill_(ASKED)  # loader workers, which may get the signal too, live on
 
     def _all_stop(self) -> bool:
         """Whether any process was asked, decided alike and at the same step on all."""

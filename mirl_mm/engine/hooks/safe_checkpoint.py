@@ -73,7 +73,7 @@ class SafeCheckpointHook(CheckpointHook):
             # The file lists what is still to be removed: MMEngine does it on resume, if we cannot.
             hub.update_info('keep_ckpt_ids', kept)
             self._write(runner, name, meta)
-            self.keep_ckpt_ids = deque(kept[len(old) :], self.max_keep_ckpts)
+            self.keep_ckpt_ids = deque(kept[len(old) :])
             former = hub.get_info(EXTRA)
             self._remove([former] if former not in (None, name) else [])
             hub.update_info(EXTRA, None)
