@@ -66,7 +66,8 @@ def test_the_table_goes_between_the_marks(tmp_path):
         return dict(tests={f'test_{m}': dict(mIoU=value, aAcc=50) for m in ('whole', 'slide')})
 
     def det(value):
-        keys = ('bbox_mAP', 'bbox_mAP_50', 'segm_mAP', 'segm_mAP_50')
+        keys = [f'{kind}_mAP{iou}' for kind in ('bbox', 'segm') for iou in ('', '_50')]
+        keys += ['person_precision', 'AR@100']
         return dict(tests={}, evaluated=[{f'coco/{key}': value for key in keys}])
 
     text = table(
@@ -76,8 +77,8 @@ def test_the_table_goes_between_the_marks(tmp_path):
             **{'coco-mini_mirl': det(0.012), 'coco-mini_scratch': det(0.001)},
         )
     )
-    assert '| CamVid test, whole images, mIoU | 30.12 | 20.00 |' in text
-    assert '| coco_mini val, mask AP | 1.20 | 0.10 |' in text
+    assert '| CamVid test, whole images, mIoU | 30.1 | 20.0 |' in text
+    assert '| coco_mini val, mask AP | 1.2 | 0.1 |' in text
     readme = tmp_path / 'README.md'
     readme.write_text(f'before\n{BEGIN}\nold\n{END}\nafter\n')
     put_into(readme, text)

@@ -81,6 +81,8 @@ def table(runs: dict[str, dict]) -> str:
         ('coco_mini val, box AP at IoU 0.5', 'coco-mini', None, 'coco/bbox_mAP_50', 100),
         ('coco_mini val, mask AP', 'coco-mini', None, 'coco/segm_mAP', 100),
         ('coco_mini val, mask AP at IoU 0.5', 'coco-mini', None, 'coco/segm_mAP_50', 100),
+        ('coco_mini val, box AP of `person`', 'coco-mini', None, 'coco/person_precision', 100),
+        ('coco_mini val, recall of 100 boxes, any class', 'coco-mini', None, 'coco/AR@100', 100),
     ]
     lines = ['| percent | MIRL pre-trained | from scratch |', '|---|---|---|']
     for title, data, test, key, scale in pairs:
@@ -88,7 +90,7 @@ def table(runs: dict[str, dict]) -> str:
         for start in ('mirl', 'scratch'):
             run = runs[f'{data}_{start}']
             source = run['tests'][test] if test else run['evaluated'][-1]
-            values.append(f'{scale * source[key]:.2f}')
+            values.append(f'{scale * source[key]:.1f}')
         lines.append(f'| {title} | {" | ".join(values)} |')
     return '\n'.join(lines)
 
