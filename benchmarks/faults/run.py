@@ -4,7 +4,6 @@ import gc
 import os
 import sys
 import time
-import traceback
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +21,7 @@ IMAGES, BATCH, ACCUMULATION, INTERVAL, ITERATIONS = 40, 4, 3, 4, 30
 ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
 SLOW_DISK = 'FAULTS_SLOW_DISK'  # seconds that every fsync takes longer
 NAN = 'FAULTS_NAN'  # 'block,iteration' where a NaN is to appear
+ERROR = 'FAULTS_ERROR'  # 'rank,iteration' where an exception is to be raised
 
 
 def write_images(folder: Path, bad_share: float = 0.0, count: int = IMAGES) -> Path:
@@ -160,11 +160,15 @@ def train(config: Path, work_dir: Path, resume: str | None, launcher: str = 'non
         if NAN in os.environ:
             block, iteration = map(int, os.environ[NAN].split(','))
             _inject_nan(runner, block, iteration)
+        if ERROR in os.environ:
+            rank, iteration = map(int, os.environ[ERROR].split(','))
+            if rank == int(os.environ.get('RANK', 0)):
+                _inject_error(runner, iteration)
         runner.train()
     except SystemExit as stop:
         return int(stop.code or 0)
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # as at the end of a script
         return 1
     return 0
 
@@ -179,6 +183,16 @@ def _inject_nan(runner: Runner, block: int, iteration: int) -> None:
         return output
 
     runner.model.backbone.layers[block].register_forward_hook(spoil)
+
+
+def _inject_error(runner: Runner, iteration: int) -> None:
+    """Raise an exception in the forward pass of an iteration (counted from 1)."""
+
+    def fail(*_: object) -> None:
+        if runner.iter + 1 == iteration:
+            raise ArithmeticError('an injected error')
+
+    runner.model.register_forward_pre_hook(fail)
 
 
 def start(

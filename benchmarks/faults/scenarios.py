@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from .jobs import LIMIT, TRAINED, Job, different, free_port, hit, hit_saving, same_end
-from .run import ROOT, SLOW_DISK, small_config, write_images
+from .run import ERROR, NAN, ROOT, SLOW_DISK, small_config, write_images
 
 DEATH_LIMIT = 40.0  # seconds in which a job has to end when one of its processes has died
 
@@ -132,6 +132,26 @@ def one_of_two_dies(bench: Bench, count: int) -> Outcome:
     return outcome
 
 
+def one_of_two_fails(bench: Bench) -> Outcome:
+    """An exception on one process: its traceback, the end of the other; then both go on."""
+    outcome = Outcome(f'exception on one of 2 processes ends the other within {DEATH_LIMIT:g} s')
+    job = bench.job(2, environ={ERROR: '1,17'})
+    job.start('auto')
+    _until(lambda: 'failed:' in job.output() or not job.running())
+    started = time.monotonic()
+    codes = job.wait(DEATH_LIMIT)
+    longest = time.monotonic() - started
+    problem = '' if codes and codes[1] == 1 and codes[0] != 0 else f'exit codes {codes}'
+    said = (job.folder / f'{job.name}.1.out').read_text()
+    words = ('process 1 of 2 failed:\nTraceback', 'ArithmeticError: an injected error')
+    if not problem and not all(word in said for word in words):
+        problem = f'no traceback: {said[-500:]}'
+    job.environ = {}
+    outcome.count(problem or bench.ends_well(job))
+    outcome.notes.append(f'the other process ended after {longest:.1f} s')
+    return outcome
+
+
 def preemption(bench: Bench, count: int, processes: int) -> Outcome:
     """SIGTERM to all processes of the job, loader workers too: exit code 0, and no step is lost."""
     outcome = Outcome(f'SIGTERM, {processes} process{"es" * (processes > 1)}')
@@ -210,7 +230,7 @@ def full_disk(bench: Bench) -> Outcome:
 def not_finite(bench: Bench) -> Outcome:
     """NaN in the output of a block: the run stops and names it, and goes on without it."""
     outcome = Outcome('NaN in the output of block 2 at iteration 17')
-    job = bench.job(environ={'FAULTS_NAN': '2,17'})
+    job = bench.job(environ={NAN: '2,17'})
     job.start('auto')
     codes = job.wait()
     out = job.output()

@@ -204,7 +204,7 @@ def test_a_scale_that_falls_and_falls_is_an_alarm():
     runner, hook = FakeRunner(False), FiniteHook()
     hook.before_train(runner)
     with pytest.raises(
-        NonFiniteError, match='iteration 50: the loss scale has fallen to .*epoch_1'
+        NonFiniteError, match=r'iteration 50: the loss scale has fallen to .*epoch_1'
     ):
         for _ in range(60):
             runner.train_step(hook, factor=1e30)
