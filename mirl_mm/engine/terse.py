@@ -9,6 +9,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
+from .zero import gathered_state
+
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 """MMEngine's names in ``default_hooks``; it adds these by itself."""
 
@@ -63,6 +65,10 @@ class TerseRunner(Runner):
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         kept = {n: hook for n, hook in (hooks or {}).items() if hook is not None or n in OWN_HOOKS}
         super().register_default_hooks(kept)
+
+    def save_checkpoint(self, *args, **kwargs) -> None:
+        with gathered_state(self.optim_wrapper):
+            super().save_checkpoint(*args, **kwargs)
 
 
 def check_packages(visualizer: Visualizer | dict | None) -> None:
