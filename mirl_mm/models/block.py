@@ -3,16 +3,21 @@
 Shapes: B batch, N tokens, D width.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
+from mmcv.cnn.bricks import DropPath
+from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
 from .windows import Windows
+
+_FFN_FORWARD = inspect.unwrap(FFN.forward)
 
 
 class EncoderBlock(TransformerEncoderLayer):
@@ -46,6 +51,9 @@ def adopt(
     for block in blocks:
         block.__class__ = EncoderBlock
         block.attn_fp32, block.with_cp, block.compile_options = attn_fp32, with_cp, compile_options
+        for module in block.modules():
+            if isinstance(module, DropPath):  # numpy's numbers, which torch.compile cannot trace
+                module.drop_prob = float(module.drop_prob)
 
 
 def run_block(block: EncoderBlock, x: Tensor, windows: Windows | None) -> Tensor:
@@ -58,7 +66,14 @@ def run_block(block: EncoderBlock, x: Tensor, windows: Windows | None) -> Tensor
     else:
         out = windows.attend(qkv, attn.num_heads, dropout, block.attn_fp32)
     x = x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out))))
-    return block.ffn(block.ln2(x), identity=x)
+    return feed_forward(block.ffn, block.ln2(x), x)
+
+
+def feed_forward(ffn: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
+    """The MLP with its shortcut, without mmcv's look at argument names, which breaks graphs."""
+    if type(ffn) is FFN:
+        return _FFN_FORWARD(ffn, x, shortcut)
+    return ffn(x, identity=shortcut)
 
 
 @cache

@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
-from .block import compiled
+from .block import compiled, feed_forward
 
 LN_EPS = 1e-6
 
@@ -126,7 +126,7 @@ def attend_and_mix(
     attn, fp32 = block.attn, block.attn_fp32
     x = x + attn.proj(attend(q, k, v, attn.num_heads, fp32=fp32))
     x = x + block.cross_attn(block.ln_query(x), block.ln_context(context), fp32)
-    return block.ffn(block.ln_mlp(x), identity=x)
+    return feed_forward(block.ffn, block.ln_mlp(x), x)
 
 
 class SegmentDecoder(nn.Module):
