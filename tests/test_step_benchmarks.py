@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import dense_step, pretrain_step
+from benchmarks import dense_step, ideas, pretrain_step
 from benchmarks.partitioned import PartitionedViT
 from benchmarks.timing import Spent, alternate, peak_bytes, profiled, spread, summarise
 from mirl_mm.models import MIRLDenseViT
@@ -76,7 +76,7 @@ def test_a_peer_that_is_not_installed(name, monkeypatch):
 
 
 def test_a_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys):
-    words = '--arch test --batch 2 --rounds 1 --against mae --out'.split()
+    words = ['--arch', 'test', '--batch', '2', '--rounds', '1', '--against', 'mae', '--out']
     monkeypatch.setattr(sys, 'argv', ['pretrain_step', *words, str(tmp_path / 'x.json')])
     pretrain_step.main()
     assert 'ours / mae' in capsys.readouterr().out
@@ -86,3 +86,32 @@ def test_a_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys):
     assert list(result['seconds']) == ['mirl', 'mae']
     ratio = result['medians']['mirl'] / result['medians']['mae']
     assert result['ratios']['mae']['median'] == pytest.approx(ratio, rel=0.05)
+
+
+@pytest.mark.parametrize('name', ideas.UNDONE)
+def test_an_idea_undone_changes_no_number(name, monkeypatch):
+    model = pretrain_step.build('mirl', 'test').double()
+    imgs = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    calls = []
+
+    def noted(function):
+        def call(*args, **kwargs):
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    places = [(*place, noted(function)) for *place, function in ideas.UNDONE[name]]
+    monkeypatch.setitem(ideas.UNDONE, name, places)
+
+    def numbers() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        pretrain_step.step(model, imgs, torch.float32)  # no autocast
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    expected = numbers()
+    assert not calls
+    with ideas.undone(name):
+        found = numbers()
+    assert calls
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
