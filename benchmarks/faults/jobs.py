@@ -53,8 +53,9 @@ class Job:
     def wait(self, seconds: float = LIMIT) -> list[int] | None:
         """Exit codes, negative for signals; None if it was still running then, and was ended."""
         codes: dict[int, int] = {}
-        end = time.monotonic() + seconds
-        while len(codes) < len(self.children) and time.monotonic() < end:
+        end, late = time.monotonic() + seconds, False
+        while len(codes) < len(self.children) and not late:
+            late = time.monotonic() > end  # then a last look, should this process have been stopped
             for child in self.children:
                 if child not in codes:
                     done, status = os.waitpid(child, os.WNOHANG)

@@ -50,7 +50,7 @@ class Bench:
     """A folder with images, and undisturbed runs to compare with."""
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
-        self.folder, self.random = folder, random.Random(seed)
+        self.folder, self.seed, self.random = folder, seed, random.Random(seed)
         self.images = write_images(folder / 'images')
         self.number = 0
         self.undisturbed = cache(self._undisturbed)
