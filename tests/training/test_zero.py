@@ -13,9 +13,8 @@ from .test_training import CONFIG, ROOT, run
 
 pytestmark = pytest.mark.xdist_group('training')
 
-ZERO = "optim_wrapper = dict(optimizer=dict(type='ZeroRedundancyOptimizer', optimizer_type='AdamW'))"  # noqa: E501
-    "optim_wrapper = dict(optimizer=dict(type='ZeroRedundancyOptimizer', optimizer_type='AdamW'))"
-)
+OPTIMIZER = "dict(type='ZeroRedundancyOptimizer', optimizer_type='AdamW')"
+ZERO = f'optim_wrapper = dict(optimizer={OPTIMIZER})'
 
 
 @pytest.fixture(scope='module')
