@@ -26,8 +26,10 @@ def _report_and_exit(
     who = f'process {os.environ.get("RANK", "?")} of {os.environ.get("WORLD_SIZE", "?")}'
     text = ''.join(traceback.format_exception(kind, error, trace))
     sys.stdout.flush()
-    sys.stderr.write(f'\n{who} failed:\n{text}\n')
-    sys.stderr.flush()
+    # (torch's own hook for distributed runs, which calls this one, holds sys.stderr back)
+    stderr = sys.__stderr__ or sys.stderr
+    stderr.write(f'\n{who} failed:\n{text}\n')
+    stderr.flush()
     if isinstance(error, Exception):
         get_error_handler().record_exception(error)  # torchrun's summary names it
     os._exit(1)

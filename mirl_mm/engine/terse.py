@@ -3,11 +3,13 @@
 import logging
 from importlib.util import find_spec
 
+from mmengine.dist import barrier
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
+from torch import nn
 
 from .zero import gathered_state
 
@@ -48,8 +50,19 @@ class TerseRunner(Runner):
     """MMEngine's Runner without its thousands of start-up lines on the terminal.
 
     Any hook of ``default_hooks`` can be switched off with None (MMEngine's Runner accepts this for
-    its own names alone).
+    its own names alone). Processes end together: the first may hold what the others are still
+    talking to.
     """
+
+    def train(self) -> nn.Module:
+        model = super().train()
+        barrier()
+        return model
+
+    def test(self) -> dict:
+        metrics = super().test()
+        barrier()
+        return metrics
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
