@@ -38,6 +38,7 @@ def plan(kills: int, short: bool) -> list[Callable[[Bench], Outcome]]:
             partial(scenarios.kills, count=2, processes=1, by_epoch=True, saving=False),
             partial(scenarios.kills, count=1, processes=1, by_epoch=True, saving=True),
             partial(scenarios.one_of_two_dies, count=1),
+            scenarios.one_of_two_fails,
             partial(scenarios.preemption, count=1, processes=1),
             scenarios.not_finite,
         ]

@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+from mmengine.runner import Runner
 
 from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.terse import FOR_TERMINAL, TerseRunner, belongs_on_terminal, check_packages
@@ -46,6 +47,15 @@ def test_any_default_hook_can_be_switched_off():
     assert 'HealthHook' in names and 'LoggerHook' in names
     assert 'IterTimerHook' not in names
     assert len(names) == 6
+
+
+@pytest.mark.parametrize('task', ['train', 'test'])
+def test_processes_end_together(monkeypatch, task):
+    runner, order = object.__new__(TerseRunner), []
+    monkeypatch.setattr(Runner, task, lambda self: order.append(task) or 'result')
+    monkeypatch.setattr('mirl_mm.engine.terse.barrier', lambda: order.append('barrier'))
+    assert getattr(runner, task)() == 'result'
+    assert order == [task, 'barrier']
 
 
 def test_a_backend_whose_package_is_missing(monkeypatch, tmp_path):

@@ -28,8 +28,8 @@ def test_a_short_version_loses_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line for line in done.stdout.splitlines() if re.search(r'  \d+ +\d+ +\d+$', line)]
-    assert len(rows) == 6
-    assert re.fullmatch(r'all +6 +6 +0', rows[-1])
+    assert len(rows) == 7
+    assert re.fullmatch(r'all +7 +7 +0', rows[-1])
 
 
 def test_what_is_lost_is_counted_and_told():
