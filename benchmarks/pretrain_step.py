@@ -2,18 +2,22 @@
 
     python -m benchmarks.pretrain_step --arch s54 --batch 8 --out benchmarks/results/NAME.json
 
-A step is forward and backward on random images, without the optimizer. Peers: mmpretrain's MAE on
-the same encoder with 8 decoder blocks of the neck's width, and the plain transcription of the
-equations in tests/reference.py (explicit attention, nothing fused or left out); on a GPU all run
-in bfloat16. On a machine with other work: ``--threads 1 --clock cpu``.
+A step is forward and backward on random images. ``--update`` times whole steps as well, each with
+its own optimizer: ours as in the configs, MAE's as in mmpretrain's, plain AdamW as torch makes it.
+
+Peers: mmpretrain's MAE on the same encoder with 8 decoder blocks of the neck's width, and the plain
+transcription of the equations in tests/reference.py (explicit attention, nothing fused or left
+out); on a GPU all run in bfloat16. On a machine with other work: ``--threads 1 --clock cpu``.
 """
 
 import argparse
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -84,6 +88,24 @@ def step(model: nn.Module, imgs: torch.Tensor, dtype: torch.dtype) -> None:
     loss.backward()
 
 
+def optimizer_of(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    """What a user of each gets: ours, of mmpretrain's MAE recipe, or torch's AdamW."""
+    settings = dict(lr=2.4e-3, betas=(0.9, 0.95), weight_decay=0.05)
+    if name == 'plain':
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, **settings)
+    if name == 'mae':
+        keys = ('ln', 'bias', 'pos_embed', 'mask_token', 'cls_token')
+        wrapper = dict(
+            optimizer=dict(type='AdamW', **settings),
+            paramwise_cfg=dict(custom_keys={key: dict(decay_mult=0.0) for key in keys}),
+        )
+    else:
+        wrapper = Config.fromfile(ROOT / 'configs/_base_/pretrain_300e.py').optim_wrapper
+        wrapper.pop('dtype'), wrapper.pop('loss_scale')
+    return build_optim_wrapper(model, dict(wrapper, type='OptimWrapper')).optimizer
+
+
 def loss_of(model: nn.Module, imgs: torch.Tensor) -> torch.Tensor:
     if isinstance(model, Reference):
         patches = imgs[0, 0].numel() // model.patch**2
@@ -100,6 +122,21 @@ def flops_of(model: nn.Module, imgs: torch.Tensor) -> int:
     return len(imgs) * counter.get_total_flops()
 
 
+def with_updates(
+    built: dict[str, nn.Module], runs: dict[str, Callable[[], None]]
+) -> dict[str, Callable[[], None]]:
+    """Every step with its update."""
+
+    def whole(run: Callable[[], None], update: Callable[[], object]) -> None:
+        run()
+        update()
+
+    return {
+        name: functools.partial(whole, run, optimizer_of(name, built[name]).step)
+        for name, run in runs.items()
+    }
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Step time of MIRL against its peers.')
     parser.add_argument('--arch', default='s54', choices=['test', 's54', 'b12', 'b48'])
@@ -111,6 +148,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--against', nargs='*', default=list(PEERS), choices=[*PEERS, *VARIANTS], metavar='NAME'
     )
+    parser.add_argument('--update', action='store_true', help='add whole steps')
     parser.add_argument('--profile', action='store_true', help='add where the time goes')
     parser.add_argument('--out', type=Path, help='JSON file to write')
     return parser.parse_args()
@@ -133,6 +171,10 @@ def main() -> None:
     if args.profile:
         result['profile'] = {name: profiled(run, device) for name, run in runs.items()}
     show(result)
+    if args.update:
+        spent = alternate(with_updates(built, runs), args.rounds, device)
+        result['with_update'] = summarise(spent, 'mirl', device, args.clock)
+        show(result['with_update'])
     if args.out:
         config = {key: value for key, value in vars(args).items() if key != 'out'}
         write_json(args.out, dict(environment(), config=config, **result))

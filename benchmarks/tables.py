@@ -14,13 +14,15 @@ RESULTS = README.with_name('results')
 
 # Results by file name, and the command that makes each (with --out).
 PRETRAIN = {
-    'pretrain_s54_cpu': 'pretrain_step --arch s54 --batch 8 --profile',
+    'pretrain_s54_cpu': 'pretrain_step --arch s54 --batch 8 --update --profile',
     'pretrain_s54_gpu': 'pretrain_step --arch s54 --batch 256 --dtype bfloat16 '
     '--against mae plain compiled checkpointed --profile',
     'pretrain_b48_gpu': 'pretrain_step --arch b48 --batch 64 --dtype bfloat16 '
     '--against mae plain compiled checkpointed --profile',
 }
-SETTINGS = {'settings_s54_cpu': 'pretrain_step --arch s54 --against compiled checkpointed'}
+SETTINGS = {
+    'settings_s54_cpu': 'pretrain_step --arch s54 --batch 8 --against compiled checkpointed'
+}
 IDEAS = {'ideas_s54_cpu': 'ideas --arch s54 --batch 8'}
 DENSE = {
     'dense_b12-512_cpu': 'dense_step --arch b12 --size 512',
@@ -61,6 +63,11 @@ def pretrain(found: Found) -> str:
         ]
         arch, batch = result['config']['arch'], result['config']['batch']
         parts.append(f'{arch}, batch {batch} ({stamp(name, result)}):\n\n{markdown(head, rows)}')
+        if whole := result.get('with_update'):
+            rows = [
+                [n, f'{s:.3f}', ratio(whole['ratios'].get(n))] for n, s in whole['medians'].items()
+            ]
+            parts.append(markdown(['with the update', 'step, s', 'ours / it'], rows))
     return '\n\n'.join(parts)
 
 

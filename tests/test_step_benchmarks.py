@@ -76,7 +76,18 @@ def test_a_peer_that_is_not_installed(name, monkeypatch):
 
 
 def test_a_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys):
-    words = ['--arch', 'test', '--batch', '2', '--rounds', '1', '--against', 'mae', '--out']
+    words = [
+        '--arch',
+        'test',
+        '--batch',
+        '2',
+        '--rounds',
+        '1',
+        '--against',
+        'mae',
+        '--update',
+        '--out',
+    ]
     monkeypatch.setattr(sys, 'argv', ['pretrain_step', *words, str(tmp_path / 'x.json')])
     pretrain_step.main()
     assert 'ours / mae' in capsys.readouterr().out
@@ -84,6 +95,7 @@ def test_a_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys):
     assert {'date', 'hardware', 'threads', 'versions', 'config', 'seconds'} < result.keys()
     assert result['config']['against'] == ['mae']
     assert list(result['seconds']) == ['mirl', 'mae']
+    assert list(result['with_update']['medians']) == ['mirl', 'mae']
     ratio = result['medians']['mirl'] / result['medians']['mae']
     assert result['ratios']['mae']['median'] == pytest.approx(ratio, rel=0.05)
 
