@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -294,17 +294,21 @@ def tools(bench: Bench, processes: int) -> Outcome:
                 start_new_session=True,
             )
 
-    def reached(name: str, process: subprocess.Popen) -> bool:
-        _until(lambda: (job.work_dir / name).is_file() or process.poll() is not None, LIMIT)
+    def reached(process: subprocess.Popen) -> bool:
+        """Wait for a new checkpoint; whether the run still goes on then."""
+        before = set(job.work_dir.glob('iter_*.pth'))
+        _until(lambda: set(job.work_dir.glob('iter_*.pth')) - before or process.poll() is not None)
         return process.poll() is None
 
     problem = ''
     process = start()
-    if reached('iter_8.pth', process):
-        os.killpg(process.pid, signal.SIGKILL)
+    if reached(process):
+        for member in _family(process.pid):  # torchrun's processes have sessions of their own
+            with suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
     process.wait()
     process = start()
-    if reached('iter_16.pth', process):
+    if reached(process):
         process.terminate()
     if (code := process.wait(LIMIT)) != 0:
         problem = f'SIGTERM: exit code {code}: {job.output()[-800:]}'
@@ -323,6 +327,15 @@ def _same_files(one: Path, two: Path, name: str) -> str:
     states = [torch.load(path / name, weights_only=False) for path in (one, two)]
     found = (different(states[0][key], states[1][key], key) for key in TRAINED)
     return next((f'differs in {f}' for f in found if f), '')
+
+
+def _family(process: int) -> list[int]:
+    """A process and all below it."""
+    found = [process]
+    for parent in found:
+        below = subprocess.run(['pgrep', '-P', str(parent)], capture_output=True, text=True)
+        found += map(int, below.stdout.split())
+    return found
 
 
 def _until(condition: Callable[[], bool], seconds: float = LIMIT) -> None:
