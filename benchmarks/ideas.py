@@ -30,9 +30,9 @@ from mirl_mm.models.neck import MIRLNeck
 FUSED = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
 OPTIMIZERS = {  # constructor and AdamW
     'one group, fused': ('MergedOptimWrapperConstructor', FUSED),
-    'one group, foreach': ('MergedOptimWrapperConstructor', FUSED | dict(fused=None)),
+    'one group, not fused': ('MergedOptimWrapperConstructor', FUSED | dict(fused=None)),
     'a group per parameter, fused': ('DefaultOptimWrapperConstructor', FUSED),
-    'a group per parameter': ('DefaultOptimWrapperConstructor', FUSED | dict(fused=None)),
+    'a group per parameter, not fused': ('DefaultOptimWrapperConstructor', FUSED | dict(fused=None)),
 }
 
 
