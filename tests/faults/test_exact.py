@@ -68,16 +68,17 @@ def test_stock_loops_are_said_to_be_inexact(images, tmp_path):
     assert 'a run of EpochBasedTrainLoop cannot be resumed to the bit' in log
 
 
-def test_another_batch_goes_on_at_the_same_place_and_says_so(undisturbed, images, tmp_path):
+def test_another_layout_goes_on_at_the_same_place_and_says_so(undisturbed, images, tmp_path):
     folder = left_at(undisturbed, 16, tmp_path / 'run')
     cosine = dict(type='CosineAnnealingLR', T_max=3, end=3, convert_to_iter_based=True)
     options = {'train_dataloader__batch_size': 2, 'param_scheduler': [cosine]}
     state = load(folder / 'iter_16.pth')
+    state['meta']['run']['processes'] = 2
     state['param_schedulers'] = [dict(last_step=16, _global_step=16, T_max=30, end=30)]
     torch.save(state, folder / 'iter_16.pth')
     runner = run(folder, small_config(images, workers=0, **options), 'last')
     log = log_of(runner)
-    assert 'images of a process in an iteration: 4, now 2' in log
+    assert 'processes: 2, now 1; images of a process in an iteration: 4, now 2' in log
     assert 'not to the bit' in log and 'masks, drop paths and mixes' in log
     assert 'an epoch had 10 iterations and has 20: going on at iteration 32 of 60' in log
     (schedule,) = runner.param_schedulers
