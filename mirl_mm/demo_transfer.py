@@ -102,11 +102,14 @@ def bare_prints_to(path: Path) -> Iterator[None]:
 
 
 def measured(work_dir: Path) -> dict[str, float]:
-    """The last evaluation that a run has logged, in percent."""
+    """The last evaluation that a run has logged, in percent.
+
+    mmdet logs no AP where a detector has found nothing at all: that is 0.
+    """
     last = {key: value for row in read_scalars(work_dir) for key, value in row.items()}
     if MIOU in last:
         return {MIOU: last[MIOU]}
-    return {name: 100 * last[key] for name, key in AP.items()}
+    return {name: 100 * last.get(key, 0.0) for name, key in AP.items()}
 
 
 @torch.no_grad()

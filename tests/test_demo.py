@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image
 import mirl_mm.demo
 from mirl_mm.datasets.scene_set import SceneSet, write_scenes
 from mirl_mm.demo import folder_options, run_demo
-from mirl_mm.demo_transfer import all_background
+from mirl_mm.demo_transfer import all_background, measured
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs/demo'
@@ -127,6 +128,18 @@ def test_a_segmentor_that_finds_nothing(tmp_path):
     for file in scenes.masks('val').iterdir():
         shares.append((np.asarray(Image.open(file)) == 0).mean())
     assert all_background(scenes) == pytest.approx(100 * np.mean(shares) / 7)
+
+
+def test_a_detector_that_finds_nothing_has_no_precision(tmp_path):
+    """mmdet then logs an evaluation without a metric."""
+    log = tmp_path / '20300101_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    rows = [{'loss': 2.5, 'step': 2}, {'data_time': 0.1, 'time': 0.2, 'step': 2}]
+    log.write_text('\n'.join(map(json.dumps, rows)))
+    assert measured(tmp_path) == {'box AP': 0, 'mask AP': 0}
+    found = {'coco/bbox_mAP': 0.25, 'coco/segm_mAP': 0.5, 'step': 4}
+    log.write_text('\n'.join(map(json.dumps, [*rows, found])))
+    assert measured(tmp_path) == {'box AP': 25, 'mask AP': 50}
 
 
 def test_train_and_held_out_pictures_are_apart(tmp_path, pictures):

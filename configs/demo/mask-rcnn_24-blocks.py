@@ -1,7 +1,7 @@
 # The demo's detection: Mask R-CNN on the encoder of mirl_24-blocks.py, 128 px scenes.
 # Command: make demo, or python tools/train.py configs/demo/mask-rcnn_24-blocks.py
 #   (from scratch: --cfg-options model.backbone.init_cfg=None)
-# Effective batch: 8 on one process. Width, learning rate and length are our choice for a CPU.
+# Effective batch: 4 on one process. Width, learning rate and length are our choice for a CPU.
 # The map is 8 x 8 patches: every block is global.
 _base_ = [
     '../_base_/mmdet_runtime.py',
@@ -33,7 +33,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=20)),
 )
 
-train_dataloader = dict(batch_size=8)
+train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
@@ -41,17 +41,17 @@ optim_wrapper = dict(
     paramwise_cfg=dict(layer_decay_rate=0.95, norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=20),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=20, end=200, T_max=180),
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=500, T_max=450),
 ]
-train_cfg = dict(type='ExactIterLoop', max_iters=200, val_interval=200)
+train_cfg = dict(type='ExactIterLoop', max_iters=500, val_interval=500)
 
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=200, max_keep_ckpts=1),
+    checkpoint=dict(interval=500, max_keep_ckpts=1),
     sampler_seed=None,
     progress=dict(lines=4),
 )
 randomness = dict(seed=0, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=8, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=8)]
+auto_scale_lr = dict(base_batch_size=4, enable=False)
+custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=4)]

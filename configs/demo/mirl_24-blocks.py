@@ -26,7 +26,7 @@ model = dict(
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(
-        type='AdamW', lr=1.6e-2 * 16 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True
+        type='AdamW', lr=4.8e-2 * 16 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True
     ),
     constructor='MergedOptimWrapperConstructor',
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
@@ -71,6 +71,6 @@ log_processor = dict(by_epoch=False)
 randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=16, enable=False)
 custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=1.6e-2),
+    dict(type='RunSummaryHook', base_lr=4.8e-2),
     dict(type='ExportEncoderHook'),
 ]
