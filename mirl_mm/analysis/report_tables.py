@@ -33,7 +33,7 @@ def facts(run: Run) -> dict[str, str]:
     if record.get('kind') == 'train':
         found['training images'] = f'{record["images"]:,}'
         parts = [record[name] for name in ('batch', 'processes', 'accumulation')]
-        found['effective batch'] = '{:,} = {} x {} processes x {} accumulated'.format(
+        found['effective batch'] = '{:,} = batch {} x processes {} x accumulation {}'.format(
             record['effective_batch'], *parts
         )
         found['peak learning rate'] = f'{record["learning_rate"]:.4g}'

@@ -224,7 +224,10 @@ def test_the_page_is_whole_and_loads_nothing(run, tmp_path):
     assert [panel['step'] for panel in data['panels'][0]] == [0, 40, 80, 100]
     assert data['runs'] == [dict(name='run', images_per_iteration=64)]
     assert 'predictions.png' in page
-    for fact in ('abcdef012345 on main, 1 file changed', '64 = 32 x 2 processes x 1 accumulated'):
+    for fact in (
+        'abcdef012345 on main, 1 file changed',
+        '64 = batch 32 x processes 2 x accumulation 1',
+    ):
         assert fact in page
 
 
