@@ -26,13 +26,14 @@ SETTINGS = {
 IDEAS = {'ideas_s54_cpu': 'ideas --arch s54 --batch 8'}
 DENSE = {
     'dense_b12-512_cpu': 'dense_step --arch b12 --size 512',
-    'dense_b12-1024_cpu': 'dense_step --arch b12 --depth 6 --size 1024 --rounds 3',
+    'dense_b12-1024_cpu': 'dense_step --arch b12 --size 1024 --rounds 2',
     'dense_s54-1024_cpu': 'dense_step --arch s54 --depth 14 --size 1024 --rounds 3',
     'dense_s54-1024_gpu': 'dense_step --arch s54 --size 1024 --batch 4 --dtype bfloat16',
     'dense_b48-1024_gpu': 'dense_step --arch b48 --size 1024 --batch 2 --dtype bfloat16',
 }
 WHOLE = {
-    'whole_b12-512_cpu': 'dense_step --arch b12 --size 512 --rounds 3 --whole mask-rcnn upernet',
+    'whole_b12-512_cpu': 'dense_step --arch b12 --size 512 --batch 2 --rounds 2 '
+    '--whole mask-rcnn upernet',
 }
 LOADER = {'loader_cpu': 'loader'}
 STARTUP = {'startup_cpu': 'startup'}
