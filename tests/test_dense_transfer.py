@@ -88,6 +88,14 @@ def test_the_table_goes_between_the_marks(tmp_path):
         put_into(readme, text)
 
 
+def test_the_readme_shows_what_was_recorded():
+    runs = json.loads((FOLDER.parent / 'results/dense_transfer/runs.json').read_text())['runs']
+    assert f'{BEGIN}\n{table(runs)}\n{END}' in (FOLDER / 'README.md').read_text()
+    page = (FOLDER.parents[1] / 'docs/dense.md').read_text()
+    assert table(runs) in page
+    assert f'{runs["mirl_camvid"]["iterations"]} iterations' in page
+
+
 @pytest.mark.parametrize('name', ['mirl_camvid', 'mirl_coco-mini'])
 def test_pre_training_fits_what_follows(name):
     task = dict(mirl_camvid='upernet_camvid')
