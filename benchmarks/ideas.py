@@ -32,7 +32,10 @@ OPTIMIZERS = {  # constructor and AdamW
     'one group, fused': ('MergedOptimWrapperConstructor', FUSED),
     'one group, not fused': ('MergedOptimWrapperConstructor', FUSED | dict(fused=None)),
     'a group per parameter, fused': ('DefaultOptimWrapperConstructor', FUSED),
-    'a group per parameter, not fused': ('DefaultOptimWrapperConstructor', FUSED | dict(fused=None)),
+    'a group per parameter, not fused': (
+        'DefaultOptimWrapperConstructor',
+        FUSED | dict(fused=None),
+    ),
 }
 
 
