@@ -17,7 +17,7 @@ from .datasets.scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
 from .engine.launch import build_runner, training_config
 
 SHOWN = 6  # scenes on a page of predictions
-SHOWN_SCORE = 0.3  # of the least certain instance on it
+SHOWN_SCORE = 0.2  # of the least certain instance on it
 PRE_TRAINED, SCRATCH = 'MIRL pre-trained', 'from scratch'
 AP = {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}  # 0 to 1
 MIOU = 'mIoU'  # 0 to 100

@@ -1,4 +1,4 @@
-# The demo: MIRL on a small but deep ViT (24 blocks of 64), about 5 minutes on two CPU cores.
+# The demo: MIRL on a small but deep ViT (24 blocks of 64), minutes on two CPU cores.
 # Command: make demo, or make demo DATA=/my/pictures
 # Effective batch: 16 on one process. Width, learning rate and length are our choice for a CPU: what
 # counts in so short a run is the number of steps, so the batch is small.
