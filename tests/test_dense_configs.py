@@ -61,9 +61,7 @@ def test_the_recipe_of_vitdet(path):
     )
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.end, warm_up.start_factor) == (250 * k, 1e-3)
-    assert cfg.train_cfg == dict(
-        type='ExactIterLoop', max_iters=184375 * k, val_interval=5000 * k
-    )
+    assert cfg.train_cfg == dict(type='ExactIterLoop', max_iters=184375 * k, val_interval=5000 * k)
     assert cfg.default_hooks.checkpoint.interval == 5000 * k
     assert (steps.milestones, steps.gamma) == ([163889 * k, 177546 * k], 0.1)
     shares = [milestone / steps.end for milestone in steps.milestones]
