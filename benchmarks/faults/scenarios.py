@@ -380,7 +380,7 @@ def _fill(path: Path) -> None:
 
 def write_table(outcomes: list[Outcome]) -> str:
     """Faults injected, survived, lost."""
-    width = max(len(outcome.fault) for outcome in outcomes)
+    width = max(len(name) for name in ('fault', *(outcome.fault for outcome in outcomes)))
     rows = [f'{"fault":<{width}}  injected  survived  lost']
     for each in outcomes:
         row = f'{each.fault:<{width}}  {each.injected:>8}  {each.survived:>8}  {each.lost:>4}'
