@@ -2,8 +2,8 @@
 # Command: make demo, or python tools/train.py configs/demo/upernet_24-blocks.py
 #   (from scratch: --cfg-options model.backbone.init_cfg=None)
 # Effective batch: 4 on one process. Width, learning rate and length are our choice for a CPU.
-# Scenes are evaluated whole. Three quarters of their pixels are background, which therefore weighs a
-# quarter: so short a training would find little else.
+# Scenes are evaluated whole. Three quarters of their pixels are background, which therefore weighs
+# a quarter: so short a training would find little else.
 _base_ = [
     '../_base_/mmseg_runtime.py',
     '../_base_/upernet.py',
