@@ -11,7 +11,6 @@ the same disturbances.
 import argparse
 import functools
 import os
-import socket
 import statistics
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 import torch.multiprocessing
 from mmengine.registry import MODELS, init_default_scope
 from torch import distributed, nn
+from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.pretrain_step import step
@@ -86,9 +86,7 @@ def depths(args: argparse.Namespace) -> dict:
 
 def processes(args: argparse.Namespace) -> dict:
     """Ratio of a step with the exchange of gradients to one without, by settings of DDP."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = get_free_port()
     context = torch.multiprocessing.get_context('spawn')
     queue = context.Queue()
     torch.multiprocessing.spawn(one_process, (port, queue, args), nprocs=2, join=True)

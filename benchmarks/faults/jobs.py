@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from .run import ITERATIONS, start
 
@@ -41,7 +41,7 @@ class Job:
     def start(self, resume: str | None = 'auto') -> None:
         assert not self.children, 'the job is running'
         self.children = start(
-            self.file, self.work_dir, resume, self.processes, free_port(), self.environ
+            self.file, self.work_dir, resume, self.processes, get_free_port(), self.environ
         )
 
     def kill(self, number: int = signal.SIGKILL, ranks: list[int] | None = None) -> None:
@@ -163,9 +163,3 @@ def same_end(job: Job, reference: dict) -> str:
     if state is None:
         return 'the run has no end'
     return next((f for key in TRAINED if (f := different(reference[key], state[key], key))), '')
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]

@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch.distributed.elastic.utils.distributed import get_free_port
 
-from .jobs import LIMIT, TRAINED, Job, different, free_port, hit, hit_saving, same_end
+from .jobs import LIMIT, TRAINED, Job, different, hit, hit_saving, same_end
 from .run import ERROR, NAN, ROOT, SLOW_DISK, small_config, write_images
 
 DEATH_LIMIT = 40.0  # seconds in which a job has to end when one of its processes has died
@@ -282,7 +283,7 @@ def tools(bench: Bench, processes: int) -> Outcome:
     def start() -> subprocess.Popen:
         head = [sys.executable, ROOT / 'tools/train.py', job.file]
         if processes > 1:
-            environ['PORT'] = str(free_port())
+            environ['PORT'] = str(get_free_port())
             head = [ROOT / 'tools/dist_train.sh', job.file, processes]
         command = [*head, '--work-dir', job.work_dir, '--resume', 'auto']
         with open(bench.folder / f'{job.name}.0.out', 'ab') as out:

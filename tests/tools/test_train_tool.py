@@ -3,7 +3,6 @@
 import json
 import os
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / 'tests' / 'data' / 'mae-tiny.py'
@@ -153,11 +153,8 @@ def test_errors_come_first_and_in_one_line(tool, tmp_path, name, arguments, mess
 
 
 def test_two_processes_from_another_folder(images, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    environ = dict(os.environ, PYTHON=sys.executable, PORT=str(port), CUDA_VISIBLE_DEVICES='',
-                   OMP_NUM_THREADS='1')  # fmt: skip
+    environ = dict(os.environ, PYTHON=sys.executable, PORT=str(get_free_port()),
+                   CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')  # fmt: skip
     command = [ROOT / 'tools' / 'dist_train.sh', TINY, '2', '--work-dir', 'run', '--cfg-options',
                f'train_dataloader.dataset.data_root={images}']  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)

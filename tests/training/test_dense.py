@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from mirl_mm.analysis.predict import predict_pictures
 from mirl_mm.datasets.scene_set import SceneSet, write_scenes
@@ -222,14 +222,8 @@ def test_a_label_that_is_no_class_stops_the_run(encoder, tmp_path):
 # --- what users call ------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return found.getsockname()[1]
-
-
 def run(*command: object, cwd: Path) -> str:
-    own = dict(OMP_NUM_THREADS='1', PYTHON=sys.executable, PORT=str(free_port()))
+    own = dict(OMP_NUM_THREADS='1', PYTHON=sys.executable, PORT=str(get_free_port()))
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,

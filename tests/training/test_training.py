@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import set_random_seed
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from mirl_mm.datasets.scene_set import write_scenes
 
@@ -28,6 +29,7 @@ def run(*command: object, cwd: Path) -> str:
         OMP_NUM_THREADS='1',
         PYTHON=sys.executable,
         PYTHONPATH=str(Path(__file__).parent),
+        PORT=str(get_free_port()),
     )
     done = subprocess.run(
         [str(c) for c in command],
