@@ -7,7 +7,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from mmengine.registry import TRANSFORMS
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 @TRANSFORMS.register_module()
@@ -39,7 +39,7 @@ def decode(content: bytes) -> np.ndarray:
         Exception: Whatever Pillow raises: truncated, not an image, too large to be one.
         ValueError: Pixels without a defined range (floating point, 32 bit).
     """
-    image = Image.open(BytesIO(content))
+    image = opened(content)
     if image.mode not in ('I', 'F') and not image.mode.startswith('I;16'):
         return mmcv.imfrombytes(content, backend='pillow')
     pixels = np.asarray(ImageOps.exif_transpose(image))  # Pillow's own conversion saturates at 255
@@ -49,3 +49,11 @@ def decode(content: bytes) -> np.ndarray:
             'accepted are 8 and 16 bit'
         )
     return np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def opened(content: bytes) -> Image.Image:
+    """The image, of which only the header is read yet; Pillow's own error would name a buffer."""
+    try:
+        return Image.open(BytesIO(content))
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError('no image in a format that Pillow reads') from None

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from .decode import decode
+from .decode import decode, opened
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]  # height, width
@@ -98,7 +98,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         content = fileio.get(results['img_path'], self.backend_args)
         stored, turn = jpeg_size(content), TURNS[1]
         if stored is None:
-            picture = Image.open(BytesIO(content))  # reads the header alone
+            picture = opened(content)
             if picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L'):
                 turn = TURNS.get(picture.getexif().get(EXIF_ORIENTATION), turn)
                 stored = picture.size[::-1]

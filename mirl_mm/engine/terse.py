@@ -19,11 +19,13 @@ OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler
 FOR_TERMINAL = {'for_terminal': True}
 """Pass as ``extra`` to a logger call whose message belongs on a terse terminal."""
 
-# A line for every frozen parameter; MMEngine's own use of what it has deprecated.
+# A line for every frozen parameter; MMEngine's own use of what it has deprecated; a metric of
+# MMSegmentation's own config without a prefix.
 NOISE = (
     'is skipped since its requires_grad',
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
+    'The prefix is not set in metric class',
 )
 
 # What MMEngine's backends import when the first value comes, after everything has been built.
