@@ -237,6 +237,8 @@ class MIRLViT(VisionTransformer):
                 raise CheckpointError(
                     f'the checkpoint is of another arch: it has {name!r}, which {who} lacks'
                 )
+            if name.startswith(prefix + 'ln1.') and not self.final_norm:
+                del state_dict[name]  # asked for by final_norm=False: nothing to be warned of
 
 
 def arch_settings(arch: str | dict) -> dict:
