@@ -13,6 +13,7 @@ from .analysis.report import write_report
 from .datasets.images import UnlabelledImages
 from .datasets.scene_set import SceneSet, write_scenes
 from .demo_transfer import run_transfer, table
+from .engine.hooks.panel import spread_over
 from .engine.launch import build_runner, training_config
 
 PANEL_IMAGES = 8
@@ -118,9 +119,8 @@ def folder_options(folder: str, work_dir: Path) -> dict[str, str]:
 def draw(runner: Runner) -> dict[str, Path]:
     """Write the loss curve and the panel of some held-out images, under their fixed masks."""
     model, loader, folder = runner.model.eval(), runner.val_dataloader, Path(runner.work_dir)
-    shown = min(PANEL_IMAGES, len(loader.dataset))
-    spread = [i * len(loader.dataset) // shown for i in range(shown)]
-    batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in spread]))
+    picks = spread_over(len(loader.dataset), PANEL_IMAGES)
+    batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in picks]))
     imgs = batch['inputs']
     result = model.reconstruct(imgs, model.fixed_noise(imgs, batch['data_samples']))
     written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')

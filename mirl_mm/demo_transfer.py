@@ -14,6 +14,7 @@ from .analysis.plots import read_scalars
 from .analysis.predictions import Instances, Regions, plot_predictions
 from .datasets.scene_set import SceneSet
 from .datasets.scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
+from .engine.hooks.panel import spread_over
 from .engine.launch import build_runner, training_config
 
 SHOWN = 6  # scenes on a page of predictions
@@ -116,9 +117,8 @@ def measured(work_dir: Path) -> dict[str, float]:
 def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
     """Some held-out images [H, W, 3] of RGB, what is on them, and what the model finds."""
     model, loader = runner.model.eval(), runner.val_dataloader
-    shown = min(SHOWN, len(loader.dataset))
-    spread = [i * len(loader.dataset) // shown for i in range(shown)]
-    batch = loader.collate_fn([loader.dataset[i] for i in spread])
+    picks = spread_over(len(loader.dataset), SHOWN)
+    batch = loader.collate_fn([loader.dataset[i] for i in picks])
     samples = model.test_step(batch)  # in the size of the file, whatever the model saw
     images = [np.asarray(Image.open(each.img_path).convert('RGB')) for each in samples]
     if hasattr(samples[0], 'pred_sem_seg'):

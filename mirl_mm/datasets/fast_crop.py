@@ -7,7 +7,6 @@ instructions; torch has the same antialiased bicubic filter with them. Measured 
 Shapes: H, W a file's pixels; a box is (top, left, height, width).
 """
 
-from io import BytesIO
 from math import ceil
 from types import SimpleNamespace
 
@@ -119,7 +118,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         size = self.scale[::-1] if turn[2] else self.scale
         factor = self._reduction(box, size)
         if factor > 1:
-            image = reduced(Image.open(BytesIO(content)), box, size, factor)
+            image = reduced(opened(content), box, size, factor)
             return planes(to_bgr(turned(image, turn))), shape
         # Turned before the filter, which is not quite the same across as along.
         crop = turned(cut(decode_rgb(content), box), turn)

@@ -122,6 +122,7 @@ class MIRLViT(VisionTransformer):
         adopt(self.layers, attn_fp32, with_cp, compile_settings(compile_blocks))
         self._set_sincos_positions()
         self._register_load_state_dict_pre_hook(self._refuse_other_arch)
+        self._register_load_state_dict_pre_hook(self._leave_final_norm)
 
     def init_weights(self) -> None:
         """MIRL's initialisation: Xavier-uniform matrices, zero biases, cls N(0, 0.02).
@@ -237,8 +238,12 @@ class MIRLViT(VisionTransformer):
                 raise CheckpointError(
                     f'the checkpoint is of another arch: it has {name!r}, which {who} lacks'
                 )
+
+    def _leave_final_norm(self, state_dict: dict, prefix: str, *_) -> None:
+        """Take from a load the norm that final_norm=False leaves out: nothing to be warned of."""
+        for name in [*state_dict]:
             if name.startswith(prefix + 'ln1.') and not self.final_norm:
-                del state_dict[name]  # asked for by final_norm=False: nothing to be warned of
+                del state_dict[name]
 
 
 def arch_settings(arch: str | dict) -> dict:

@@ -112,8 +112,7 @@ def held_out(runner: Runner, number: int) -> tuple[Dataset, list[int]]:
         except (OSError, ValueError) as error:
             runner.logger.warning(f'panels: the test images cannot be read ({error})')
     if dataset is not None:
-        shown = min(number, len(dataset))
-        return dataset, [i * len(dataset) // shown for i in range(shown)]
+        return dataset, spread_over(len(dataset), number)
     train = runner.cfg.train_dataloader.dataset
     if test := runner.cfg.get('test_dataloader'):
         train = dict(train, pipeline=test.dataset.pipeline)  # no random crop
@@ -124,6 +123,12 @@ def held_out(runner: Runner, number: int) -> tuple[Dataset, list[int]]:
         'val_dataloader or test_dataloader, or default_hooks=dict(panel=None)'
     )
     return dataset, list(range(len(dataset) - shown, len(dataset)))
+
+
+def spread_over(length: int, number: int) -> list[int]:
+    """Places of so many images, or of all where there are fewer, evenly over a dataset."""
+    shown = min(number, length)
+    return [i * length // shown for i in range(shown)]
 
 
 def mae_columns(model: MAE, imgs: Tensor) -> dict[str, Tensor]:
