@@ -25,8 +25,17 @@ from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
 from benchmarks.partitioned import PartitionedViT
-from benchmarks.timing import CLOCKS, alternate, peak_bytes, profiled, show, spread, summarise
-from mirl_mm.evaluation.record import environment, write_json
+from benchmarks.timing import (
+    add_options,
+    alternate,
+    peak_bytes,
+    profiled,
+    save,
+    show,
+    spread,
+    summarise,
+    use_threads,
+)
 from mirl_mm.models import ARCHS, MIRLDenseViT
 
 ROOT = Path(__file__).parents[1]
@@ -184,27 +193,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--depth', type=int, help='the first blocks alone; all without it')
     parser.add_argument('--size', type=int, default=512, help='pixels a side')
     parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--threads', type=int, help="torch's own choice without it")
-    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
-    parser.add_argument('--clock', default='wall', choices=CLOCKS)
+    add_options(parser)
     parser.add_argument('--whole', nargs='*', default=[], choices=list(WHOLE), metavar='NAME')
     parser.add_argument('--profile', action='store_true', help="add where an encoder's time goes")
-    parser.add_argument('--out', type=Path, help='JSON file to write')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args)
     try:
         result = whole_steps(args) if args.whole else encoder_steps(args)
     except ValueError as error:
         sys.exit(f'error: {error}')
-    if args.out:
-        config = {key: value for key, value in vars(args).items() if key != 'out'}
-        write_json(args.out, dict(environment(), config=config, **result))
+    save(args, result)
 
 
 if __name__ == '__main__':

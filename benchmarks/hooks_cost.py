@@ -27,6 +27,7 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
+from benchmarks.timing import synchronise
 from mirl_mm.engine.adapt import has_accelerator, has_bfloat16, set_precision
 from mirl_mm.engine.hooks import BadImagesHook, FiniteHook, HealthHook, PanelHook, PreemptHook
 from mirl_mm.engine.hooks.progress import ProgressHook
@@ -93,21 +94,18 @@ class Stopwatch:
         runner.train_loop.run_iter = self.timed('iteration', runner.train_loop.run_iter)
 
     def timed(self, name: str, call: Callable) -> Callable:
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+
         def run(*args, **kwargs):
-            synchronise()
+            synchronise(device)
             iteration, started = self.runner.iter, time.perf_counter()
             try:
                 return call(*args, **kwargs)
             finally:
-                synchronise()
+                synchronise(device)
                 self.seconds[name][iteration] += time.perf_counter() - started
 
         return run
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def run(arch: str, batch: int, steps: int) -> dict[str, list[float]]:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from unittest import mock
 
 import torch
@@ -19,8 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
 from benchmarks.pretrain_step import build, step
-from benchmarks.timing import CLOCKS, alternate, show, summarise
-from mirl_mm.evaluation.record import environment, write_json
+from benchmarks.timing import add_options, alternate, save, show, summarise, use_threads
 from mirl_mm.models import MIRLHead, MIRLViT
 from mirl_mm.models.decoder import DecoderBlock, Layout
 from mirl_mm.models.head import Target
@@ -129,14 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='What each idea gains.')
     parser.add_argument('--arch', default='s54', choices=['test', 's54', 'b12', 'b48'])
     parser.add_argument('--batch', type=int, default=8)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--threads', type=int, help="torch's own choice without it")
-    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
-    parser.add_argument('--clock', default='wall', choices=CLOCKS)
-    parser.add_argument('--out', type=Path, help='JSON file to write')
+    add_options(parser)
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model = build('mirl', args.arch).to(device).train()
     side = model.backbone.img_size[0]
@@ -147,9 +140,7 @@ def main() -> None:
     result['update'] = summarise(spent, 'one group, fused', device, args.clock)
     for part in result.values():
         show(part)
-    if args.out:
-        config = {key: value for key, value in vars(args).items() if key != 'out'}
-        write_json(args.out, dict(environment(), config=config, **result))
+    save(args, result)
 
 
 if __name__ == '__main__':

@@ -22,9 +22,17 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import CLOCKS, alternate, peak_bytes, profiled, show, summarise
+from benchmarks.timing import (
+    add_options,
+    alternate,
+    peak_bytes,
+    profiled,
+    save,
+    show,
+    summarise,
+    use_threads,
+)
 from mirl_mm.analysis.flops import training_flops_per_image
-from mirl_mm.evaluation.record import environment, write_json
 from tests.reference import Reference
 
 ROOT = Path(__file__).parents[1]
@@ -141,23 +149,18 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Step time of MIRL against its peers.')
     parser.add_argument('--arch', default='s54', choices=['test', 's54', 'b12', 'b48'])
     parser.add_argument('--batch', type=int, default=8)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--threads', type=int, help="torch's own choice without it")
-    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
-    parser.add_argument('--clock', default='wall', choices=CLOCKS)
+    add_options(parser)
     parser.add_argument(
         '--against', nargs='*', default=list(PEERS), choices=[*PEERS, *VARIANTS], metavar='NAME'
     )
     parser.add_argument('--update', action='store_true', help='add whole steps')
     parser.add_argument('--profile', action='store_true', help='add where the time goes')
-    parser.add_argument('--out', type=Path, help='JSON file to write')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     dtype = getattr(torch, args.dtype)
     built = models(args.arch, device, args.against)
@@ -175,9 +178,7 @@ def main() -> None:
         spent = alternate(with_updates(built, runs), args.rounds, device)
         result['with_update'] = summarise(spent, 'mirl', device, args.clock)
         show(result['with_update'])
-    if args.out:
-        config = {key: value for key, value in vars(args).items() if key != 'out'}
-        write_json(args.out, dict(environment(), config=config, **result))
+    save(args, result)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ import argparse
 import functools
 import os
 import statistics
-from pathlib import Path
 
 import torch
 import torch.multiprocessing
@@ -22,8 +21,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.pretrain_step import step
-from benchmarks.timing import CLOCKS, alternate, spread, timed
-from mirl_mm.evaluation.record import environment, write_json
+from benchmarks.timing import CLOCKS, add_out, alternate, save, spread, timed, use_threads
 
 DEPTHS = (12, 24, 48)
 WRAPPERS = {
@@ -140,14 +138,11 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--threads', type=int, help="of the runs by depth; torch's own without it")
     parser.add_argument('--clock', default='wall', choices=CLOCKS, help='of the runs by depth')
-    parser.add_argument('--out', type=Path, help='JSON file to write')
+    add_out(parser)
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args)
     result = dict(depth=depths(args), processes=processes(args))
-    if args.out:
-        config = {key: value for key, value in vars(args).items() if key != 'out'}
-        write_json(args.out, dict(environment(), config=config, **result))
+    save(args, result)
 
 
 if __name__ == '__main__':

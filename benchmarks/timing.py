@@ -4,18 +4,48 @@ Two clocks are read: wall time, and the process's CPU time. On a machine with ot
 at one thread is the one to compare by; on a GPU, and with threads on a quiet machine, wall time.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from mirl_mm.analysis.memory import LiveBytes
+from mirl_mm.evaluation.record import environment, write_json
 
 CLOCKS = ('wall', 'cpu')
 SIDES = dict(cpu=1024, cuda=8192)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How steps are timed, and where the result goes."""
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--threads', type=int, help="torch's own choice without it")
+    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
+    parser.add_argument('--clock', default='wall', choices=CLOCKS)
+    add_out(parser)
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Where the result goes."""
+    parser.add_argument('--out', type=Path, help='JSON file to write')
+
+
+def use_threads(args: argparse.Namespace) -> None:
+    """As many as were asked for."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+
+def save(args: argparse.Namespace, result: Mapping) -> None:
+    """Write the result, with the environment and the options, if a file was named."""
+    if args.out:
+        config = {key: value for key, value in vars(args).items() if key != 'out'}
+        write_json(args.out, dict(environment(), config=config, **result))
 
 
 class Spent(NamedTuple):

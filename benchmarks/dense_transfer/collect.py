@@ -13,9 +13,8 @@ import re
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
-
-from benchmarks.tiny_imagenet.collect import abridged
+from benchmarks.tables import markdown
+from benchmarks.tiny_imagenet.collect import trained
 from mirl_mm.analysis.plots import read_scalars
 from mirl_mm.evaluation.record import environment, write_json
 
@@ -27,20 +26,11 @@ BEGIN, END = '<!-- results: written by collect.py -->', '<!-- end of results -->
 def collect(work_dir: Path) -> dict:
     """The results of one run; FileNotFoundError where the folder has no log or no config."""
     rows = read_scalars(work_dir)
-    config = next(work_dir.glob('*.py'), None)
-    if config is None:
-        raise FileNotFoundError(f'no config in {work_dir}')
-    train = [row for row in rows if 'loss' in row]
-    steps = [b['step'] - a['step'] for a, b in zip([dict(step=0), *train], train, strict=False)]
-    seconds = sum(row['time'] * n for row, n in zip(train, steps, strict=True))
-    cfg = Config.fromfile(config).to_dict()
     return dict(
-        losses=thinned([(row['step'], row['loss']) for row in train]),
+        losses=thinned([(row['step'], row['loss']) for row in rows if 'loss' in row]),
         evaluated=evaluations(rows),
         tests={path.name: tested(path) for path in sorted(work_dir.glob('test_*'))},
-        iterations=train[-1]['step'],
-        train_minutes=round(seconds / 60, 2),
-        config={key: abridged(cfg[key]) for key in sorted(cfg) if cfg[key] is not None},
+        **trained(work_dir, rows),
     )
 
 
@@ -84,15 +74,15 @@ def table(runs: dict[str, dict]) -> str:
         ('coco_mini val, box AP of `person`', 'coco-mini', None, 'coco/person_precision', 100),
         ('coco_mini val, recall of 100 boxes, any class', 'coco-mini', None, 'coco/AR@100', 100),
     ]
-    lines = ['| percent | MIRL pre-trained | from scratch |', '|---|---|---|']
+    rows = []
     for title, data, test, key, scale in pairs:
         values = []
         for start in ('mirl', 'scratch'):
             run = runs[f'{data}_{start}']
             source = run['tests'][test] if test else run['evaluated'][-1]
             values.append(f'{scale * source[key]:.1f}')
-        lines.append(f'| {title} | {" | ".join(values)} |')
-    return '\n'.join(lines)
+        rows.append([title, *values])
+    return markdown(['percent', 'MIRL pre-trained', 'from scratch'], rows)
 
 
 def put_into(readme: Path, text: str) -> None:

@@ -7,8 +7,11 @@ import json
 import re
 from pathlib import Path
 
+from benchmarks.tables import markdown
+
 README = Path(__file__).with_name('README.md')
 RESULTS = README.parents[1] / 'results/faults.json'
+COUNTS = ('injected', 'survived', 'lost')
 BETWEEN = re.compile(r'(?<=<!-- table of table.py -->\n).*(?=<!-- end of table -->)', re.S)
 
 
@@ -20,16 +23,16 @@ def table(path: Path = RESULTS) -> str:
     """
     results = json.loads(path.read_text())
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
-    rows = ['| fault | injected | survived | lost | |', '| --- | --- | --- | --- | --- |']
-    for row in results['faults']:
-        counts = ' | '.join(str(row[key]) for key in ('injected', 'survived', 'lost'))
-        rows.append(f'| {row["fault"]} | {counts} | {"; ".join(row["notes"])} |')
-    sums = (sum(row[key] for row in results['faults']) for key in ('injected', 'survived', 'lost'))
-    rows.append(f'| **all** | {" | ".join(f"**{number}**" for number in sums)} | |')
-    minutes = sum(row['seconds'] for row in results['faults']) / 60
+    faults = results['faults']
+    rows = [
+        [row['fault'], *(row[key] for key in COUNTS), '; '.join(row['notes'])] for row in faults
+    ]
+    sums = [f'**{sum(row[key] for row in faults)}**' for key in COUNTS]
+    rows.append(['**all**', *sums, ''])
+    minutes = sum(row['seconds'] for row in faults) / 60
     return (
         f'{results["date"]}, {results["hardware"]}, {versions}; {minutes:.0f} minutes.\n\n'
-        + '\n'.join(rows)
+        + markdown(['fault', *COUNTS, ''], rows)
         + '\n'
     )
 

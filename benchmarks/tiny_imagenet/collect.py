@@ -21,21 +21,29 @@ MEASURED = ('accuracy/', 'raw/', 'knn/', 'recon/')
 def collect(work_dir: Path) -> dict:
     """The results of one run; FileNotFoundError where the folder has no log or no config."""
     rows = read_scalars(work_dir)
-    config = next(work_dir.glob('*.py'), None)
-    if config is None:
-        raise FileNotFoundError(f'no config in {work_dir}')
     measured = [
         {key: value for key, value in row.items() if key == 'step' or key.startswith(MEASURED)}
         for row in rows
         if any(key.startswith(MEASURED) for key in row)
     ]
+    losses = [row['loss'] for row in rows if 'loss' in row]
+    return dict(measured=measured, last_loss=losses[-1], **trained(work_dir, rows))
+
+
+def trained(work_dir: Path, rows: list[dict]) -> dict:
+    """How long the logged rows say that a run trained, and its config.
+
+    Raises:
+        FileNotFoundError: the folder has no config.
+    """
+    config = next(work_dir.glob('*.py'), None)
+    if config is None:
+        raise FileNotFoundError(f'no config in {work_dir}')
     train = [row for row in rows if 'loss' in row]
     steps = [b['step'] - a['step'] for a, b in zip([dict(step=0), *train], train, strict=False)]
     seconds = sum(row['time'] * n for row, n in zip(train, steps, strict=True))
     cfg = Config.fromfile(config).to_dict()
     return dict(
-        measured=measured,
-        last_loss=train[-1]['loss'],
         iterations=train[-1]['step'],
         train_minutes=round(seconds / 60, 2),
         config={key: abridged(cfg[key]) for key in sorted(cfg) if cfg[key] is not None},

@@ -8,6 +8,8 @@ import json
 import re
 from pathlib import Path
 
+import benchmarks.tables
+
 README = Path(__file__).with_name('README.md')
 RESULTS = README.parents[1] / 'results/tiny_imagenet'
 ENCODERS = dict(random='untrained', mae='MAE', mirl='MIRL')  # as in the names of files
@@ -83,9 +85,9 @@ def last(run: dict) -> dict:
 
 
 def markdown(head: list[str], rows: list[list]) -> str:
-    lines = [head, ['---'] * len(head)]
-    lines += [[v if isinstance(v, str) else f'{v:.1f}' for v in row] for row in rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+    """With one decimal for every number."""
+    shown = [[v if isinstance(v, str) else f'{v:.1f}' for v in row] for row in rows]
+    return benchmarks.tables.markdown(head, shown) + '\n'
 
 
 if __name__ == '__main__':
