@@ -21,6 +21,7 @@ from benchmarks.pretrain_step import build, step
 from benchmarks.timing import add_options, alternate, save, show, summarise, use_threads
 from mirl_mm.models import MIRLHead, MIRLViT
 from mirl_mm.models.decoder import DecoderBlock, Layout
+from mirl_mm.models.half import Layers
 from mirl_mm.models.head import Target
 from mirl_mm.models.masking import gather_tokens
 from mirl_mm.models.neck import MIRLNeck
@@ -43,9 +44,11 @@ def paint_all(neck: MIRLNeck, features) -> tuple[Tensor, ...]:
     return tuple(pred[:, visible:] for pred in neck._paint(features, slice(None)))
 
 
-def project_all(block: DecoderBlock, tokens: Tensor, context: Tensor, layout: Layout) -> Tensor:
+def project_all(
+    block: DecoderBlock, run: Layers, tokens: Tensor, context: Tensor, layout: Layout
+) -> Tensor:
     """A decoder's first block on whole sequences, masked tokens repeated for every image."""
-    return block(F.embedding(layout.sequences, tokens), context, layout.wanted)
+    return block(run, F.embedding(layout.sequences, tokens), context, layout.wanted)
 
 
 def embed_all(vit: MIRLViT, imgs: Tensor, ids: Tensor) -> Tensor:

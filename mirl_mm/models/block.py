@@ -3,7 +3,6 @@
 Shapes: B batch, N tokens, D width.
 """
 
-import inspect
 from collections.abc import Callable, Iterable
 from functools import cache
 
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
+from .half import Layers
 from .windows import Windows
-
-_FFN_FORWARD = inspect.unwrap(FFN.forward)
 
 
 class EncoderBlock(TransformerEncoderLayer):
@@ -52,28 +50,61 @@ def adopt(
         block.__class__ = EncoderBlock
         block.attn_fp32, block.with_cp, block.compile_options = attn_fp32, with_cp, compile_options
         for module in block.modules():
-            if isinstance(module, DropPath):  # numpy's numbers, which torch.compile cannot trace
-                module.drop_prob = float(module.drop_prob)
+            if isinstance(module, DropPath):
+                module.drop_prob = float(module.drop_prob)  # numpy's, which compilers cannot trace
+    drops = [
+        module for block in blocks for module in block.modules() if isinstance(module, DropPath)
+    ]
+    if compile_options is not None and any(drop.drop_prob for drop in drops):
+        for drop in drops:
+            drop.__class__ = TensorDropPath
+            drop.register_buffer('rate', torch.tensor(drop.drop_prob), persistent=False)
+
+
+class TensorDropPath(DropPath):
+    """mmcv's DropPath with the rate in a tensor, so that one graph serves blocks of every rate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, ...]; in training, whole images become 0, and the others grow to make up for it."""
+        if not self.training:
+            return x
+        kept = 1 - self.rate
+        noise = torch.rand((len(x), *[1] * (x.dim() - 1)), dtype=x.dtype, device=x.device)
+        return x / kept * (kept + noise).floor()
 
 
 def run_block(block: EncoderBlock, x: Tensor, windows: Windows | None) -> Tensor:
     """What a block computes."""
-    attn = block.attn
-    qkv = attn.qkv(block.ln1(x))
+    attn, ffn = block.attn, block.ffn
+    run = Layers(x, (block.ln1, attn.qkv, attn.proj, block.ln2, *mlp_layers(ffn)))
+    x, normed = run.norm(block.ln1, x)
+    qkv = run(attn.qkv, normed)
     dropout = attn.attn_drop if attn.training else 0.0
     if windows is None:
         out = attend(*qkv.chunk(3, dim=-1), attn.num_heads, dropout, block.attn_fp32)
     else:
         out = windows.attend(qkv, attn.num_heads, dropout, block.attn_fp32)
-    x = x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out))))
-    return feed_forward(block.ffn, block.ln2(x), x)
+    x = x + attn.out_drop(attn.gamma1(attn.proj_drop(run(attn.proj, out))))
+    x, normed = run.norm(block.ln2, x)
+    return feed_forward(ffn, run, normed, x)
 
 
-def feed_forward(ffn: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
+def mlp_layers(ffn: nn.Module) -> list[nn.Module]:
+    """The layers of mmcv's MLP, in order; none of another one."""
+    if type(ffn) is not FFN:
+        return []
+    groups = (layer if isinstance(layer, nn.Sequential) else (layer,) for layer in ffn.layers)
+    return [layer for group in groups for layer in group]
+
+
+def feed_forward(ffn: nn.Module, run: Layers, x: Tensor, shortcut: Tensor) -> Tensor:
     """The MLP with its shortcut, without mmcv's look at argument names, which breaks graphs."""
-    if type(ffn) is FFN:
-        return _FFN_FORWARD(ffn, x, shortcut)
-    return ffn(x, identity=shortcut)
+    layers = mlp_layers(ffn)
+    if not layers:
+        return ffn(x, identity=shortcut)
+    for layer in layers:
+        x = run(layer, x)
+    return shortcut + ffn.dropout_layer(ffn.gamma2(x))
 
 
 @cache

@@ -8,6 +8,7 @@ Shapes: B batch, L patches, K kept patches, D encoder width, E decoder width, M 
 Q tokens whose output is wanted (all 1+L, or the masked L-K), S different tokens, B*(1+K)+L.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
-from .block import compiled, feed_forward
+from .block import compiled, feed_forward, mlp_layers
+from .half import Layers
 
 LN_EPS = 1e-6
 
@@ -41,19 +43,9 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def queries(self, x: Tensor) -> Tensor:
-        """[..., E] -> [..., E]."""
-        width = len(self.proj.weight)
-        return F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
-
-    def keys_values(self, x: Tensor) -> Tensor:
-        """[..., E] -> [..., 2*E]."""
-        width = len(self.proj.weight)
-        return F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
-
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from tokens to a context; keys and values share one projection."""
+    """Parameters of attention from tokens to a context; one projection for keys and values."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -61,11 +53,6 @@ class CrossAttention(nn.Module):
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, context: Tensor, fp32: bool = False) -> Tensor:
-        """x [B, Q, E], context [B, M, E] -> [B, Q, E]."""
-        k, v = self.kv(context).chunk(2, dim=-1)
-        return self.proj(attend(self.q(x), k, v, self.num_heads, fp32=fp32))
 
 
 class DecoderBlock(nn.Module):
@@ -85,33 +72,48 @@ class DecoderBlock(nn.Module):
         self.ln_mlp = nn.LayerNorm(dim, eps=LN_EPS)
         self.ffn = FFN(dim, int(dim * mlp_ratio), act_cfg=dict(type='GELU'))
 
-    def forward(self, x: Tensor, context: Tensor, wanted: slice) -> Tensor:
-        """x [B, 1+L, E], context [B, M, E] -> [B, Q, E], the wanted tokens of each sequence."""
-        normed = self.ln_self(x)
-        if wanted == slice(None):
-            q, k, v = self.attn.qkv(normed).chunk(3, dim=-1)
-        else:
-            q = self.attn.queries(normed[:, wanted])
-            k, v = self.attn.keys_values(normed).chunk(2, dim=-1)
-        return self._attend_and_mix(x[:, wanted], q, k, v, context)
+    def layers(self) -> tuple[nn.Module, ...]:
+        """Those with weights."""
+        norms = (self.ln_self, self.ln_query, self.ln_context, self.ln_mlp)
+        attentions = (*self.attn.children(), *self.cross_attn.children())
+        return *norms, *attentions, *mlp_layers(self.ffn)
 
-    def first(self, tokens: Tensor, context: Tensor, layout: Layout) -> Tensor:
+    def forward(self, run: Layers, x: Tensor, context: Tensor, wanted: slice) -> Tensor:
+        """x [B, 1+L, E], context [B, M, E] -> [B, Q, E], the wanted tokens of each sequence."""
+        x, normed = run.norm(self.ln_self, x)
+        if wanted == slice(None):
+            q, k, v = run(self.attn.qkv, normed).chunk(3, dim=-1)
+        else:
+            queries, keys_values = self._projections(run)
+            q = F.linear(normed[:, wanted], *queries)
+            k, v = F.linear(normed, *keys_values).chunk(2, dim=-1)
+        return self._attend_and_mix(run, x[:, wanted], q, k, v, context)
+
+    def first(self, run: Layers, tokens: Tensor, context: Tensor, layout: Layout) -> Tensor:
         """The same for sequences of repeated tokens: [S, E], context [B, M, E] -> [B, Q, E]."""
-        normed, sequences = self.ln_self(tokens), layout.sequences
+        sequences = layout.sequences
+        tokens, normed = run.norm(self.ln_self, tokens)
         if layout.wanted == slice(None):
             queries = sequences
-            q, k, v = F.embedding(sequences, self.attn.qkv(normed)).chunk(3, dim=-1)
+            q, k, v = F.embedding(sequences, run(self.attn.qkv, normed)).chunk(3, dim=-1)
             shortcut = F.embedding(sequences, tokens)
         else:  # masked patches alone: their tokens are the last L
             queries = sequences[:, layout.wanted] - (len(tokens) - len(layout.positions))
             masked = slice(-len(layout.positions), None)
-            q = F.embedding(queries, self.attn.queries(normed[masked]))
-            k, v = F.embedding(sequences, self.attn.keys_values(normed)).chunk(2, dim=-1)
+            of_queries, of_others = self._projections(run)
+            q = F.embedding(queries, F.linear(normed[masked], *of_queries))
+            k, v = F.embedding(sequences, F.linear(normed, *of_others)).chunk(2, dim=-1)
             shortcut = F.embedding(queries, tokens[masked])
-        return self._attend_and_mix(shortcut, q, k, v, context)
+        return self._attend_and_mix(run, shortcut, q, k, v, context)
 
-    def _attend_and_mix(self, *tensors: Tensor) -> Tensor:
-        function = attend_and_mix
+    def _projections(self, run: Layers) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of the queries, and those of keys and values."""
+        width = self.attn.proj.in_features
+        weight, bias = run.weights(self.attn.qkv)
+        return [*zip(weight.split([width, 2 * width]), bias.split([width, 2 * width]), strict=True)]
+
+    def _attend_and_mix(self, run: Layers, *tensors: Tensor) -> Tensor:
+        function = partial(attend_and_mix, run=run)
         if self.compile_options is not None:
             function = compiled(attend_and_mix, self.compile_options)
         if self.with_cp and torch.is_grad_enabled():
@@ -120,13 +122,24 @@ class DecoderBlock(nn.Module):
 
 
 def attend_and_mix(
-    block: DecoderBlock, x: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Tensor
+    block: DecoderBlock,
+    x: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    context: Tensor,
+    run: Layers | None = None,
 ) -> Tensor:
     """A block after the projections of its self-attention; x and q [B, Q, E] -> [B, Q, E]."""
-    attn, fp32 = block.attn, block.attn_fp32
-    x = x + attn.proj(attend(q, k, v, attn.num_heads, fp32=fp32))
-    x = x + block.cross_attn(block.ln_query(x), block.ln_context(context), fp32)
-    return feed_forward(block.ffn, block.ln_mlp(x), x)
+    run = run or Layers(x, block.layers())
+    attn, cross, fp32 = block.attn, block.cross_attn, block.attn_fp32
+    x = x + run(attn.proj, attend(q, k, v, attn.num_heads, fp32=fp32))
+    x, normed = run.norm(block.ln_query, x)
+    _, context = run.norm(block.ln_context, context)
+    k, v = run(cross.kv, context).chunk(2, dim=-1)
+    x = x + run(cross.proj, attend(run(cross.q, normed), k, v, cross.num_heads, fp32=fp32))
+    x, normed = run.norm(block.ln_mlp, x)
+    return feed_forward(block.ffn, run, normed, x)
 
 
 class SegmentDecoder(nn.Module):
@@ -156,7 +169,12 @@ class SegmentDecoder(nn.Module):
         gain = self.pred.parametrizations.weight.original0
         gain.requires_grad_(False).fill_(1)
 
-    def forward(self, visible: Tensor, context: Tensor, layout: Layout) -> Tensor:
+    def layers(self, like: Tensor) -> Layers:
+        """What runs this decoder's layers."""
+        blocks = [layer for block in self.blocks for layer in block.layers()]
+        return Layers(like, (self.embed, *blocks, self.norm), self.mask_token)
+
+    def forward(self, run: Layers, visible: Tensor, context: Tensor, layout: Layout) -> Tensor:
         """Paint the wanted patches.
 
         Args:
@@ -168,14 +186,14 @@ class SegmentDecoder(nn.Module):
             [B, Q, p*p*C], in normalised-patch units.
         """
         kept = (visible + layout.kept_positions).flatten(0, 1)  # [B*(1+K), E]
-        tokens = torch.cat([kept, self.mask_token[0] + layout.positions])  # [S, E]
+        tokens = torch.cat([kept, run.cast(self.mask_token)[0] + layout.positions])  # [S, E]
         first, *others = self.blocks
         if others:
             everything = layout._replace(wanted=slice(None))
-            x = first.first(tokens, context, everything)  # [B, 1+L, E]
+            x = first.first(run, tokens, context, everything)  # [B, 1+L, E]
             for block in others[:-1]:
-                x = block(x, context, everything.wanted)
-            x = others[-1](x, context, layout.wanted)
+                x = block(run, x, context, everything.wanted)
+            x = others[-1](run, x, context, layout.wanted)
         else:
-            x = first.first(tokens, context, layout)
-        return self.pred(self.norm(x))
+            x = first.first(run, tokens, context, layout)
+        return self.pred(run.norm(self.norm, x)[1])

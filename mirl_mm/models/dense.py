@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from .half import no_autocast
 from .vit import MIRLViT, arch_settings
 from .windows import Windows
 
@@ -159,7 +160,7 @@ class MIRLDenseViT(MIRLViT):
             resizing_matrix(*lengths, self.interpolate_mode, table.device).to(table.dtype)
             for lengths in zip(source, grid, strict=True)
         )
-        with torch.autocast(table.device.type, enabled=False):
+        with no_autocast(table.device.type):
             table = (rows @ table.unflatten(1, source)[0].flatten(1)).unflatten(1, (source[1], -1))
             table = cols @ table  # [h, w, D]
         return torch.cat([extra, table.flatten(0, 1)[None]], dim=1)

@@ -10,6 +10,7 @@ import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.autograd.function import Function, FunctionCtx, once_differentiable
 
 from .masking import patchify, take_patches
 
@@ -37,9 +38,31 @@ class MIRLResidualLoss(nn.Module):
             target: [B, L, V]; its precision is the one used here.
             mask: [B, L], 1 where the error counts.
         """
-        painted = main.to(target.dtype) + residual.to(target.dtype)
-        error = (painted - target).square().mean(dim=-1)  # [B, L]
+        error = _SquaredError.apply(main, residual, target)  # [B, L]
         return (error * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+class _SquaredError(Function):
+    """Mean square of main + residual - target over the last dimension.
+
+    The predictions have one gradient, made once and in their own precision; autograd's own steps
+    would read and write the errors three times as often.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, main: Tensor, residual: Tensor, target: Tensor) -> Tensor:
+        error = main - target + residual
+        ctx.save_for_backward(error)
+        ctx.dtype = main.dtype
+        return torch.linalg.vector_norm(error, dim=-1).square() / error.shape[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (error,) = ctx.saved_tensors
+        scale = gradient.unsqueeze(-1) * (2 / error.shape[-1])
+        made = torch.mul(error, scale, out=torch.empty_like(error, dtype=ctx.dtype))
+        return made, made, -made.to(error.dtype) if ctx.needs_input_grad[2] else None
 
 
 @MODELS.register_module()

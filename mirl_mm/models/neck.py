@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .block import compile_settings
 from .decoder import LN_EPS, Layout, SegmentDecoder
+from .half import Layers
 from .masking import gather_tokens, sincos_positions
 from .vit import MaskedFeatures, init_linears, is_pretrained
 
@@ -122,17 +123,20 @@ class MIRLNeck(BaseModule):
 
     def _paint(self, features: MaskedFeatures, wanted: slice) -> list[Tensor]:
         """G x [B, Q, p*p*C] for the wanted tokens of the sequences cls, kept, masked."""
-        layout = self._layout(features, wanted)
-        context, preds = [self.stem_embed(self.stem_norm(features.stem))], []  # of [B, 1+K, E]
-        for decoder, tokens in zip(self.decoders, self.normed_taps(features), strict=True):
-            visible = decoder.embed(tokens)  # [B, 1+K, E]
-            preds.append(decoder(visible, torch.cat(context, dim=1), layout))
+        run = Layers(features.stem, (self.stem_norm, self.stem_embed, *self.norms))
+        layout = self._layout(features, wanted, run)
+        context = [run(self.stem_embed, run.norm(self.stem_norm, features.stem)[1])]
+        preds = []
+        for decoder, tokens in zip(self.decoders, self._normed(features, run), strict=True):
+            own = decoder.layers(tokens)
+            visible = own(decoder.embed, tokens)  # [B, 1+K, E]
+            preds.append(decoder(own, visible, torch.cat(context, dim=1), layout))
             context.insert(0, visible)  # one more segment to look back at
         return preds
 
-    def _layout(self, features: MaskedFeatures, wanted: slice) -> Layout:
+    def _layout(self, features: MaskedFeatures, wanted: slice, run: Layers) -> Layout:
         batch, visible, _ = features.stem.shape
-        positions = self._positions(features.grid)[0]  # [1+L, E]
+        positions = run.cast(self._positions(features.grid)[0])  # [1+L, E]
         order = features.ids_restore.argsort(dim=1)  # [B, L], kept patches first
         places = F.pad(order[:, : visible - 1] + 1, (1, 0))  # [B, 1+K], cls first
         kept = torch.arange(batch * visible, device=order.device).unflatten(0, (batch, visible))
@@ -142,8 +146,13 @@ class MIRLNeck(BaseModule):
 
     def normed_taps(self, features: MaskedFeatures) -> list[Tensor]:
         """The segments' outputs after their LayerNorms: G x [B, 1+K, D]."""
+        return self._normed(features, Layers(features.stem, self.norms))
+
+    def _normed(self, features: MaskedFeatures, run: Layers) -> list[Tensor]:
         *earlier, last = features.taps
-        return [norm(tap) for norm, tap in zip(self.norms, earlier, strict=True)] + [last]
+        return [run.norm(norm, tap)[1] for norm, tap in zip(self.norms, earlier, strict=True)] + [
+            last
+        ]
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Sine-cosine table of this grid [1, 1+L, E]; follows the images' size."""

@@ -77,8 +77,7 @@ class MIRLViT(VisionTransformer):
         mask_ratio: share of patches hidden by :meth:`encode_masked`.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         attn_fp32: attention in float32 under mixed precision; for float16, which it overflows.
-        compile_blocks: compile one block for all; a dict has arguments of torch.compile. Not with
-            drop_path_rate, which differs from block to block.
+        compile_blocks: compile one block for all; a dict has arguments of torch.compile.
         init_cfg: as in MMEngine; without ``Pretrained``, MIRL's initialisation is used.
         **kwargs: the other arguments of mmpretrain's VisionTransformer.
 
@@ -108,11 +107,6 @@ class MIRLViT(VisionTransformer):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         check_image_size((height, width), patch_size)
         num_kept(height // patch_size * (width // patch_size), mask_ratio)
-        if compile_blocks and kwargs.get('drop_path_rate'):
-            raise ValueError(
-                'compile_blocks compiles one block for all of them, and '
-                f'drop_path_rate={kwargs["drop_path_rate"]} gives each its own; take one of the two'
-            )
         self.mask_ratio = mask_ratio
         self.patch_size = patch_size
         super().__init__(

@@ -1,0 +1,128 @@
+"""bfloat16 with fewer kernels and bytes than autocast takes.
+
+Autocast casts every weight by a kernel of its own and norms in float32: what a norm reads and
+writes is whole, is cast before a product, and on the way back again. Here the weights of a block
+are cast at once, a norm reads and writes bfloat16 (its statistics stay in float32), and the
+gradient of a cast is added where it joins. The residual stream of the encoder stays in float32; the
+products, and attention, are those of autocast. float16, whose range such a stream may leave, is
+left to autocast.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks.wrappers import Linear
+from torch import Tensor, nn
+from torch.autograd.function import Function, FunctionCtx
+
+PLAIN = (nn.Linear, Linear, nn.LayerNorm)  # of torch, and mmcv's
+
+
+class Layers:
+    """Runs layers on bfloat16 copies of their weights, under an autocast to bfloat16.
+
+    Everywhere else a layer runs as it is: in full precision, in compiled code, which fuses casts by
+    itself, and where somebody listens to a layer or has put another in its place.
+
+    Args:
+        like: a tensor of the device whose autocast counts.
+        layers: whose weights are cast together.
+        parameters: others to cast with them, for :meth:`cast`.
+    """
+
+    def __init__(self, like: Tensor, layers: Sequence[nn.Module], *parameters: Tensor) -> None:
+        self.device, self.copies = like.device.type, {}
+        self.dtype = None if torch.compiler.is_compiling() else autocast_dtype(self.device)
+        if self.dtype != torch.bfloat16:
+            return
+        plain = [layer for layer in layers if is_plain(layer)]
+        full = [p for layer in plain for p in (layer.weight, layer.bias) if p is not None]
+        if not (full or parameters):
+            return
+        copies = iter(_Casts.apply(self.dtype, *full, *parameters))
+        for layer in plain:
+            self.copies[layer] = next(copies), None if layer.bias is None else next(copies)
+        self.copies.update(zip(parameters, copies, strict=True))
+
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """The output of any layer but a norm."""
+        return F.linear(x, *self.copies[layer]) if layer in self.copies else layer(x)
+
+    def norm(self, layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x to go on with, and x normed, for the products that read it."""
+        if layer not in self.copies:
+            return x, layer(x)
+        x, half = (x, x) if x.dtype == self.dtype else _Fork.apply(x, self.dtype)
+        with no_autocast(self.device):
+            return x, F.layer_norm(half, layer.normalized_shape, *self.copies[layer], layer.eps)
+
+    def weights(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """Weight and bias that a Linear runs on."""
+        return self.copies.get(layer) or (layer.weight, layer.bias)
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        """A parameter's copy, or another tensor in the precision of the copies."""
+        if tensor in self.copies:
+            return self.copies[tensor]
+        return tensor.to(self.dtype) if self.copies else tensor
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The type to which autocast casts on a kind of device; None where it is off."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def no_autocast(device: str) -> AbstractContextManager:
+    """Switches autocast off for a while, where a kind of device has it."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is just a Linear or LayerNorm in float32, and nobody listens to it."""
+    hooks = (
+        layer._forward_hooks,
+        layer._forward_pre_hooks,
+        layer._backward_hooks,
+        layer._backward_pre_hooks,
+    )
+    plain = type(layer) in PLAIN and layer.weight is not None
+    return plain and layer.weight.dtype == torch.float32 and not any(hooks)
+
+
+class _Casts(Function):
+    """Tensors in another type, all by one kernel; so are their gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+        torch._foreach_copy_(copies, tensors)
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        full = [torch.empty_like(gradient, dtype=torch.float32) for gradient in gradients]
+        torch._foreach_copy_(full, gradients)
+        return None, *full
+
+
+class _Fork(Function):
+    """x, and x in another type; their gradients join in one addition."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return x, x.to(dtype)
+
+    @staticmethod
+    def backward(
+        ctx: FunctionCtx, full: Tensor | None, half: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        if half is None:
+            return full, None
+        return half.float() if full is None else full + half, None
