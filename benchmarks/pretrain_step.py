@@ -20,7 +20,6 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import (
     add_options,
@@ -32,7 +31,7 @@ from benchmarks.timing import (
     summarise,
     use_threads,
 )
-from mirl_mm.analysis.flops import training_flops_per_image
+from mirl_mm.analysis.flops import flops
 from tests.reference import Reference
 
 ROOT = Path(__file__).parents[1]
@@ -122,12 +121,9 @@ def loss_of(model: nn.Module, imgs: torch.Tensor) -> torch.Tensor:
 
 
 def flops_of(model: nn.Module, imgs: torch.Tensor) -> int:
-    """Operations of a step: in closed form, or counted where there is none."""
-    if not isinstance(model, Reference):
-        return len(imgs) * training_flops_per_image(model, len(imgs))
-    with FlopCounterMode(display=False) as counter:
-        step(model, imgs[:1], torch.float32)
-    return len(imgs) * counter.get_total_flops()
+    """Operations of a step."""
+    with torch.compiler.set_stance('force_eager'):
+        return round(flops(lambda: loss_of(model, imgs)).training)
 
 
 def with_updates(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mirl_mm.analysis.memory import LiveBytes
+from mirl_mm.analysis.live_bytes import LiveBytes
 from mirl_mm.evaluation.record import environment, write_json
 
 CLOCKS = ('wall', 'cpu')

@@ -5,34 +5,33 @@ import sys
 
 from mmengine.config import DictAction
 
-from mirl_mm.analysis.peak_rate import TFLOPS
-from mirl_mm.analysis.plan import MFU, plan
+from mirl_mm.analysis.peak_rate import GPUS
+from mirl_mm.analysis.plan import plan
 from mirl_mm.analysis.plan_text import describe
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Parameters, operations, memory, batch and days of a pre-training, fine-tuning '
-        'or linear-probe run.'
+        description='Parameters, operations, memory, batch and time of a training run.'
     )
     parser.add_argument('config', metavar='CONFIG', help='config file')
     parser.add_argument('--gpus', type=int, default=8, help='over all nodes (%(default)s)')
+    parser.add_argument('--gpu', default='A100', help=f'one of {", ".join(GPUS)} (%(default)s)')
     parser.add_argument(
-        '--memory-gb', type=float, default=80, help='of each GPU, in 10^9 bytes (%(default)s)'
+        '--memory-gb', type=float, help="of each GPU, in 10^9 bytes (its data sheet's)"
     )
     parser.add_argument(
-        '--throughput', type=float, metavar='RATE', help='measured images per second and GPU'
-    )
-    parser.add_argument(
-        '--gpu',
-        default='A100',
-        help=f'without --throughput: one of {", ".join(TFLOPS)} (%(default)s)',
-    )
-    parser.add_argument(
-        '--mfu',
+        '--throughput',
         type=float,
-        default=MFU,
-        help="without --throughput: the share of that GPU's peak rate to assume (%(default)s)",
+        metavar='RATE',
+        help='measured images per second and GPU (without it, the most that the GPU can do)',
+    )
+    parser.add_argument(
+        '--image-size',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help="of a detector's or segmentor's training images, pixels (the config's)",
     )
     parser.add_argument('--images', type=int, help='in an epoch; ImageNet-1k is known')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')

@@ -1,8 +1,6 @@
-"""What a run takes before it is started: parameters, operations, memory, batch, days.
+"""What a run takes before it is started: parameters, operations, memory, batch, time.
 
-Nothing is trained and no image is read. What is an estimate or an assumption is called that.
-
-Shapes: L patches.
+Nothing is trained and no image is read. What is an estimate or a floor is called that.
 """
 
 from collections.abc import Mapping
@@ -11,21 +9,23 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import VisionTransformer
+from torch import nn
 
 from mirl_mm.engine.adapt import accumulative_counts
 from mirl_mm.engine.hooks.run_summary import parameter_rows
 from mirl_mm.engine.launch import load_config
 
-from .flops import forward_flops_per_image, linear_weights, training_flops_per_image
-from .memory import CONTEXT, SHARE, StepMemory, step_memory, usable
-from .peak_rate import TFLOPS
+from .cost import Cost, cost
+from .flops import Flops, flops_per_image
+from .memory import CONTEXT, PROBES, SHARE, StepMemory, probe, usable
+from .peak_rate import GPUS
+from .plan_config import Model, model_of, optimizer_bytes, other_bytes, recipe_batch, update
+from .rehearsal import build
 
-PLANNED = ('MIRL', 'MAE', 'ImageClassifier')
 IMAGENET_IMAGES = 1_281_167
-MFU = 0.4  # assumed share of the peak rate where no throughput is given
-OPTIMIZER_BYTES = {'AdamW': 8, 'Adam': 8, 'SGD': 4, 'LARS': 4, 'Lamb': 8}  # of a parameter's state
+OTHERS = ('A100', 'H100', 'H200', 'L40S', 'RTX 4090')  # told beside the one that is asked for
+DENSE_PROBES = (2, 4)  # images are larger; one is too few for batch norm
 GIGA = 1e9
 
 
@@ -41,59 +41,63 @@ class Batch(NamedTuple):
         return self.per_gpu * self.gpus * self.accumulation
 
 
-class Speed(NamedTuple):
-    """Images per second and GPU, and where the number comes from."""
+class Run(NamedTuple):
+    """The planned run on one kind of GPU."""
 
-    images: float
-    source: str
+    gpu: str
+    memory_gb: float
+    largest: int  # images per GPU
+    batch: Batch
+    updates: int
+    images_seen: int
+    step: Cost  # of an iteration, without the update
+    rate: float  # images per second and GPU
+
+    @property
+    def days(self) -> float:
+        return self.images_seen / (self.rate * self.batch.gpus) / 86400
 
 
 class Plan(NamedTuple):
     """What :func:`plan` found out."""
 
+    model: Model
     parameters: list[tuple[str, str]]
-    training_flops: int  # of one image, forward and backward
-    forward_flops: int
+    flops: Flops  # of one image
     linear_macs: int  # the encoder on a whole image, linear layers alone: as papers count
     memory: StepMemory
-    extra_bytes: float  # beside the step's: context, DDP's buckets, the EMA's weights
-    largest: int  # images per GPU
-    batch: Batch
+    extra_bytes: float  # beside the step's: context, DDP's buckets, averaged weights
     recipe_batch: int
-    updates: int
-    images_seen: int
     length: str
-    speed: Speed
+    measured: bool  # whether the rate was given
+    run: Run
+    others: list[Run]  # the same on other GPUs
 
     @property
     def peak_bytes(self) -> float:
-        return self.memory.total(self.batch.per_gpu) + self.extra_bytes
-
-    @property
-    def days(self) -> float:
-        return self.images_seen / (self.speed.images * self.batch.gpus) / 86400
+        return self.memory.total(self.run.batch.per_gpu) + self.extra_bytes
 
 
 def plan(
     config: str,
     gpus: int = 8,
-    memory_gb: float = 80,
+    gpu: str = 'A100',
+    memory_gb: float | None = None,
     throughput: float | None = None,
     images: int | None = None,
-    gpu: str = 'A100',
-    mfu: float = MFU,
+    image_size: tuple[int, int] | None = None,
     cfg_options: Mapping[str, object] | None = None,
 ) -> Plan:
-    """Plan a pre-training, fine-tuning or linear-probe run.
+    """Plan a training run.
 
     Args:
         config: path of the config file.
         gpus: how many, over all nodes.
-        memory_gb: of each, in 10^9 bytes.
-        throughput: measured images per second and GPU; None assumes one from `gpu` and `mfu`.
+        gpu: a name of ``peak_rate.GPUS``.
+        memory_gb: of each, in 10^9 bytes; None takes the data sheet's.
+        throughput: measured images per second and GPU; None takes the most that the GPU can do.
         images: in an epoch; None knows ImageNet-1k's.
-        gpu: a name of ``peak_rate.TFLOPS``.
-        mfu: assumed model FLOP utilisation: the share of the GPU's peak rate that the step reaches.
+        image_size: (height, width) in training, pixels; None takes the config's.
         cfg_options: as ``--cfg-options``.
 
     Raises:
@@ -101,119 +105,85 @@ def plan(
         ValueError: a number out of range, a config that cannot be trained or planned, a memory that
             no batch fits into.
     """
-    check_numbers(gpus, memory_gb, throughput, images, gpu, mfu)
+    check_numbers(gpus, gpu, memory_gb, throughput, images)
     cfg = load_config(config, cfg_options)
-    recipe_batch = check_config(cfg, config)
-    # Mixup and the like only fill the terminal here.
-    parts = {
-        key: cfg.model[key] for key in cfg.model if key not in ('data_preprocessor', 'train_cfg')
-    }
-    with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device('meta'):
-        model = MODELS.build(parts)
-    training = training_flops_per_image(model)
-    memory = step_memory(parts, autocast_dtype(cfg), optimizer_bytes(cfg, gpus))
+    effective, model = recipe_batch(cfg, config), model_of(cfg, image_size)
+    batches = DENSE_PROBES if model.dense else PROBES
+    probed = probe(model.cfg, batches, dtype=model.dtype, **model.sizes)
+    memory = probed.memory(optimizer_bytes(cfg, gpus))
     extra = CONTEXT + other_bytes(cfg, memory, gpus)
-    largest = memory.largest_batch(usable(memory_gb) - (extra - CONTEXT))
-    if largest < 1:
-        needed = (memory.total(1) + extra - CONTEXT) / SHARE + CONTEXT
-        raise ValueError(
-            f'no batch fits into {memory_gb:g} GB: one image per GPU takes about '
-            f'{needed / GIGA:.2g} GB ({(memory.fixed + extra) / GIGA:.2g} of them for any batch). '
-            'Less is needed with model.backbone.with_cp=True, where the encoder has it, or with '
-            'the weights spread over the GPUs (FSDP)'
+
+    def run(name: str, gb: float) -> Run:
+        batch = divide(effective, gpus, largest := largest_batch(memory, extra, gb))
+        updates, seen, _ = schedule(cfg, batch, images)
+        step = cost(probed.operations(batch.per_gpu), GPUS[name])
+        seconds = (
+            batch.accumulation * step.seconds + cost([update(cfg, memory)], GPUS[name]).seconds
         )
-    batch = divide(recipe_batch, gpus, largest)
-    updates, seen, length = schedule(cfg, batch, images)
+        rate = throughput or batch.accumulation * batch.per_gpu / seconds
+        return Run(name, gb, largest, batch, updates, seen, step, rate)
+
+    chosen = run(gpu, memory_gb or GPUS[gpu].memory / GIGA)
+    with torch.device('meta'):
+        built, _ = build(model.cfg, **model.sizes)
     return Plan(
-        parameter_rows(model),
-        training,
-        forward_flops_per_image(model),
-        linear_macs(model.backbone),
+        model,
+        parameter_rows(built),
+        flops_per_image(model.cfg, chosen.batch.per_gpu, **model.sizes),
+        linear_macs(built.backbone, model.image_size or built.backbone.img_size),
         memory,
         extra,
-        largest,
-        batch,
-        recipe_batch,
-        updates,
-        seen,
-        length,
-        speed(throughput, gpu, mfu, training),
+        effective,
+        schedule(cfg, chosen.batch, images)[2],
+        throughput is not None,
+        chosen,
+        [
+            run(name, GPUS[name].memory / GIGA)
+            for name in OTHERS
+            if name != gpu and throughput is None and fits(memory, extra, GPUS[name].memory / GIGA)
+        ],
     )
 
 
 def check_numbers(
-    gpus: int,
-    memory_gb: float,
-    throughput: float | None,
-    images: int | None,
-    gpu: str,
-    mfu: float,
+    gpus: int, gpu: str, memory_gb: float | None, throughput: float | None, images: int | None
 ) -> None:
     """ValueError for a number that is none of its kind."""
     positive = dict(gpus=gpus, memory_gb=memory_gb, throughput=throughput, images=images)
     for name, value in positive.items():
         if value is not None and not value > 0:
             raise ValueError(f'{name} must be above 0, got {value:g}')
-    if gpu not in TFLOPS:
-        raise ValueError(f'unknown gpu {gpu!r}; known are {", ".join(TFLOPS)}')
-    if not 0 < mfu <= 1:
-        raise ValueError(f'mfu must be above 0 and at most 1, got {mfu:g}')
+    if gpu not in GPUS:
+        raise ValueError(f'unknown gpu {gpu!r}; known are {", ".join(GPUS)}')
 
 
-def check_config(cfg: Config, path: str) -> int:
-    """The recipe's effective batch; ValueError for a config that is no training run."""
-    needed = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    missing = [key for key in needed if cfg.get(key) is None]
-    if missing:
-        raise ValueError(f'{path} cannot be planned: it has no {", ".join(missing)}')
-    kind = str(cfg.model.get('type')).rpartition('.')[2]
-    if kind not in PLANNED:
-        raise ValueError(f'{path} cannot be planned: {kind} is not one of {", ".join(PLANNED)}')
-    effective = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    if not effective:
-        raise ValueError(
-            f'{path} cannot be planned: auto_scale_lr.base_batch_size, the batch that the recipe '
-            'is meant for, is not in it'
-        )
-    return effective
+def fits(memory: StepMemory, extra: float, memory_gb: float) -> int:
+    """The most images for a GPU; 0 where none fits."""
+    return memory.largest_batch(usable(memory_gb) - (extra - CONTEXT))
 
 
-def autocast_dtype(cfg: Config) -> torch.dtype:
-    if cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
-        return torch.float32
-    return getattr(torch, cfg.optim_wrapper.get('dtype', 'float16'))
+def largest_batch(memory: StepMemory, extra: float, memory_gb: float) -> int:
+    """The most images for a GPU; ValueError where none fits."""
+    if largest := fits(memory, extra, memory_gb):
+        return largest
+    needed = (memory.total(1) + extra - CONTEXT) / SHARE + CONTEXT
+    raise ValueError(
+        f'no batch fits into {memory_gb:g} GB: one image per GPU takes about '
+        f'{needed / GIGA:.2g} GB ({(memory.fixed + extra) / GIGA:.2g} of them for any batch). '
+        'Less is needed with model.backbone.with_cp=True, where the encoder has it, or with '
+        'the weights spread over the GPUs (FSDP)'
+    )
 
 
-def optimizer_bytes(cfg: Config, gpus: int) -> float:
-    """Bytes of state for each trainable parameter; ValueError for an optimizer it does not know."""
-    optimizer = cfg.optim_wrapper.get('optimizer', {})
-    kind, share = optimizer.get('type'), 1
-    if kind == 'ZeroRedundancyOptimizer':
-        kind, share = optimizer.get('optimizer_type'), gpus
-    if kind not in OPTIMIZER_BYTES:
-        raise ValueError(
-            f'the memory of the optimizer {kind!r} is not known; known are '
-            f'{", ".join(OPTIMIZER_BYTES)}'
-        )
-    return OPTIMIZER_BYTES[kind] / share
-
-
-def other_bytes(cfg: Config, memory: StepMemory, gpus: int) -> float:
-    """What training holds beside the step itself: DDP's buckets and the EMA's weights."""
-    wrapper = cfg.get('model_wrapper_cfg') or {}
-    buckets = gpus > 1 and not wrapper.get('gradient_as_bucket_view', True)  # tools/train.py's own
-    ema = any(hook.get('type') == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
-    return buckets * memory.gradients + ema * memory.parameters
-
-
-def linear_macs(vit: VisionTransformer) -> int:
+def linear_macs(vit: VisionTransformer, image_size: tuple[int, int]) -> int:
     """Multiply-adds of a whole image in the encoder's linear layers, attention's products left out.
 
     Papers print these as GFLOPs: 18.8 for ViT-S-54 and 67.0 for ViT-B-48.
     """
-    patches = vit.patch_resolution[0] * vit.patch_resolution[1]
-    blocks = sum(linear_weights(block) for block in vit.layers)
-    return patches * vit.patch_embed.projection.weight.numel() + (patches + 1) * blocks
+    projection = vit.patch_embed.projection
+    height, width = map(int.__floordiv__, image_size, projection.kernel_size)
+    blocks = sum(m.weight.numel() for m in vit.layers.modules() if isinstance(m, nn.Linear))
+    return height * width * projection.weight.numel() + (height * width + 1) * blocks
 
 
 def divide(effective: int, gpus: int, largest: int) -> Batch:
@@ -242,11 +212,3 @@ def schedule(cfg: Config, batch: Batch, images: int | None) -> tuple[int, int, s
         raise ValueError(f'{images:,} images are fewer than the {per_step:,} of one step')
     updates = epochs * ceil(steps / batch.accumulation)
     return updates, epochs * steps * per_step, f'{epochs:,} epochs of {images:,} images'
-
-
-def speed(throughput: float | None, gpu: str, mfu: float, training_flops: int) -> Speed:
-    """The given rate, or what the GPU would do at the assumed utilisation."""
-    if throughput is not None:
-        return Speed(throughput, 'as given')
-    rate = TFLOPS[gpu] * 1e12 * mfu / training_flops
-    return Speed(rate, f'ASSUMED, not measured: {mfu:.0%} of {gpu} at {TFLOPS[gpu]:g} TFLOP/s')

@@ -1,20 +1,19 @@
-"""The closed form against torch's counter, which watches every operation."""
+"""Operations of a forward pass and of what follows from it, against torch's counter."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mirl_mm.analysis.flops import forward_flops_per_image, training_flops_per_image, work_of
+from mirl_mm.analysis.flops import Flops, flops, flops_per_image
 from mirl_mm.models.vit import ARCHS
 from tests.models.build import mirl
-from tests.models.downstream import build, classifier, upernet
+from tests.models.downstream import build, classifier
 
 ROOT = Path(__file__).parents[2]
 ARCH = dict(embed_dims=48, num_layers=4, num_heads=4, feedforward_channels=160)
@@ -43,17 +42,21 @@ def mae() -> nn.Module:
     )
 
 
-def counted(model: nn.Module, batch: int = 2) -> tuple[int, int]:
-    """Operations of the forward pass and of both, per image, as torch counts them."""
+def loss_of(model: nn.Module, batch: int):
     imgs = torch.randn(batch, 3, 64, 64)
     samples = [DataSample().set_gt_label(i) for i in range(batch)]
+    return lambda: model.train()(imgs, samples, mode='loss')['loss']
+
+
+def counted(model: nn.Module, batch: int) -> Flops:
+    """As torch counts them, watching every operation of both passes."""
     with sdpa_kernel(SDPBackend.MATH):  # the only one that the counter knows on a CPU
         with FlopCounterMode(display=False) as forward:
-            loss = model.train()(imgs, samples, mode='loss')['loss']
+            loss = loss_of(model, batch)()
         with FlopCounterMode(display=False) as backward:
             loss.backward()
-    flops = forward.get_total_flops(), backward.get_total_flops()
-    return flops[0] // batch, sum(flops) // batch
+    first = forward.get_total_flops()
+    return Flops(first, first + backward.get_total_flops())
 
 
 def frozen_classifier() -> nn.Module:
@@ -76,35 +79,36 @@ def frozen_classifier() -> nn.Module:
 )
 def test_as_torch_counts(make):
     model = make()
-    found = forward_flops_per_image(model, batch=2), training_flops_per_image(model, batch=2)
-    assert found == counted(model, batch=2)
+    assert flops(loss_of(model, 2)) == counted(model, 2)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert flops(loss_of(model, 2)) == counted(model, 2)
 
 
-def test_what_a_batch_shares_is_left_out_by_default():
-    model = mirl()
+def test_a_config_without_data_or_weights():
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py')).model
+    model = build('mmpretrain', cfg)
+    found = counted(model, 4)
+    assert flops_per_image(cfg, 4) == Flops(found.forward / 4, found.training / 4)
+
+
+def test_what_a_batch_shares_is_spread_over_it():
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py')).model
     share = 3 * 2 * 6 * 16 * 3 * 32**2  # passes, multiply and add, decoders, patches, q k v
-    alone = training_flops_per_image(model, batch=1)
-    assert training_flops_per_image(model) == alone - share
-    assert training_flops_per_image(model, batch=4) == alone - share * 3 // 4
+    alone = flops_per_image(cfg, 1).training
+    assert flops_per_image(cfg, 4).training == alone - share * 3 / 4
 
 
-def test_from_a_config_and_in_a_wrapper():
-    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py'))
-    init_default_scope('mmpretrain')
-    wanted = training_flops_per_image(MODELS.build(cfg.model))
-    assert training_flops_per_image(cfg.model) == wanted
-    assert training_flops_per_image(nn.DataParallel(MODELS.build(cfg.model))) == wanted
+@pytest.mark.parametrize('setting', ['with_cp', 'compile_blocks'])
+def test_settings_do_not_change_the_models_work(setting):
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py')).model
+    wanted = flops_per_image(cfg, 2)
+    cfg.backbone[setting] = cfg.neck[setting] = True
+    assert flops_per_image(cfg, 2) == wanted
 
 
 @pytest.mark.parametrize('arch, billions', [('s54', 20.49), ('b48', 69.91), ('b12', 17.56)])
 def test_multiply_adds_of_the_published_sizes(arch, billions):
     """The encoder alone at 224 pixels, unmasked; the figures count the attention products too."""
-    head = dict(type='LinearClsHead', num_classes=1000, in_channels=ARCHS[arch]['embed_dims'])
+    head = dict(type='LinearClsHead', num_classes=2, in_channels=ARCHS[arch]['embed_dims'])
     cfg = dict(type='ImageClassifier', backbone=dict(type='MIRLViT', arch=arch), head=head)
-    encoder = sum(work.macs for part, work in work_of(cfg).items() if part != 'head')
-    assert encoder / 1e9 == pytest.approx(billions, abs=0.01)
-
-
-def test_a_model_without_a_closed_form():
-    with pytest.raises(ValueError, match='EncoderDecoder on MIRLDenseViT; there is one for MIRL'):
-        training_flops_per_image(upernet())
+    assert flops_per_image(cfg, 1).forward / 2e9 == pytest.approx(billions, abs=0.01)

@@ -7,7 +7,8 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mirl_mm.analysis.memory import LiveBytes, StepMemory, step_memory, usable
+from mirl_mm.analysis.live_bytes import LiveBytes
+from mirl_mm.analysis.memory import StepMemory, step_memory, usable
 from tests.models.build import small_mirl
 
 ARCH = dict(embed_dims=96, num_layers=6, num_heads=4, feedforward_channels=384)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mirl_mm.analysis.peak_rate import known_rate, measured_rate, peak_rate
+from mirl_mm.analysis.peak_rate import known_gpu, measured_rate, peak_rate
 
 
 @pytest.mark.parametrize(
@@ -17,12 +17,12 @@ from mirl_mm.analysis.peak_rate import known_rate, measured_rate, peak_rate
     ],
 )
 def test_known_devices(name, tflops):
-    assert known_rate(name) == pytest.approx(tflops * 1e12)
+    assert known_gpu(name).flops == pytest.approx(tflops * 1e12)
 
 
 @pytest.mark.parametrize('name', ['NVIDIA GeForce RTX 2060', 'NVIDIA A1000', 'something else'])
 def test_unknown_devices(name):
-    assert known_rate(name) is None
+    assert known_gpu(name) is None
 
 
 def test_a_cpu_is_measured():

@@ -17,11 +17,13 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from mirl_mm.analysis.flops import training_flops_per_image
+from mirl_mm.analysis.flops import flops_per_image
 from mirl_mm.analysis.peak_rate import peak_rate
 
-from ..segments import is_sharded, parameter_segments
+from ..segments import is_sharded, parameter_segments, unwrapped
 from .run_summary import batch_size
+
+COUNTED = ('MIRL', 'MAE', 'ImageClassifier')  # all images of a run have one size
 
 
 class Measured(NamedTuple):
@@ -198,18 +200,18 @@ class HealthHook(Hook):
     def _prepare_rates(self, runner: Runner) -> None:
         self.images = batch_size(runner.train_dataloader) * get_world_size()
         self.flops, self.peak = None, None
-        if is_main_process():
-            try:
-                self.flops = training_flops_per_image(runner.model)
-            except ValueError as error:
-                runner.logger.info(f'model FLOP utilisation is left out: {error}')
-            else:
-                peak = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
-                self.peak = peak.flops * get_world_size()
-                runner.logger.info(
-                    f'model FLOP utilisation: {self.flops / 1e9:.2f} GFLOP an image; peak rate of '
-                    f'a device {peak.source}'
-                )
+        kind = type(unwrapped(runner.model)).__name__
+        if is_main_process() and kind not in COUNTED:
+            runner.logger.info(f'no model FLOP utilisation: it is for {", ".join(COUNTED)}')
+        elif is_main_process():
+            batch = batch_size(runner.train_dataloader)
+            self.flops = flops_per_image(runner.cfg.model, batch).training
+            peak = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
+            self.peak = peak.flops * get_world_size()
+            runner.logger.info(
+                f'model FLOP utilisation: {self.flops / 1e9:.2f} GFLOP an image; peak rate of '
+                f'a device {peak.source}'
+            )
         self.started, self.iterations = time.perf_counter(), 0
 
     def _rates(self) -> dict[str, float]:
