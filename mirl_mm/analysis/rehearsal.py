@@ -53,13 +53,24 @@ def rehearse(
         trained = [p for p in model.parameters() if p.requires_grad]
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
-        with Trace(p.grad for p in trained) as trace, torch.compiler.set_stance('force_eager'):
-            with LikeCUDA(), torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
-                loss = step(batch)
-            loss.backward()
+        operations = passes(lambda: step(batch), dtype, [p.grad for p in trained])
     sizes = {p: p.numel() * p.element_size() for p in model.parameters()}
     trainable = sum(size for p, size in sizes.items() if p.requires_grad)
-    return Rehearsal(sum(sizes.values()), trainable, live.peak, trace.operations)
+    return Rehearsal(sum(sizes.values()), trainable, live.peak, operations)
+
+
+def passes(
+    forward: Callable[[], Tensor], dtype: torch.dtype, ignored: Sequence[Tensor] = ()
+) -> list[Operation]:
+    """The operations of a forward pass under autocast to dtype and of the backward pass behind it.
+
+    Changes of ignored tensors are left out.
+    """
+    with Trace(ignored) as trace, torch.compiler.set_stance('force_eager'):
+        with LikeCUDA(), torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+            loss = forward()
+        loss.backward()
+    return trace.operations
 
 
 @contextmanager

@@ -112,13 +112,16 @@ class DecoderBlock(nn.Module):
         weight, bias = run.weights(self.attn.qkv)
         return [*zip(weight.split([width, 2 * width]), bias.split([width, 2 * width]), strict=True)]
 
-    def _attend_and_mix(self, run: Layers, *tensors: Tensor) -> Tensor:
+    def _attend_and_mix(
+        self, run: Layers, x: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Tensor
+    ) -> Tensor:
         function = partial(attend_and_mix, run=run)
         if self.compile_options is not None:
             function = compiled(attend_and_mix, self.compile_options)
+            torch._dynamo.maybe_mark_dynamic(context, 1)  # it grows from decoder to decoder
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(function, self, *tensors, use_reentrant=False)
-        return function(self, *tensors)
+            return checkpoint(function, self, x, q, k, v, context, use_reentrant=False)
+        return function(self, x, q, k, v, context)
 
 
 def attend_and_mix(
