@@ -3,6 +3,7 @@ custom_imports = dict(imports=['mirl_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
 default_hooks = dict(
+    runtime_info=dict(type='LateLossesHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),

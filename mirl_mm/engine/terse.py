@@ -82,6 +82,7 @@ class TerseRunner(Runner):
         super().register_default_hooks(kept)
 
     def save_checkpoint(self, *args, **kwargs) -> None:
+        self.call_hook('settle')
         with gathered_state(self.optim_wrapper):
             super().save_checkpoint(*args, **kwargs)
 

@@ -45,6 +45,16 @@ class ScaledWrapper(OptimWrapper):
         self.loss_scaler.update()
 
 
+class Loader:
+    batch_size = 2
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+
 def fake_runner(model: nn.Module, wrapper: OptimWrapper, loop: type, length: int):
     messages = []
     return SimpleNamespace(
@@ -53,7 +63,7 @@ def fake_runner(model: nn.Module, wrapper: OptimWrapper, loop: type, length: int
         optim_wrapper=wrapper,
         hooks=[],
         train_loop=object.__new__(loop),
-        train_dataloader=SimpleNamespace(batch_size=2, __len__=lambda: length),
+        train_dataloader=Loader(length),
         message_hub=MessageHub(f'health-{time.perf_counter_ns()}'),
         logger=SimpleNamespace(info=messages.append, messages=messages),
     )
@@ -162,15 +172,8 @@ def test_a_gradient_that_is_not_finite_is_shown():
 
 
 def test_a_short_epoch_is_logged_at_its_end():
-    class Loader:
-        batch_size = 2
-
-        def __len__(self) -> int:
-            return 3
-
     model = small_mirl()
     runner = fake_runner(model, OptimWrapper(adamw(model)), EpochBasedTrainLoop, 3)
-    runner.train_dataloader = Loader()
     hook = HealthHook(100)
     train(hook, runner, 3)
     assert len(runner.message_hub.get_scalar('train/grad/all').data[0]) == 1

@@ -9,6 +9,7 @@ from .finite import FiniteHook, NonFiniteError
 from .float32_boxes import Float32BoxesHook
 from .health import HealthHook
 from .knn import KNNHook
+from .late_losses import LateLossesHook
 from .panel import PanelHook
 from .preempt import Preempted, PreemptHook
 from .progress import ProgressHook
@@ -29,6 +30,7 @@ __all__ = [
     'Float32BoxesHook',
     'HealthHook',
     'KNNHook',
+    'LateLossesHook',
     'NonFiniteError',
     'PanelHook',
     'PreemptHook',

@@ -10,16 +10,17 @@ import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mirl_mm.analysis.flops import flops_per_image
 from mirl_mm.analysis.peak_rate import peak_rate
 
+from ..looks import until_log
 from ..segments import is_sharded, parameter_segments, unwrapped
 from .run_summary import batch_size
 
@@ -71,13 +72,6 @@ class HealthHook(Hook):
                 f'HealthHook needs one optimizer, got a {type(optim_wrapper).__name__}: switch it '
                 'off with default_hooks=dict(health=None)'
             )
-        logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
-        self.every = self.interval or getattr(logger, 'interval', 100)
-        self.length = None  # of an epoch, where its last iteration is logged too
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            length = len(runner.train_dataloader)
-            if length <= self.every or not getattr(logger, 'ignore_last', True):
-                self.length = length
         self.accumulation = getattr(optim_wrapper, '_accumulative_counts', 1)
         self.scaler = getattr(optim_wrapper, 'loss_scaler', None)
         self.due, self.measured, self.before = False, None, []
@@ -103,7 +97,7 @@ class HealthHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         # The one update among the last `accumulation` iterations up to the log line.
-        self.due = self._until_log(batch_idx) < self.accumulation
+        self.due = until_log(runner, batch_idx, self.interval) < self.accumulation
 
     def after_train_iter(
         self,
@@ -113,7 +107,7 @@ class HealthHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         self.iterations += 1
-        if self._until_log(batch_idx):
+        if until_log(runner, batch_idx, self.interval):
             return
         scalars = self._norms()  # waits for the device, so that the time is right
         if self.scaler is not None and self.scaler.is_enabled():
@@ -133,11 +127,6 @@ class HealthHook(Hook):
         for handle in self.handles:
             handle.remove()
         self.params, self.before, self.measured = [], [], None
-
-    def _until_log(self, batch_idx: int) -> int:
-        """Iterations after this one until LoggerHook's line."""
-        until = -(batch_idx + 1) % self.every
-        return until if self.length is None else min(until, self.length - batch_idx - 1)
 
     # --- norms ------------------------------------------------------------------------------------
 

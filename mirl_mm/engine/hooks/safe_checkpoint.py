@@ -115,6 +115,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _attempt(self, runner: Runner, what: str, save: Callable[[], None]) -> OSError | None:
         """Save; where the disk refuses, say so and be as before. Returns the refusal."""
+        runner.call_hook('settle')
         infos, own = dict(runner.message_hub.runtime_info), dict(vars(self))
         try:
             save()
