@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from .segments import parameter_segments
 
+PLACES = ('weight', 'forward', 'backward', 'nowhere', 'unknown')  # the most telling first
+
 
 @dataclass
 class Blame:
     """What was found; names as in ``named_parameters`` and ``named_modules``."""
 
-    place: str  # 'weight', 'forward', 'backward' or 'nowhere'
+    place: str  # one of PLACES
     module: str = ''  # forward: the first whose output is not finite
     parameter: str = ''  # the first bad one, or the first of the module
     segment: str = ''
@@ -28,7 +30,8 @@ class Blame:
             f'({self.segment})' + (f', parameter {self.parameter}' if self.parameter else ''),
             'backward': 'the forward pass is finite; on the way back the first bad gradient is '
             f'that of {self.parameter} ({self.segment})',
-            'nowhere': 'the forward pass, repeated, is finite',
+            'nowhere': 'the pass, repeated, is finite',
+            'unknown': 'the pass cannot be repeated to find the place',
         }[self.place]
         bad = f'; {self.bad_gradients} of {self.gradients} gradients are bad'
         losses = ', '.join(f'{name} {value:g}' for name, value in self.losses.items())
@@ -37,31 +40,41 @@ class Blame:
 
 @torch.no_grad()
 def find_blame(model: nn.Module, forward: Callable[[], dict] | None = None) -> Blame:
-    """Look at weights and gradients, and at every module's output in a repeated forward pass.
+    """Look at the weights, then repeat the pass and look at every module's output and gradient.
+
+    The model keeps the gradients and the buffers that it has.
 
     Args:
-        model: after a backward pass, with its gradients; without wrappers.
-        forward: repeats the pass as it was and returns its losses; None leaves it out.
+        model: without wrappers.
+        forward: repeats the forward pass and returns its losses, 'loss' their sum; None where that
+            cannot be done.
     """
     named = dict(model.named_parameters())
     segments = parameter_segments(model)
-    gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
-    bad = [name for name, gradient in gradients.items() if not is_finite(gradient)]
-    counts = dict(bad_gradients=len(bad), gradients=len(gradients))
     for name, parameter in named.items():
         if not is_finite(parameter):
-            return Blame('weight', '', name, segments[name], **counts)
-    losses, module = ({}, None) if forward is None else _first_bad_output(model, forward)
+            return Blame('weight', '', name, segments[name])
+    if forward is None:
+        return Blame('unknown')
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    try:
+        losses, gradients, module = _repeated(model, forward)
+    finally:
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    values = {name: value.item() for name, value in losses.items() if 'loss' in name}
+    bad = [name for name, gradient in gradients.items() if not is_finite(gradient)]
+    counts = dict(losses=values, bad_gradients=len(bad), gradients=len(gradients))
     if module is not None:
         prefix = f'{module}.' if module else ''
         inside = [name for name in named if name.startswith(prefix)]
         # a bad gradient of the module itself, else its first parameter
         name = next((n for n in inside if n in bad), inside[0] if inside else '')
         segment = segments.get(name) or _segment_of(module, segments)
-        return Blame('forward', module, name, segment, losses, **counts)
+        return Blame('forward', module, name, segment, **counts)
     if bad:  # backward goes through the modules in the opposite order
-        return Blame('backward', '', bad[-1], segments[bad[-1]], losses, **counts)
-    return Blame('nowhere', losses=losses, **counts)
+        return Blame('backward', '', bad[-1], segments[bad[-1]], **counts)
+    return Blame('nowhere', **counts)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -69,8 +82,10 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _first_bad_output(model: nn.Module, forward: Callable) -> tuple[dict[str, float], str | None]:
-    """The repeated pass's losses, and the first module that gave something not finite."""
+def _repeated(
+    model: nn.Module, forward: Callable[[], dict]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], str | None]:
+    """Losses, gradients by name, and the first module that gave something not finite."""
     first: list[str] = []
 
     def look(name: str) -> Callable:
@@ -81,16 +96,16 @@ def _first_bad_output(model: nn.Module, forward: Callable) -> tuple[dict[str, fl
         return hook
 
     handles = [m.register_forward_hook(look(name)) for name, m in model.named_modules()]
-    buffers = [buffer.clone() for buffer in model.buffers()]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     try:
-        losses = forward()
+        with torch.enable_grad():
+            losses = forward()
+            found = torch.autograd.grad(losses['loss'], trained.values(), allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-    values = {n: sum(_tensors(v)).mean().item() for n, v in losses.items() if 'loss' in n}
-    return values, (first[0] if first else None)
+    gradients = {n: g for n, g in zip(trained, found, strict=True) if g is not None}
+    return losses, gradients, (first[0] if first else None)
 
 
 def _tensors(output: object) -> Iterator[Tensor]:

@@ -6,7 +6,8 @@ validation that the kill may have cut short is made up for. The rest (weights, o
 scale, averages, schedules, logs) is in MMEngine's checkpoint.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mmengine.dist import get_rank
 from mmengine.logging import MessageHub
@@ -15,7 +16,8 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
-from .seeding import ENDED, RUNNING, STEP, SeededLoader, seed_everything
+from .seeding import ENDED, RUNNING, STEP, SeededLoader, kept_random_state, seed_everything
+from .segments import is_sharded, unwrapped
 
 VALIDATED = 'validated_iter'  # in the message hub, and so in every checkpoint
 
@@ -89,6 +91,31 @@ class _Exact:
             runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
         for buffer, before in zip(runner.model.buffers(), buffers, strict=True):
             buffer.copy_(before)  # running averages have seen these batches already
+
+    @contextmanager
+    def repeating(self, iteration: int) -> Iterator[Callable[[], dict] | None]:
+        """Inside, the run stands at a past iteration, and goes on afterwards as if it had not.
+
+        Gives what repeats the iteration's forward pass and returns its losses; None where the batch
+        is not remembered, or a process has but a part of the weights.
+        """
+        model, wrapper, now = unwrapped(self.runner.model), self.runner.optim_wrapper, self._iter
+        with kept_random_state():
+            batch = self.dataloader.again(iteration)
+
+            def forward() -> dict:
+                self.seed_step(iteration)
+                with wrapper.optim_context(model):
+                    data = model.data_preprocessor(batch, True)
+                    losses = model._run_forward(data, mode='loss')
+                return model.parse_losses(losses)[1]
+
+            whole = isinstance(wrapper, OptimWrapper) and not is_sharded(self.runner.model)
+            self._iter = iteration
+            try:
+                yield forward if whole and batch is not None else None
+            finally:
+                self._iter = now
 
 
 @LOOPS.register_module()

@@ -10,7 +10,9 @@ import os
 import random
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -39,6 +41,19 @@ def seed_everything(*key: int, devices: bool = True) -> None:
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Whatever happens inside, the next random numbers are those that would have come."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
 
 
 class SeededLoader:
@@ -76,20 +91,37 @@ class SeededLoader:
 
     def one_pass(self, seed: int, number: int, first: int = 0) -> Iterator:
         """Batches of a pass over the data, from ``first`` on; those before are not loaded."""
-        if self._draws.start(seed, number, first) == first and first < len(self):
+        before = number * len(self)
+        if self._draws.start(seed, number, first, before) == first and first < len(self):
             yield from self._inner()
 
     def endless(self, seed: int, first: int = 0) -> Iterator:
         """Batches from the ``first`` on of a sampler that never ends, or of pass after pass."""
         number, before = 0, 0  # pass; batches of the passes before it
         while True:
-            left_out = self._draws.start(seed, number, max(first - before, 0))
+            left_out = self._draws.start(seed, number, max(first - before, 0), before)
             if before + left_out == first or before > first:
                 yield from self._inner()
             if self._draws.given == 0:
                 raise ValueError('the training set gives no batch: see batch_size and drop_last')
             before += self._draws.given
             number += 1
+
+    def remember(self, iterations: int) -> None:
+        """Keep what is needed to load the batches of the latest iterations once more."""
+        ahead = self.loader.num_workers * (self.loader.prefetch_factor or 0)
+        self._draws.kept = deque(maxlen=iterations + ahead)
+
+    def again(self, iteration: int) -> object:
+        """The batch of an iteration, loaded here and as it was; None if it is not remembered.
+
+        Seeds this process: see :func:`kept_random_state`.
+        """
+        kept = (draws for number, draws in reversed(self._draws.kept) if number == iteration)
+        if (draws := next(kept, None)) is None:
+            return None
+        dataset = _SeededDataset(self.loader.dataset)
+        return self.loader.collate_fn([dataset[draw] for draw in draws])
 
     def _inner(self) -> DataLoader:
         if self._seeded is None:
@@ -137,15 +169,19 @@ class _Draws:
         self.loader = loader
         self.batches: Iterator = iter(())
         self.given = 0  # batches of the pass so far
+        self.kept: deque[tuple[int, list]] = deque(maxlen=0)  # (iteration, its draws)
 
-    def start(self, seed: int, number: int, first: int) -> int:
-        """Open pass ``number`` and leave out its first batches; returns how many there were."""
+    def start(self, seed: int, number: int, first: int, before: int) -> int:
+        """Open pass ``number`` and leave out its first batches; returns how many there were.
+
+        ``before`` is the number of batches in the passes before it.
+        """
         batch_sampler = self.loader.batch_sampler
         for part in (batch_sampler, getattr(batch_sampler, 'sampler', None)):
             if hasattr(part, 'set_epoch'):
                 part.set_epoch(number)
         self.given = 0
-        self.batches = self._keyed(seed, number)
+        self.batches = self._keyed(seed, number, before)
         while self.given < first:
             if next(self.batches, None) is None:
                 break
@@ -157,15 +193,17 @@ class _Draws:
     def __iter__(self) -> Iterator:
         return self.batches
 
-    def _keyed(self, seed: int, number: int) -> Iterator[list]:
+    def _keyed(self, seed: int, number: int, before: int) -> Iterator[list]:
         rank, processes = get_dist_info()
         drawn = 0
         for batch in self.loader.batch_sampler:
-            self.given += 1
-            yield [
+            draws = [
                 (index, (SAMPLE, seed, number, (drawn + i) * processes + rank))
                 for i, index in enumerate(batch)
             ]
+            self.kept.append((before + self.given, draws))
+            self.given += 1
+            yield draws
             drawn += len(batch)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmengine.optim import BaseOptimWrapper, ZeroRedundancyOptimizer
+from torch.optim import Optimizer
 
 
 @contextmanager
@@ -23,3 +24,8 @@ def gathered_state(optim_wrapper: BaseOptimWrapper) -> Iterator[None]:
         yield
     finally:
         del optimizer.state_dict
+
+
+def own_part(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that updates this process's share of the parameters, without ZeRO itself."""
+    return optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer

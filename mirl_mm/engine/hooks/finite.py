@@ -1,36 +1,64 @@
-"""A guard before every update: bad gradients never reach the weights."""
+"""A guard of every update: bad gradients never reach the weights, and nobody waits for it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.optim import Optimizer
 
-from ..blame import Blame, find_blame
-from ..segments import unwrapped
+from ..blame import PLACES, Blame, find_blame
+from ..looks import EVERY, due
+from ..segments import is_sharded, unwrapped
+from ..zero import own_part
+from .health import local
 
 POLICIES = ('stop', 'skip')
-_SCALER_EVERY = 50  # iterations between two looks at a loss scale
+_NO_CHECKPOINT = 'There is no checkpoint yet'
 
 
 class NonFiniteError(RuntimeError):
     """Loss or gradients are not finite; the message says where, and what to go back to."""
 
 
+class Seen(NamedTuple):
+    """What an iteration has left on the device; iterations count from 0."""
+
+    iteration: int
+    updated: bool
+    found: Tensor  # [], 1 for bad gradients
+    loss: Tensor  # []
+
+
+class Origin(NamedTuple):
+    """Where it began: what one process found in one micro-batch of an update."""
+
+    iteration: int
+    loss: float
+    blame: Blame
+
+
 @HOOKS.register_module()
 class FiniteHook(Hook):
     """Stop, or leave out the update, where a loss or a gradient is not finite.
 
-    Before every update the norm of all gradients is computed at once and read, which waits for the
-    device once; the loss is read where MMEngine has read it already. On alarm the forward pass is
-    repeated with the same random numbers to find the module where it began.
+    All gradients are looked at before every update, and the loss after every iteration. The verdict
+    stays on the device: a fused optimizer takes it and leaves out the update by itself, and under
+    'stop' all that follow. So the weights are still those of the bad step when the host looks (see
+    :mod:`mirl_mm.engine.looks`) and repeats it, with the same images and random numbers, to find
+    the module where it began.
+
+    An optimizer that is not fused must be held back by the host, which therefore waits for the
+    device before every update; the log says so.
 
     Under a loss scaler (float16) an update that the scaler leaves out is no alarm; a scale that has
     fallen below ``min_loss_scale`` is.
@@ -45,7 +73,7 @@ class FiniteHook(Hook):
         ValueError: settings that are not accepted, or have no effect.
     """
 
-    priority = 'ABOVE_NORMAL'  # behind RuntimeInfoHook, which reads the loss; before EMAHook
+    priority = 'ABOVE_NORMAL'  # before EMAHook, and HealthHook, which asks for the verdict
 
     def __init__(
         self,
@@ -66,22 +94,34 @@ class FiniteHook(Hook):
             )
         self.policy, self.interval = policy, interval
         self.max_skips, self.min_loss_scale = max_skips, min_loss_scale
-        self.skips, self.updates, self.batch = 0, 0, None
-        self.skipped_iter, self.handles = -1, []
+        self.seen: list[Seen] = []
+        self.updates, self.skipped, self.handles = 0, 0, []
+        self.updated, self.known = False, False  # this iteration; known: to be bad
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
         wrappers = [wrapper] if isinstance(wrapper, OptimWrapper) else list(wrapper.values())
         scalers = [getattr(each, 'loss_scaler', None) for each in wrappers]
         self.scalers = [scaler for scaler in scalers if scaler is not None and scaler.is_enabled()]
-        if self.interval:
-            look = partial(self._before_update, runner)
-            self.handles = [each.optimizer.register_step_pre_hook(look) for each in wrappers]
-
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
-        self.batch = data_batch
+        if self.scalers:
+            return
+        # On the device, all []: bad gradients (under 'stop' up to now), bad losses up to now, and
+        # the number of updates in a row that were left out.
+        device = next(runner.model.parameters()).device
+        self.found, self.lost, self.in_a_row = torch.zeros(3, device=device).unbind()
+        self.one = torch.ones((), device=device)
+        self.sharded = is_sharded(runner.model) and get_world_size() > 1
+        for optimizer in (each.optimizer for each in wrappers):
+            fused = takes_verdict(optimizer)
+            if not fused:
+                runner.logger.info(
+                    f'{type(optimizer).__name__} is not fused: before every update FiniteHook '
+                    'waits for the device'
+                )
+            look = partial(self._before_update, fused)
+            self.handles.append(optimizer.register_step_pre_hook(look))
+        if hasattr(runner.train_loop, 'repeating'):
+            runner.train_loop.dataloader.remember(EVERY + updates_every(runner))
 
     def after_train_iter(
         self,
@@ -91,74 +131,145 @@ class FiniteHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Look at the loss, or under a loss scaler at its scale."""
+        self.back = runner.message_hub.get_info('last_ckpt')  # complete: none is being written
         if self.scalers:
             scale = math.inf
-            if (runner.iter + 1) % _SCALER_EVERY == 0:
+            if (runner.iter + 1) % EVERY == 0:
                 scale = min(scaler.get_scale() for scaler in self.scalers)
             if scale < self.min_loss_scale:
-                self._stop(runner, f'the loss scale has fallen to {scale:g}: {self._blame(runner)}')
-        elif 'loss' in (outputs or {}) and self.skipped_iter != runner.iter:
-            loss = runner.message_hub.get_scalar('train/loss').current()
-            # Under 'skip' the gradients decide, which are looked at before every update.
-            if not math.isfinite(loss) and self.policy == 'stop':
-                self._stop(runner, f'the loss is {loss}: {self._blame(runner)}')
-        self.batch = None
+                blame = self._blame(runner, runner.iter)
+                self._stop(runner.iter, f'the loss scale has fallen to {scale:g}: {blame}')
+            return
+        loss = torch.as_tensor((outputs or {}).get('loss', 0.0), device=self.found.device)
+        loss = loss.detach().clone()
+        self.seen.append(Seen(runner.iter, self.updated, self.found, loss))
+        if self.policy == 'stop':
+            self.found = self.found.clone()
+            self._mark([loss], self.lost)
+        else:  # the gradients decide, which are looked at before every update
+            self.found = (self.in_a_row >= self.max_skips).float()
+        if self.known or due(runner, batch_idx):
+            self.settle(runner)
+        self.updated = self.known = False
+
+    def before_val(self, runner: Runner) -> None:
+        self.settle(runner)
 
     def after_train(self, runner: Runner) -> None:
+        self.settle(runner)
         for handle in self.handles:
             handle.remove()
         self.handles = []
 
-    def _before_update(self, runner: Runner, optimizer: Optimizer, *_: object) -> None:
-        self.updates += 1
-        if self.updates % self.interval or getattr(optimizer, 'grad_scale', None) is not None:
-            return  # (a fused optimizer leaves out the update itself, as its scaler tells it)
+    @torch.no_grad()
+    def _before_update(self, fused: bool, optimizer: Optimizer, *_: object) -> None:
         parameters = [p for group in optimizer.param_groups for p in group['params']]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            self.skips = 0
+        self.updated = True
+        self.updates += 1
+        if self.interval and self.updates % self.interval == 0:
+            self._mark([local(p.grad) for p in parameters if p.grad is not None], self.found)
+            if self.sharded:  # elsewhere all processes have the same gradients
+                dist.all_reduce(self.found, dist.ReduceOp.MAX)
+        if self.policy == 'skip':
+            self.in_a_row = (self.in_a_row + self.found) * self.found
+        verdict = torch.maximum(self.found, self.lost)
+        if fused:
+            optimizer.found_inf = own_part(optimizer).found_inf = verdict
+        elif verdict.item():
+            self.known = True
+            for parameter in parameters:
+                parameter.grad = None
+
+    def _mark(self, tensors: Iterable[Tensor], flag: Tensor) -> None:
+        """Set a flag where a value is not finite; GradScaler's kernel, which multiplies, by 1."""
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_type.setdefault(tensor.dtype, []).append(tensor)
+        for same in by_type.values():
+            torch._amp_foreach_non_finite_check_and_unscale_(same, flag, self.one)
+
+    # --- what the host does about it --------------------------------------------------------------
+
+    def settle(self, runner: Runner) -> None:
+        """Read what the iterations since the last look have left, and act."""
+        seen, self.seen = self.seen, []
+        if not seen:
             return
-        shared = isinstance(runner.model, DistributedDataParallel)  # the gradients, and the alarm
-        blame = self._blame(runner, shared)
-        if blame.place == 'nowhere' and not blame.bad_gradients:
-            return  # all of them are finite, and the norm alone is too large to be told
-        self.skips, self.skipped_iter = self.skips + 1, runner.iter
-        if self.policy == 'stop':
-            self._stop(runner, f'a gradient is not finite: {blame}')
-        if self.skips >= self.max_skips:
-            self._stop(runner, f'{self.skips} updates in a row had bad gradients; {blame}')
-        runner.logger.error(
-            f'iteration {runner.iter + 1}: update left out, since a gradient is not finite: {blame}'
-        )
-        for parameter in parameters:
-            parameter.grad = None
+        columns = [[each.found for each in seen], [each.loss.float() for each in seen]]
+        bad, losses = torch.stack([torch.stack(column) for column in columns]).tolist()
+        losses = {each.iteration: loss for each, loss in zip(seen, losses, strict=True)}
+        updates = {e.iteration: one > 0 for e, one in zip(seen, bad, strict=True) if e.updated}
+        if self.policy == 'skip':
+            return self._count(runner, updates, losses)
+        lost = next((i for i, loss in losses.items() if not math.isfinite(loss)), None)
+        update = next((i for i, one in updates.items() if one), None)
+        if lost is not None and (update is None or lost < first_of(runner, update)):
+            self._stop(lost, f'the loss is {losses[lost]}: {self._blame(runner, lost)}')
+        if update is not None:
+            origin = self._origin(runner, update, losses)
+            if origin.iteration < update and not math.isfinite(origin.loss):
+                self._stop(origin.iteration, f'the loss is {origin.loss}: {origin.blame}')
+            self._stop(update, f'a gradient is not finite: {told(origin, update)}')
 
-    def _stop(self, runner: Runner, what: str) -> None:
-        back = runner.message_hub.get_info('last_ckpt')
+    def _count(self, runner: Runner, updates: dict[int, bool], losses: dict[int, float]) -> None:
+        """Say which updates were left out; stop where there were too many in a row."""
+        for update, bad in updates.items():
+            self.skipped = self.skipped + 1 if bad else 0
+            if not bad:
+                continue
+            where = told(self._origin(runner, update, losses), update)
+            if self.skipped >= self.max_skips:
+                self._stop(update, f'{self.skipped} updates in a row had bad gradients; {where}')
+            since = sum(not updates[i] for i in updates if i > update)
+            runner.logger.error(
+                f'iteration {update + 1}: update left out, since a gradient is not finite: {where}'
+                + (f' (updates until it was repeated: {since})' if since else '')
+            )
+
+    def _stop(self, iteration: int, what: str) -> None:
         raise NonFiniteError(
-            f'iteration {runner.iter + 1}: {what}. '
-            + (f'The checkpoint to go back to: {back}' if back else 'There is no checkpoint yet')
+            f'iteration {iteration + 1}: {what}. '
+            + (f'The checkpoint to go back to: {self.back}' if self.back else _NO_CHECKPOINT)
         )
 
-    def _blame(self, runner: Runner, shared: bool = False) -> Blame:
-        """What this process finds, or with shared gradients the process where it began."""
-        blame = find_blame(unwrapped(runner.model), self._forward(runner))
-        if shared and get_world_size() > 1:
-            began = ('weight', 'forward')
-            found = all_gather_object(blame)
-            blame = next((each for each in found if each.place in began), blame)
-        return blame
+    def _origin(self, runner: Runner, update: int, losses: dict[int, float]) -> Origin:
+        """Repeat the micro-batches of an update, on all processes at once, until one shows it."""
+        found: list[Origin] = []
+        group = range(first_of(runner, update), update + 1)
+        for i in sorted(group, key=lambda i: math.isfinite(losses.get(i, 0.0))):
+            mine = Origin(i, losses.get(i, 0.0), self._blame(runner, i))
+            found += all_gather_object(mine)
+            found.sort(key=lambda each: (PLACES.index(each.blame.place), math.isfinite(each.loss)))
+            if found[0].blame.place in ('weight', 'forward', 'backward'):
+                break
+        return found[0]
 
-    def _forward(self, runner: Runner) -> Callable[[], dict] | None:
-        """Repeats the iteration's forward pass with its own random numbers."""
-        seed_step = getattr(runner.train_loop, 'seed_step', None)
-        if seed_step is None or self.batch is None:
-            return None
-        model, wrapper, batch = unwrapped(runner.model), runner.optim_wrapper, self.batch
+    def _blame(self, runner: Runner, iteration: int) -> Blame:
+        """What this process finds when it repeats its part of an iteration."""
+        repeating = getattr(runner.train_loop, 'repeating', None)
+        with repeating(iteration) if repeating else nullcontext() as forward:
+            return find_blame(unwrapped(runner.model), forward)
 
-        def forward() -> dict:
-            seed_step(runner.iter)
-            with wrapper.optim_context(model):
-                return model._run_forward(model.data_preprocessor(batch, True), mode='loss')
 
-        return forward if isinstance(wrapper, OptimWrapper) else None
+def takes_verdict(optimizer: Optimizer) -> bool:
+    """Whether it leaves out an update where its ``found_inf`` is 1, as GradScaler asks it to."""
+    own = own_part(optimizer)
+    fused = all(group.get('fused') for group in own.param_groups)  # a checkpoint may say otherwise
+    return fused and getattr(own, '_step_supports_amp_scaling', False)
+
+
+def updates_every(runner: Runner) -> int:
+    """Micro-batches of an update."""
+    return getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+
+
+def first_of(runner: Runner, update: int) -> int:
+    """The iteration of an update's first micro-batch."""
+    return update - update % updates_every(runner)
+
+
+def told(origin: Origin, update: int) -> str:
+    """The place in words, with the micro-batch where it is not that of the update's iteration."""
+    if origin.iteration == update or origin.blame.place in ('nowhere', 'unknown', 'weight'):
+        return str(origin.blame)
+    return f'in the micro-batch of iteration {origin.iteration + 1}, {origin.blame}'

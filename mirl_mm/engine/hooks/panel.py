@@ -3,7 +3,6 @@
 Shapes: B images, C columns.
 """
 
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -23,6 +22,7 @@ from mirl_mm.analysis.plots import panel_columns
 from mirl_mm.models import MIRL
 from mirl_mm.models.masking import unpatchify
 
+from ..seeding import kept_random_state
 from ..segments import is_sharded, unwrapped
 
 TILE = 128  # pixels; larger pictures are shrunk, smaller ones magnified by a whole number
@@ -166,18 +166,6 @@ def panel(columns: Mapping[str, Tensor]) -> np.ndarray:
             tile = Image.fromarray(picture).resize(size, filter_)
             sheet.paste(tile, (left, HEADER + y * (size[1] + GAP)))
     return np.asarray(sheet)
-
-
-@contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Whatever happens inside, the next random numbers are those that would have come."""
-    state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)
 
 
 @contextmanager
