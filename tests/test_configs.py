@@ -235,7 +235,7 @@ def test_fine_tuning_follows_the_published_recipe(arch):
     epochs, warm_up, decay, drop_path = FINETUNE[arch]
     cfg = finetune_config(arch)
     assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=6e-3, betas=(0.9, 0.999), weight_decay=0.05
+        type='AdamW', lr=6e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True
     )
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == decay
     rise, fall = cfg.param_scheduler
@@ -281,7 +281,7 @@ def test_the_average_moves_once_per_update(path, cfg):
     averages = [hook for hook in cfg.custom_hooks if hook.type == 'EMAHook']
     if path.parent.name == 'finetune':
         k = cfg.optim_wrapper.accumulative_counts
-        wanted = dict(ema_type='MomentumAnnealingEMA', momentum=2e-4, interval=k, gamma=9 * k)
+        wanted = dict(ema_type='ForeachEMA', momentum=2e-4, interval=k, gamma=9 * k)
         assert averages == [dict(type='EMAHook', **wanted)]
         assert [hook.type for hook in cfg.custom_hooks].count('RawAndEMAHook') == 1
     else:

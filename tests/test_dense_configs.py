@@ -57,7 +57,7 @@ def test_the_recipe_of_vitdet(path):
     assert cfg.train_dataloader.batch_size * 8 * k == 64
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.dtype == 'bfloat16'
     assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1
+        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, fused=True
     )
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.end, warm_up.start_factor) == (250 * k, 1e-3)
@@ -96,7 +96,7 @@ def test_the_recipe_of_upernet(arch):
     assert cfg.train_dataloader.batch_size * 8 == 16
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.dtype == 'bfloat16'
     assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05
+        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True
     )
     warm_up, poly = cfg.param_scheduler
     assert (warm_up.end, poly.begin, poly.end) == (1500, 1500, 160000)

@@ -22,7 +22,9 @@ model = dict(
 )
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-2 * 50 / 256, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(
+        type='AdamW', lr=1e-2 * 50 / 256, betas=(0.9, 0.999), weight_decay=0.05, fused=True
+    ),
     constructor='LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         layer_decay_rate=0.9,
@@ -56,6 +58,6 @@ auto_scale_lr = dict(base_batch_size=50, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=1e-2),
     dict(type='CheckClassesHook'),
-    dict(type='EMAHook', ema_type='MomentumAnnealingEMA', momentum=2e-4, interval=1, gamma=9),
+    dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=1, gamma=9),
     dict(type='RawAndEMAHook'),
 ]

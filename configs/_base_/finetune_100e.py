@@ -9,7 +9,9 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
     loss_scale=dict(enabled=False),
-    optimizer=dict(type='AdamW', lr=7.5e-4 * 2048 / 256, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(
+        type='AdamW', lr=7.5e-4 * 2048 / 256, betas=(0.9, 0.999), weight_decay=0.05, fused=True
+    ),
     constructor='LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         flat_decay_mult=0.0,

@@ -26,7 +26,9 @@ model = dict(
 optim_wrapper = dict(
     type='OptimWrapper',
     accumulative_counts=2,
-    optimizer=dict(type='AdamW', lr=7.5e-4 * 16 / 256, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(
+        type='AdamW', lr=7.5e-4 * 16 / 256, betas=(0.9, 0.999), weight_decay=0.05, fused=True
+    ),
     constructor='LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         layer_decay_rate=0.6,
@@ -64,6 +66,6 @@ auto_scale_lr = dict(base_batch_size=16, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=7.5e-4),
     dict(type='CheckClassesHook'),
-    dict(type='EMAHook', ema_type='MomentumAnnealingEMA', momentum=2e-4, interval=2, gamma=9 * 2),
+    dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=2, gamma=9 * 2),
     dict(type='RawAndEMAHook'),
 ]

@@ -28,7 +28,7 @@ train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
     type='OptimWrapper',
     accumulative_counts=2,
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     constructor='LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         layer_decay_rate=0.65,

@@ -5,6 +5,8 @@ import torch
 from mmengine.model import MomentumAnnealingEMA
 from torch import nn
 
+from mirl_mm.engine.average import ForeachEMA
+
 UPDATES = 400
 
 
@@ -28,7 +30,7 @@ def test_average_of_updates_and_not_of_iterations(k):
     """EMAHook calls update_parameters behind every iteration; every k-th one updates the weight."""
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(weights()[0])
-    average = MomentumAnnealingEMA(model, momentum=2e-4, interval=k, gamma=9 * k)
+    average = ForeachEMA(model, momentum=2e-4, interval=k, gamma=9 * k)
     iterations = weights()[1:].repeat_interleave(k)[: k * UPDATES]
     # in a group of k, all iterations but the last see the weight of the update before
     iterations = torch.cat([weights()[:1].expand(k - 1), iterations])[: k * UPDATES]
@@ -47,3 +49,27 @@ def by_hand(values: torch.Tensor) -> float:
         momentum = max(2e-4, 9 / (9 + n))
         average += momentum * (value - average)
     return average
+
+
+@pytest.mark.parametrize(
+    'settings', [dict(interval=1), dict(interval=3), dict(update_buffers=True)]
+)
+def test_the_values_and_checkpoints_of_mmengine(settings):
+    """Equal to the bit, also where each goes on from the other's checkpoint."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 1))
+    kinds = (MomentumAnnealingEMA, ForeachEMA)
+    stock, own = (kind(model, momentum=0.1, gamma=4, **settings) for kind in kinds)
+    for step in range(20):
+        if step == 10:
+            states = {name: value.clone() for name, value in own.state_dict().items()}
+            own.load_state_dict(stock.state_dict())
+            stock.load_state_dict(states)
+        for parameter in model.parameters():
+            parameter.data += torch.randn_like(parameter)
+        model(torch.randn(4, 5))
+        stock.update_parameters(model)
+        own.update_parameters(model)
+        assert own.count == own.steps == step + 1
+        for name, value in stock.state_dict().items():
+            assert torch.equal(own.state_dict()[name], value), (step, name)

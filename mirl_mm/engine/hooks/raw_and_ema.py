@@ -16,7 +16,7 @@ class RawAndEMAHook(Hook):
     are added under ``raw/`` (``raw/accuracy/top1``).
 
     EMAHook counts iterations: with an accumulation of k it needs ``interval=k`` (and k times the
-    gamma of MomentumAnnealingEMA), so that it averages updates. A warning says if it does not.
+    gamma of ForeachEMA), so that it averages updates. A warning says if it does not.
 
     Raises:
         ValueError: at the start, where there is no EMAHook.
