@@ -1,6 +1,7 @@
 """Fit a config to the machine it runs on: precision, processes, learning rate.
 
-Every function changes the config in place and returns the messages that the log should carry.
+Every function changes the config in place and returns the messages, if any, that the log should
+carry.
 """
 
 from collections.abc import Mapping
@@ -74,6 +75,16 @@ def set_precision(cfg: Config, amp: bool, accelerator: bool, bfloat16: bool) -> 
         wrapper.update(dtype='float16', loss_scale='dynamic')
         return ['this GPU has no bfloat16: training in float16 with a dynamic loss scale']
     return []
+
+
+def pin_batches(cfg: Config, accelerator: bool) -> None:
+    """Keep batches in pinned memory, from which they are copied while the host goes on.
+
+    Without an accelerator torch would warn of it. A loader's own ``pin_memory`` wins.
+    """
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if accelerator and cfg.get(key):
+            cfg[key].setdefault('pin_memory', True)
 
 
 def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from .adapt import (
     has_accelerator,
     has_bfloat16,
+    pin_batches,
     scale_lr,
     set_launcher,
     set_precision,
@@ -66,6 +67,7 @@ def training_config(
     check_init(cfg)
     notes = set_resume(cfg, resume)
     notes += set_launcher(cfg, launcher, has_accelerator())
+    pin_batches(cfg, has_accelerator())
     notes += set_precision(cfg, amp, has_accelerator(), has_bfloat16())
     if auto_scale_lr or (cfg.get('auto_scale_lr') or {}).get('enable'):
         notes += scale_lr(cfg, processes)
@@ -93,6 +95,7 @@ def testing_config(
     check_folders(cfg, ['test'])
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WholeCheckpointHook')]
     set_work_dir(cfg, work_dir)
+    pin_batches(cfg, has_accelerator())
     return cfg, set_launcher(cfg, launcher, has_accelerator())
 
 

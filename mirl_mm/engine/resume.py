@@ -17,7 +17,7 @@ _IRRELEVANT = (
     'tta_', 'experiment_name', 'auto_scale_lr', 'runner_type', 'model_wrapper_cfg', 'metainfo',
     'train_pipeline', 'find_unused_parameters', 'activation_checkpointing', 'compile', 'norm_cfg',
     'backend_args', 'data_root', 'dataset_type', 'base_lr', 'max_epochs', 'max_iters', 'image_size',
-    'crop_size', 'num_classes', '_',
+    'crop_size', 'num_classes', 'train_dataloader.pin_memory', '_',
 )  # fmt: skip
 # Settings whose effect is part of the checkpoint's state, which goes on.
 _STORED = {

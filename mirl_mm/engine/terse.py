@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 
+from .copies import copy_ahead
 from .zero import gathered_state
 
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -72,6 +73,11 @@ class TerseRunner(Runner):
             if type(handler) is logging.StreamHandler:  # a FileHandler is a subclass
                 handler.addFilter(belongs_on_terminal)
         return logger
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        built = super().build_model(model)
+        copy_ahead(built.data_preprocessor)
+        return built
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
         check_packages(visualizer)

@@ -3,7 +3,13 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mirl_mm.engine.adapt import scale_lr, set_launcher, set_precision, world_size
+from mirl_mm.engine.adapt import (
+    pin_batches,
+    scale_lr,
+    set_launcher,
+    set_precision,
+    world_size,
+)
 
 TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
 
@@ -132,3 +138,20 @@ def test_a_sharded_optimizer_needs_processes():
     with pytest.raises(ValueError, match=r'there is one: .*dist_train\.sh, or take .*type=AdamW'):
         set_launcher(cfg, 'none', accelerator=True)
     assert set_launcher(cfg, 'pytorch', accelerator=True) == []
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+def test_batches_are_pinned_where_there_is_a_gpu():
+    loaders = dict(
+        train_dataloader=dict(batch_size=2),
+        val_dataloader=None,
+        test_dataloader=dict(pin_memory=False),
+    )
+    cfg = Config(loaders)
+    pin_batches(cfg, accelerator=False)
+    assert cfg.to_dict() == loaders
+    pin_batches(cfg, accelerator=True)
+    assert cfg.train_dataloader == dict(batch_size=2, pin_memory=True)
+    assert cfg.test_dataloader == dict(pin_memory=False) and cfg.val_dataloader is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -35,11 +36,11 @@ def check_labels(samples: Sequence, num_classes: int, ignored: int) -> None:
     for sample in samples:
         if 'gt_sem_seg' not in sample:
             continue
-        labels = sample.gt_sem_seg.data
+        labels = sample.gt_sem_seg.data.numpy()
         wrong = labels[(labels >= num_classes) & (labels != ignored)]
-        if not wrong.numel():
+        if not wrong.size:
             continue
-        values = ', '.join(str(value) for value in wrong.unique().tolist()[:5])
+        values = ', '.join(str(value) for value in np.unique(wrong)[:5])
         file = sample.metainfo.get('seg_map_path', sample.metainfo.get('img_path'))
         zero = ' (after 0 became the ignored one)' if sample.get('reduce_zero_label') else ''
         raise ValueError(
