@@ -15,12 +15,13 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.engine.segments import unwrapped
 
 ROOT = Path(__file__).parents[2]
 IMAGES, BATCH, ACCUMULATION, INTERVAL, ITERATIONS = 40, 4, 3, 4, 30
 ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
 SLOW_DISK = 'FAULTS_SLOW_DISK'  # seconds that every fsync takes longer
-NAN = 'FAULTS_NAN'  # 'block,iteration' where a NaN is to appear
+NAN = 'FAULTS_NAN'  # 'rank,block,iteration' where a NaN is to appear
 ERROR = 'FAULTS_ERROR'  # 'rank,iteration' where an exception is to be raised
 
 
@@ -158,8 +159,9 @@ def train(config: Path, work_dir: Path, resume: str | None, launcher: str = 'non
         cfg, notes = training_config(str(config), str(work_dir), resume, launcher=launcher)
         runner = build_runner(cfg, notes)
         if NAN in os.environ:
-            block, iteration = map(int, os.environ[NAN].split(','))
-            _inject_nan(runner, block, iteration)
+            rank, block, iteration = map(int, os.environ[NAN].split(','))
+            if rank == int(os.environ.get('RANK', 0)):
+                _inject_nan(runner, block, iteration)
         if ERROR in os.environ:
             rank, iteration = map(int, os.environ[ERROR].split(','))
             if rank == int(os.environ.get('RANK', 0)):
@@ -182,7 +184,7 @@ def _inject_nan(runner: Runner, block: int, iteration: int) -> None:
             output[0, 0, 0] = float('nan')
         return output
 
-    runner.model.backbone.layers[block].register_forward_hook(spoil)
+    unwrapped(runner.model).backbone.layers[block].register_forward_hook(spoil)
 
 
 def _inject_error(runner: Runner, iteration: int) -> None:

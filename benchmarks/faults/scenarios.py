@@ -231,7 +231,7 @@ def full_disk(bench: Bench) -> Outcome:
 def not_finite(bench: Bench) -> Outcome:
     """NaN in the output of a block: the run stops and names it, and goes on without it."""
     outcome = Outcome('NaN in the output of block 2 at iteration 17')
-    job = bench.job(environ={NAN: '2,17'})
+    job = bench.job(environ={NAN: '0,2,17'})
     job.start('auto')
     codes = job.wait()
     out = job.output()
