@@ -6,7 +6,6 @@ has a result whose size depends on values, such as ``nonzero`` or an index of bo
 
 import sys
 from collections import Counter
-from pathlib import Path
 
 import torch
 from mmengine.runner import Runner
@@ -58,20 +57,13 @@ class _Functions(TorchFunctionMode):
 
 
 def caller() -> str:
-    """The innermost function that is neither torch's nor ours, and its file from the package on."""
+    """'file: function' of the innermost frame that is neither torch's nor this file's."""
     frame = sys._getframe(2)
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if path != Path(__file__) and not {'torch', 'numpy'} & set(path.parts):
-            name = str(path).rpartition('site-packages/')[2]
-            name = name[name.find('mirl_mm/') :] if '/mirl_mm/' in name else name
-            return (
-                f'{name}: {frame.f_code.co_qualname}'
-                if hasattr(frame.f_code, 'co_qualname')
-                else f'{name}: {frame.f_code.co_name}'
-            )
+    while path := frame.f_code.co_filename:
+        if path != __file__ and '/torch/' not in path:
+            name = path.rpartition('site-packages/')[2]
+            return f'{name[max(name.rfind("mirl_mm/"), 0) :]}: {frame.f_code.co_name}'
         frame = frame.f_back
-    return 'torch'
 
 
 def reads_of(runner: Runner) -> list[Counter[str]]:
