@@ -2,7 +2,8 @@
 
 A copy that blocks drains the device's queue. MMEngine's preprocessors block unless told otherwise,
 mmpretrain's for classifiers and mmseg's cannot be told, and all of them index channels and images
-on the device with lists and tensors of the host, which is a copy too.
+on the device with lists and tensors of the host, which is a copy too. One place for all of them,
+instead of a subclass of each, keeps configs as they are and mmdet and mmseg out of the imports.
 """
 
 from functools import partial
@@ -11,34 +12,40 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+# Those that swap the channels of [..., 3, H, W] first of all; what builds on them may not.
+SWAPPING = (
+    'ImgDataPreprocessor',
+    'SelfSupDataPreprocessor',
+    'DetDataPreprocessor',
+    'SegDataPreProcessor',
+)
 
-def copy_ahead(preprocessor: BaseDataPreprocessor) -> None:
-    """From now on, what a preprocessor would wait for is done before it runs, without waiting.
 
-    It then finds nothing left to do, and gives the same numbers, random ones included.
+def copy_ahead(preprocessor: nn.Module) -> None:
+    """From now on, a preprocessor waits for no copy.
+
+    What it would wait for in spite of its setting is done before it runs, so that it finds nothing
+    left to do. It gives the same numbers, random ones included.
     """
-    preprocessor._non_blocking = True
-    swap = getattr(preprocessor, '_channel_conversion', False)
-    if swap:
+    if isinstance(preprocessor, BaseDataPreprocessor):
+        preprocessor._non_blocking = True
+    if type(preprocessor) is ClsDataPreprocessor:
+        preprocessor.register_forward_pre_hook(_labels_ahead, with_kwargs=True)
+        if preprocessor.batch_augments is not None:
+            preprocessor.batch_augments = partial(_mixed, preprocessor.batch_augments)
+    elif type(preprocessor).__name__ in SWAPPING and preprocessor._channel_conversion:
         preprocessor._channel_conversion = False
-    preprocessor.register_forward_pre_hook(partial(_ahead, swap), with_kwargs=True)
-    if isinstance(preprocessor, ClsDataPreprocessor) and preprocessor.batch_augments is not None:
-        preprocessor.batch_augments = partial(_mixed, preprocessor.batch_augments)
+        preprocessor.register_forward_pre_hook(_swapped_ahead, with_kwargs=True)
 
 
-def _ahead(swap: bool, preprocessor: BaseDataPreprocessor, args: tuple, kwargs: dict) -> tuple:
+def _swapped_ahead(preprocessor: BaseDataPreprocessor, args: tuple, kwargs: dict) -> tuple:
     given = dict(zip(('data', 'training'), args, strict=False)) | kwargs
-    data = given['data']
-    inputs = preprocessor.cast_data(data['inputs'])
-    if swap:
-        inputs = swapped(inputs) if isinstance(inputs, Tensor) else [swapped(i) for i in inputs]
-    samples = data.get('data_samples')
-    if isinstance(preprocessor, ClsDataPreprocessor) and samples:
-        labels_ahead(preprocessor, samples)
-    return (), given | dict(data=data | dict(inputs=inputs))
+    inputs = preprocessor.cast_data(given['data']['inputs'])
+    inputs = swapped(inputs) if isinstance(inputs, Tensor) else [swapped(each) for each in inputs]
+    return (), given | dict(data=dict(given['data'], inputs=inputs))
 
 
 def swapped(imgs: Tensor) -> Tensor:
@@ -46,9 +53,10 @@ def swapped(imgs: Tensor) -> Tensor:
     return imgs.flip(-3) if imgs.shape[-3] == 3 else imgs
 
 
-def labels_ahead(preprocessor: ClsDataPreprocessor, samples: list[DataSample]) -> None:
-    """Labels in one copy; scores of one label each in one piece, as mmpretrain's one-hot ones."""
-    if not isinstance(samples[0], DataSample) or 'gt_label' not in samples[0]:
+def _labels_ahead(preprocessor: ClsDataPreprocessor, args: tuple, kwargs: dict) -> None:
+    """Labels in one copy; where images have one each, their one-hot scores as well."""
+    samples = (args[0] if args else kwargs['data']).get('data_samples')
+    if not samples or not isinstance(samples[0], DataSample) or 'gt_label' not in samples[0]:
         return
     lengths = [len(sample.gt_label) for sample in samples]
     labels = torch.cat([sample.gt_label for sample in samples])

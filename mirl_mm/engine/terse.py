@@ -54,7 +54,8 @@ class TerseRunner(Runner):
 
     Any hook of ``default_hooks`` can be switched off with None (MMEngine's Runner accepts this for
     its own names alone). Processes end together: the first may hold what the others are still
-    talking to.
+    talking to. Batches are copied without a wait, and what waits to be read is read before a
+    checkpoint.
     """
 
     def train(self) -> nn.Module:

@@ -99,6 +99,8 @@ class FiniteHook(Hook):
         self.updated, self.known = False, False  # this iteration; known: to be bad
 
     def before_train(self, runner: Runner) -> None:
+        if hasattr(runner.train_loop, 'repeating'):
+            runner.train_loop.dataloader.remember(EVERY + updates_every(runner))
         wrapper = runner.optim_wrapper
         wrappers = [wrapper] if isinstance(wrapper, OptimWrapper) else list(wrapper.values())
         scalers = [getattr(each, 'loss_scaler', None) for each in wrappers]
@@ -120,8 +122,6 @@ class FiniteHook(Hook):
                 )
             look = partial(self._before_update, fused)
             self.handles.append(optimizer.register_step_pre_hook(look))
-        if hasattr(runner.train_loop, 'repeating'):
-            runner.train_loop.dataloader.remember(EVERY + updates_every(runner))
 
     def after_train_iter(
         self,
