@@ -65,8 +65,11 @@ def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
 def rate(plan: Plan, run: Run) -> str:
     """Images per second of a GPU and of all."""
     most = '' if plan.measured else 'at most '
-    whole = run.rate * run.batch.gpus
-    return f'{most}{run.rate:,.4g} images/s per GPU, {whole:,.4g} in all'
+    own, whole = (
+        f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
+        for rate in (run.rate, run.rate * run.batch.gpus)
+    )
+    return f'{most}{own} images/s per GPU, {whole} in all'
 
 
 def time(run: Run) -> str:
