@@ -72,16 +72,18 @@ def options(name: str, tmp_path: Path) -> dict:
         found |= {'train_cfg.max_epochs': 1, 'model.backbone.init_cfg': None}
         root = str(tmp_path)
     else:
-        scenes = write_scenes(tmp_path / 'set', num_train=20, num_val=2)
-        root = f'{scenes.root}/'
+        root = f'{write_scenes(tmp_path / "set", num_train=20, num_val=2).root}/'
         if name in ('mirl', 'mae'):
             found |= {'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 2}
         else:
             found |= {'train_cfg.max_iters': 10, 'model.backbone.init_cfg': None}
+            found |= {'visualizer.name': tmp_path.name}  # they are global, by name
+            found |= dict.fromkeys(('val_cfg', 'val_dataloader', 'val_evaluator'))
         if name == 'mask-rcnn':
-            annotations = str(scenes.annotations('val'))
-            found |= {f'{split}_evaluator.ann_file': annotations for split in ('val', 'test')}
-    splits = ('train',) if name == 'mae' else ('train', 'val', 'test')
+            found |= {'model.train_cfg.rpn_proposal.max_per_img': 50}
+            found |= {'model.train_cfg.rcnn.sampler.num': 32}
+    splits = dict(mirl=('train', 'val', 'test'), finetune=('train', 'val'), linear=('train', 'val'))
+    splits = splits.get(name, ('train',))
     return found | {f'{split}_dataloader.dataset.data_root': root for split in splits}
 
 
