@@ -1,8 +1,6 @@
 """Ours, and the reference, against what the official implementation computes (tests/data)."""
 
 import json
-import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,22 +14,23 @@ from mirl_mm.checkpoint import convert_official, read_checkpoint
 from mirl_mm.models import MIRLViT
 from mirl_mm.models.masking import gather_tokens, patchify, random_masking, sincos_positions
 from tests.models.build import TINY, load, mirl
+from tests.models.golden import (
+    DATA,
+    FEAT,
+    GRAD,
+    LOSS,
+    PRED,
+    gradient_errors,
+    gradient_norms,
+    gradients,
+    read,
+    read_s54,
+    summary,
+    weights_from_names,
+)
 from tests.reference import Reference
 
-DATA = Path(__file__).parents[1] / 'data'
 PRECISIONS = [torch.float32, torch.float64]
-LOSS = {torch.float32: 1e-6, torch.float64: 1e-9}
-PRED = {torch.float32: 2e-6, torch.float64: 1e-9}
-FEAT = {torch.float32: 5e-6, torch.float64: 1e-9}
-GRAD = {
-    torch.float32: 2e-5,
-    torch.float64: 1e-7,
-}  # relative L2; the golden ones are rounded to 6e-8
-
-
-def read(name: str) -> dict[str, Tensor]:
-    with np.load(DATA / f'{name}.npz') as arrays:
-        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
 
 
 def assert_near(ours: Tensor, golden: Tensor, atol: float) -> None:
@@ -41,16 +40,9 @@ def assert_near(ours: Tensor, golden: Tensor, atol: float) -> None:
 def assert_gradients(ours: dict[str, Tensor], golden: dict[str, Tensor], tolerance: float) -> None:
     assert ours.keys() == golden.keys()
     assert len(golden) == 337
-    errors = {
-        name: ((ours[name].double() - grad).norm() / grad.norm()).item()
-        for name, grad in golden.items()
-    }
+    errors = gradient_errors(ours, golden)
     worst = max(errors, key=errors.get)
     assert errors[worst] < tolerance, worst
-
-
-def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 class Tiny(NamedTuple):
@@ -189,18 +181,6 @@ def test_the_reference(plain, precision, io):
 # --- s54 at full size -----------------------------------------------------------------------------
 
 
-def weights_from_names(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """The golden run's rule: a parameter's name seeds its values. In torch's layout."""
-    state = {}
-    for name, paddle_shape in shapes.items():
-        shape = paddle_shape[::-1] if len(paddle_shape) == 2 else paddle_shape
-        values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape) * 0.02
-        if len(shape) == 1 and name.endswith(('.weight', '.weight_g')):
-            values += 1  # LayerNorms and gains
-        state[name] = torch.from_numpy(values.astype(np.float32))
-    return state
-
-
 def test_s54():
     """One test, so that it runs once, however the tests are spread over processes."""
     golden = read_s54()
@@ -235,34 +215,17 @@ def test_s54():
     )
     assert len(summaries) == 1 + 6 + 6
     for name, tensor in summaries.items():
-        flat, atol = tensor.numpy().ravel(), 2e-6 if name.startswith('pred') else 5e-6
-        found = {
-            'mean': flat.mean(dtype=np.float64),
-            'std': flat.std(dtype=np.float64),
-            'first32': flat[:32],
-            'strided64': flat[:: flat.size // 64][:64],
-        }
-        for kind, value in found.items():
+        atol = (PRED if name.startswith('pred') else FEAT)[torch.float32]
+        for kind, value in summary(tensor).items():
             expected = golden[f'{name}_{kind}_f64']
             np.testing.assert_allclose(value, expected, rtol=0, atol=atol, err_msg=f'{name} {kind}')
 
-    # Which of ours a golden name is: convert one at a time, beside the one that tells the layout.
-    probe = {'blocks.0.attn.qkv.weight': state['blocks.0.attn.qkv.weight']}
-    ours = gradients(model)
-    norms = {}
-    for name in golden['grad_names']:
-        our_name = list(convert_official({**probe, str(name): state[str(name)]}))[-1]
-        norms[our_name] = ours[our_name].double().norm().item()
-    assert norms.keys() == ours.keys()
+    norms = gradient_norms(model, state, golden['grad_names'])
+    assert norms.keys() == gradients(model).keys()
     assert len(norms) == 841
     np.testing.assert_allclose(list(norms.values()), golden['grad_l2_f64'], rtol=2e-5, atol=0)
     total = np.sqrt(np.square(list(norms.values())).sum())
     np.testing.assert_allclose(total, golden['total_grad_norm_f64'], rtol=1e-6)
-
-
-def read_s54() -> dict[str, np.ndarray]:
-    with np.load(DATA / 's54.npz') as arrays:
-        return {key: arrays[key] for key in arrays.files}
 
 
 # --- a fine-tuned classifier ----------------------------------------------------------------------
