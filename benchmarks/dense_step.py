@@ -44,9 +44,12 @@ WHOLE = {  # config and the package that it needs
     'mask-rcnn': ('configs/mask-rcnn/vit-{}_lsj-100e_coco.py', 'mmdet'),
     'upernet': ('configs/upernet/vit-{}_160k_ade20k-512.py', 'mmseg'),
 }
+TEST = 'configs/{}/vit-test_20it_scenes.py'  # of either
 
 
-def encoders(arch: str, depth: int | None, checkpointed: bool) -> dict[str, nn.Module]:
+def encoders(
+    arch: str, depth: int | None, checkpointed: bool, init: bool = True
+) -> dict[str, nn.Module]:
     """Ours and its peers by name, all with the same weights; of the first blocks, if so asked.
 
     Raises:
@@ -64,7 +67,8 @@ def encoders(arch: str, depth: int | None, checkpointed: bool) -> dict[str, nn.M
     settings['num_layers'] = depth
     windows = dict(window_size=WINDOW, global_indices=[i for i in global_indices if i < depth])
     ours = MIRLDenseViT(settings, **windows)
-    ours.init_weights()
+    if init:
+        ours.init_weights()
     stock = VisionTransformer(settings, img_size=224, out_type='featmap')
     stock.load_state_dict(ours.state_dict())
     built = {'windows': ours, 'partition in every block': PartitionedViT(ours), 'global': stock}
@@ -82,7 +86,9 @@ def step(model: nn.Module, imgs: Tensor, dtype: torch.dtype) -> None:
     torch.autograd.backward(maps, [torch.ones_like(each) for each in maps])
 
 
-def whole(name: str, arch: str, size: int, batch: int) -> tuple[nn.Module, Callable[[], Tensor]]:
+def whole(
+    name: str, arch: str, size: int, batch: int, device: str = 'cpu'
+) -> tuple[nn.Module, Callable[[], Tensor]]:
     """A detector or segmentor, and what makes its loss on random images.
 
     Raises:
@@ -93,25 +99,25 @@ def whole(name: str, arch: str, size: int, batch: int) -> tuple[nn.Module, Calla
         importlib.import_module(package)
     except ImportError as error:
         raise ValueError(f'--whole {name} needs {package}: {error}; leave {name} out') from error
-    cfg = Config.fromfile(ROOT / config.format(arch))
+    cfg = Config.fromfile(ROOT / (TEST.format(name) if arch == 'test' else config.format(arch)))
     cfg.model.backbone.init_cfg = None
-    if name == 'mask-rcnn':
-        cfg.model.data_preprocessor.pad_size_divisor = 32
+    head = cfg.model.decode_head if name == 'upernet' else cfg.model.roi_head.bbox_head
     with DefaultScope.overwrite_default_scope(package):
-        model = MODELS.build(cfg.model).train()
-    imgs = torch.randn(batch, 3, size, size)
-    samples = [sample_of(name, size, seed) for seed in range(batch)]
+        model = MODELS.build(cfg.model).to(device).train()
+    imgs = torch.randn(batch, 3, size, size, device=device)
+    classes = head.num_classes
+    samples = [sample_of(name, size, classes, seed).to(device) for seed in range(batch)]
     return model, lambda: total(model.loss(imgs, samples))
 
 
-def sample_of(name: str, size: int, seed: int):
+def sample_of(name: str, size: int, num_classes: int, seed: int):
     """Ground truth of a random image: ten objects, or a class for every pixel."""
     generator = torch.Generator().manual_seed(seed)
     if name == 'upernet':
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
 
-        classes = torch.randint(150, (1, size, size), generator=generator)
+        classes = torch.randint(num_classes, (1, size, size), generator=generator)
         return SegDataSample(gt_sem_seg=PixelData(data=classes))
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
@@ -126,7 +132,7 @@ def sample_of(name: str, size: int, seed: int):
     sample = DetDataSample(
         gt_instances=InstanceData(
             bboxes=boxes,
-            labels=torch.randint(80, (10,), generator=generator),
+            labels=torch.randint(num_classes, (10,), generator=generator),
             masks=BitmapMasks(masks, size, size),
         )
     )

@@ -42,23 +42,25 @@ VARIANTS = {  # settings of both MIRLViT and MIRLNeck
 }
 
 
-def models(arch: str, device: str, names: list[str]) -> dict[str, nn.Module]:
-    """``mirl`` and, by name, its variants and peers."""
+def models(
+    arch: str, device: str, names: list[str], variants: dict = VARIANTS, init: bool = True
+) -> dict[str, nn.Module]:
+    """``mirl`` and, by name, its variants and peers; without init as torch draws its layers."""
     init_default_scope('mmpretrain')
-    mirl = build('mirl', arch)
+    mirl = build('mirl', arch, init=init)
     built = {'mirl': mirl}
     for name in names:
-        if name in VARIANTS:
-            built[name] = build('mirl', arch, VARIANTS[name])
+        if name in variants:
+            built[name] = build('mirl', arch, variants[name], init)
             built[name].load_state_dict(mirl.state_dict())
         elif name == 'mae':
-            built[name] = build('mae', arch)
+            built[name] = build('mae', arch, init=init)
         else:
             built[name] = plain(mirl)
     return {name: model.to(device).train() for name, model in built.items()}
 
 
-def build(method: str, arch: str, settings: dict | None = None) -> nn.Module:
+def build(method: str, arch: str, settings: dict | None = None, init: bool = True) -> nn.Module:
     """From the shipped config."""
     schedule = '2e' if arch == 'test' else '300e'
     cfg = Config.fromfile(ROOT / f'configs/{method}/vit-{arch}_{schedule}.py').model
@@ -66,7 +68,8 @@ def build(method: str, arch: str, settings: dict | None = None) -> nn.Module:
         cfg.backbone.update(settings)
         cfg.neck.update(settings)
     model = MODELS.build(cfg)
-    model.init_weights()
+    if init:
+        model.init_weights()
     return model
 
 
@@ -127,16 +130,18 @@ def flops_of(model: nn.Module, imgs: torch.Tensor) -> int:
 
 
 def with_updates(
-    built: dict[str, nn.Module], runs: dict[str, Callable[[], None]]
+    built: dict[str, nn.Module],
+    runs: dict[str, Callable[[], None]],
+    make: Callable[[str, nn.Module], torch.optim.Optimizer] = optimizer_of,
 ) -> dict[str, Callable[[], None]]:
-    """Every step with its update."""
+    """Every step with the update of an optimizer that is made for it."""
 
     def whole(run: Callable[[], None], update: Callable[[], object]) -> None:
         run()
         update()
 
     return {
-        name: functools.partial(whole, run, optimizer_of(name, built[name]).step)
+        name: functools.partial(whole, run, make(name, built[name]).step)
         for name, run in runs.items()
     }
 
