@@ -1,25 +1,23 @@
-"""The tables of README.md, from the results as data: ``python -m benchmarks.tables``.
+"""The tables of README.md, and the GPU rows of the project's, from the results as data.
+
+    python -m benchmarks.tables
 
 A table whose result is not there yet says "not run" and how to run it.
 """
 
 import json
-import re
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.gpu import tables as gpu
+from benchmarks.markdown import filled, inverse, listed, markdown, ratio
+
 README = Path(__file__).with_name('README.md')
+PROJECT = README.parents[1] / 'README.md'
 RESULTS = README.with_name('results')
 
 # Results by file name, and the command that makes each (with --out).
-PRETRAIN = {
-    'pretrain_s54_cpu': 'pretrain_step --arch s54 --batch 8 --update --profile',
-    'pretrain_s54_gpu': 'pretrain_step --arch s54 --batch 256 --dtype bfloat16 '
-    '--against mae plain compiled checkpointed --profile',
-    'pretrain_b48_gpu': 'pretrain_step --arch b48 --batch 64 --dtype bfloat16 '
-    '--against mae plain compiled checkpointed --profile',
-}
+PRETRAIN = {'pretrain_s54_cpu': 'pretrain_step --arch s54 --batch 8 --update --profile'}
 SETTINGS = {
     'settings_s54_cpu': 'pretrain_step --arch s54 --batch 8 --against compiled checkpointed'
 }
@@ -28,8 +26,6 @@ DENSE = {
     'dense_b12-512_cpu': 'dense_step --arch b12 --size 512',
     'dense_b12-1024_cpu': 'dense_step --arch b12 --size 1024 --rounds 2',
     'dense_s54-1024_cpu': 'dense_step --arch s54 --depth 14 --size 1024 --rounds 3',
-    'dense_s54-1024_gpu': 'dense_step --arch s54 --size 1024 --batch 4 --dtype bfloat16',
-    'dense_b48-1024_gpu': 'dense_step --arch b48 --size 1024 --batch 2 --dtype bfloat16',
 }
 WHOLE = {
     'whole_b12-512_cpu': 'dense_step --arch b12 --size 512 --batch 2 --rounds 2 '
@@ -225,7 +221,8 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
 
 def tables(results: Path = RESULTS) -> dict[str, str]:
     """Every table in Markdown, by name."""
-    return {name: table(make, files, results) for name, (make, files) in TABLES.items()}
+    made = {name: table(make, files, results) for name, (make, files) in TABLES.items()}
+    return made | gpu.tables(results)
 
 
 def table(make: Callable[[Found], str], files: Mapping[str, str], results: Path) -> str:
@@ -272,40 +269,9 @@ def stamp(name: str, result: Mapping) -> str:
     return ', '.join(words)
 
 
-def ratio(found: Mapping | None) -> str:
-    """Median and range; 1 for a thing against itself."""
-    return listed(found['all']) if found else '1'
-
-
-def inverse(found: Mapping | None) -> str:
-    """The same for the other way round."""
-    return listed([1 / each for each in found['all']]) if found else ''
-
-
-def listed(values: Sequence[float]) -> str:
-    return f'{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})'
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
-
-
-def filled(text: str, made: Mapping[str, str]) -> str:
-    """A page with its tables made anew.
-
-    Raises:
-        ValueError: the page has other tables than were made.
-    """
-    pattern = re.compile(r'(<!-- table (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
-    names = [match[1] for match in pattern.findall(text)]
-    if sorted(names) != sorted(made):
-        raise ValueError(f'the page has tables {names}; made were {list(made)}')
-    return pattern.sub(lambda match: f'{match[1]}\n{made[match[2]]}\n\n{match[3]}', text)
-
-
 def main() -> None:
     README.write_text(filled(README.read_text(), tables()))
+    PROJECT.write_text(filled(PROJECT.read_text(), gpu.status(RESULTS)))
 
 
 if __name__ == '__main__':

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.tables import README, RESULTS, TABLES, filled, pretrain, table, tables
+from benchmarks.gpu.tables import status
+from benchmarks.tables import PROJECT, README, RESULTS, TABLES, filled, pretrain, table, tables
 
 RESULT = dict(
     date='2026-01-02',
@@ -24,6 +25,8 @@ RESULT = dict(
 def test_the_page_is_what_the_results_make():
     text = README.read_text()
     assert text == filled(text, tables()), 'run python -m benchmarks.tables'
+    text = PROJECT.read_text()
+    assert text == filled(text, status(RESULTS)), 'run python -m benchmarks.tables'
 
 
 def test_every_result_that_a_table_names_is_shown_or_not_run():

@@ -29,8 +29,8 @@ from . import half, ops, resumed, watched_run
 from .device import exact_float32
 from .pretrain import built
 from .stage import Bench, Part
+from .tables import ALLOWED
 
-ALLOWED = 10  # times the CPU's tolerances
 SIZES = {  # of the rehearsal or not
     False: dict(
         half=dict(arch='s12', batch=128, steps=200, every=20),

@@ -72,7 +72,7 @@ def seconds_of(size: dict, method: str, depth: int, found: dict[str, dict]) -> f
     if PLAN not in found:
         return float('inf')
     rate = found[PLAN]['epoch_s'].get(f'{method} {depth}', 0.0)
-    return found[PLAN]['epochs'] * rate / SPARE + size['evaluation_s'] * depth / 12
+    return found[PLAN]['epochs'] * rate / SPARE + evaluation_s(size, depth)
 
 
 _LOADED: dict[str, tuple[Labelled, Labelled]] = {}  # once a process
@@ -113,22 +113,36 @@ def plan(size: dict, bench: Bench) -> dict:
         steps = study.train(model, images, setting, 0, stop=size['steps'])
         synchronise(bench.device)
         epoch_s[f'{method} {depth}'] = (time.perf_counter() - began) / steps * per_epoch
-    evaluations = sum(2 * size['evaluation_s'] * depth / 12 for depth in size['depths'])
-    fitting = int(SPARE * (bench.seconds_left() - evaluations) / sum(epoch_s.values()))
-    epochs = 1 if bench.rehearse else min(EPOCHS, fitting)
-    if bench.epochs:
-        epochs = bench.epochs
-    elif not bench.rehearse and epochs < LEAST:
-        raise LeftOut(
-            f'{max(epochs, 0)} epochs would fit into the {bench.seconds_left():.0f} seconds that '
-            f'are left, and fewer than {LEAST} say nothing: give more --minutes, or --epochs'
-        )
+    epochs = 1 if bench.rehearse else bench.epochs
+    if epochs is None:
+        epochs = fitting_epochs(size, epoch_s, bench.seconds_left())
     return dict(
         epochs=epochs,
         epoch_s={name: round(seconds, 4) for name, seconds in epoch_s.items()},
         says=f'{epochs} epochs; one takes '
         + ', '.join(f'{name} {seconds:.2f} s' for name, seconds in epoch_s.items()),
     )
+
+
+def fitting_epochs(size: dict, epoch_s: dict[str, float], left: float) -> int:
+    """So many that one seed of each run fits into the seconds that are left.
+
+    Raises:
+        LeftOut: they are too few to say anything.
+    """
+    probing = sum(len(METHODS) * evaluation_s(size, depth) for depth in size['depths'])
+    fitting = int(SPARE * (left - probing) / sum(epoch_s.values()))
+    if fitting < LEAST:
+        raise LeftOut(
+            f'{max(fitting, 0)} epochs would fit into the {left:.0f} seconds that are left, and '
+            f'fewer than {LEAST} say nothing: give more --minutes, or --epochs'
+        )
+    return min(EPOCHS, fitting)
+
+
+def evaluation_s(size: dict, depth: int) -> float:
+    """Seconds that probing all blocks takes, roughly."""
+    return size['evaluation_s'] * depth / 12
 
 
 def one(size: dict, method: str, depth: int, seed: int, bench: Bench) -> dict:

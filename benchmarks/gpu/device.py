@@ -3,8 +3,10 @@
 A device is ``'cuda'`` or ``'cpu'``.
 """
 
+import gc
 import os
 import subprocess
+import sys
 import traceback
 import warnings
 from collections import Counter
@@ -64,7 +66,9 @@ def allocated(device: str) -> int:
 
 def forget(device: str) -> None:
     """Give cached memory back, and what torch.compile has learned about shapes."""
-    torch.compiler.reset()
+    gc.collect()
+    if 'torch._dynamo' in sys.modules:  # to import it takes seconds
+        torch.compiler.reset()
     if device == 'cuda':
         torch.cuda.empty_cache()
 
@@ -92,7 +96,9 @@ def profile_of(run: Callable[[], object], device: str, rows: int = 10) -> dict:
     events = trace.profiler.kineto_results.events()
     on_host = [e for e in events if e.device_type() == DeviceType.CPU]
     spans = {e.name() for e in on_host if e.is_user_annotation()}  # the device has them too
-    launched_by = {e.correlation_id(): e.name() for e in on_host}
+    # Operations alone: calls of the driver, which have a link, count by other numbers.
+    asked = [e for e in on_host if not e.linked_correlation_id()]
+    launched_by = {e.correlation_id(): e.name() for e in asked}
     operations, kernels = Totals(), Totals()
     for event in on_host if device == 'cpu' else events:
         name = event.name()

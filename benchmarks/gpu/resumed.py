@@ -33,7 +33,7 @@ def compare(bench: Bench, twice: bool, images: int) -> dict:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_pictures(folder / 'images', images)
-        names = ['killed', 'undisturbed', *['undisturbed again'] * twice]
+        names = ['killed', 'undisturbed', *['undisturbed-again'] * twice]
         started = {name: start(folder, name) for name in names}  # side by side: nothing is timed
         kill_behind_first_checkpoint(started['killed'], folder / 'killed')
         wait(start(folder, 'killed'), folder / 'killed')
@@ -44,7 +44,7 @@ def compare(bench: Bench, twice: bool, images: int) -> dict:
         ends = {name: last_state(folder / name) for name in names}
     found = {'resumed': distance(ends['undisturbed'], ends['killed'])}
     if twice:
-        found['again'] = distance(ends['undisturbed'], ends['undisturbed again'])
+        found['again'] = distance(ends['undisturbed'], ends['undisturbed-again'])
     backend = 'nccl' if bench.device == 'cuda' else 'gloo'
     words = [f'resumed {word(found["resumed"])}']
     words += [f'a second undisturbed run {word(found["again"])}'] if twice else []

@@ -1,0 +1,101 @@
+"""Pieces of the stages."""
+
+import json
+import subprocess
+from argparse import Namespace
+
+import pytest
+import torch
+
+from benchmarks.gpu import end_to_end, pretrain, resumed
+from benchmarks.gpu.device import profile_of, watched_waits
+from benchmarks.gpu.stage import LeftOut
+from benchmarks.gpu.stages import STAGES
+from tests.gpu.small import bench
+
+
+def test_too_little_shared_memory(monkeypatch):
+    monkeypatch.setattr(end_to_end.shutil, 'disk_usage', lambda _: Namespace(free=64e6))
+    with pytest.raises(LeftOut, match='16 workers with batches of 256 need about'):
+        end_to_end.check_shared_memory(256, 16)
+
+
+def test_parts_have_names_of_their_own_and_real_models_can_be_built():
+    for each in STAGES.values():
+        for rehearse in (False, True):
+            names = [p.name for p in each.parts(rehearse)]
+            assert names and len(set(names)) == len(names)
+            json.dumps(each.sizes(rehearse))
+    for arch in ('s54', 'b48'):
+        made = pretrain.built(arch, bench(device='meta'), ['mae', 'plain', 'compiled'])
+        assert {p.device.type for model in made.values() for p in model.parameters()} == {'meta'}
+        for name in ('mae', 'plain'):
+            pretrain.compile_blocks(made[name], 'eager')
+
+
+def test_the_estimate_is_that_of_the_memory_table():
+    assert pretrain.estimated_gb('s54', 256, 'mirl') == pytest.approx(2.04 + 256 * 0.063, abs=0.3)
+    assert pretrain.estimated_gb('s54', 256, 'checkpointed') < 8
+    assert pretrain.estimated_gb('s54', 256, 'mae') is None
+
+
+def test_what_does_not_fit_is_left_out():
+    def too_large() -> None:
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    runs, made = dict(mirl=lambda: None, plain=too_large), dict(mirl=0, plain=0)
+    seconds, dropped = pretrain.first_steps(runs, made, 'cpu')
+    assert list(seconds) == list(runs) == list(made) == ['mirl'] and dropped == ['plain']
+    with pytest.raises(LeftOut, match='out of memory: CUDA out of memory'):
+        pretrain.first_steps(dict(mirl=too_large), dict(mirl=0), 'cpu')
+
+
+def test_a_profile_counts_and_names():
+    a = torch.randn(300, 300)
+    found = profile_of(lambda: [a @ a for _ in range(20)], 'cpu', rows=2)
+    assert found['operations'][0]['name'] in ('mm', 'matmul')
+    assert found['operations'][0]['calls'] == 20
+    assert found['kernels'] >= 40 and len(found['operations']) == 2
+
+
+def test_waits_are_counted_by_the_line_that_asks():
+    x = torch.ones(2)
+    with watched_waits('cpu') as found:
+        for _ in range(3):
+            x.sum().item()
+        x + x
+    ((line, count),) = found.items()
+    assert count == 3
+    assert line.startswith('tests/gpu/test_parts.py:') and line.endswith(
+        ' test_waits_are_counted_by_the_line_that_asks'
+    )
+
+
+@pytest.mark.parametrize('twice', [False, True])
+def test_a_killed_run_against_an_undisturbed_one(twice, tmp_path, monkeypatch):
+    """A shell script takes the place of the trainings; it leaves what they leave."""
+    script = """
+        mkdir -p "$1/log"
+        if [ -e "$1/last_checkpoint" ]; then
+            echo 'resuming from iter_2.pth' >"$1/log/a.log"; n=12
+        elif [ "$(basename "$1")" = killed ]; then n=2; else n=12; fi
+        echo "$1/iter_$n.pth" >"$1/last_checkpoint"
+        [ $n = 12 ] || { setsid sleep 60 & sleep 60; }
+    """
+    states = {'killed': 1.0, 'undisturbed': 1.0, 'undisturbed-again': 1.5}
+
+    def start(folder, name):
+        (folder / name).mkdir(exist_ok=True)
+        torch.save(
+            dict(state_dict=dict(w=torch.tensor([states[name]]))), folder / name / 'iter_12.pth'
+        )
+        return subprocess.Popen(['bash', '-c', script, 'bash', str(folder / name)])
+
+    monkeypatch.setattr(resumed, 'start', start)
+    found = resumed.compare(bench(), twice, 4)
+    assert found['resumed'] == dict(equal=True, first_difference='', relative=0.0)
+    assert found['says'].startswith('gloo, against an undisturbed run: resumed equal to the bit')
+    assert ('again' in found) == twice
+    if twice:
+        assert found['again']['first_difference'] == 'state_dict.w'
+        assert found['again']['relative'] == 0.5
