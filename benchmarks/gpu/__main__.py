@@ -8,7 +8,6 @@ each of its parts; ``DIR/log.txt`` has what it printed. The next call with the s
 """
 
 import argparse
-import os
 import platform
 import subprocess
 import sys
@@ -20,8 +19,7 @@ from typing import TextIO
 
 import torch
 
-from .device import ROOT
-from .processes import end
+from .processes import ROOT, end, with_checkout
 from .stage import MARK, Record, next_part
 from .stages import STAGES
 
@@ -182,9 +180,8 @@ def follow(process: subprocess.Popen, log: TextIO, lines: list[str]) -> None:
 
 
 def environ(rehearse: bool) -> dict[str, str]:
-    """Of a stage: this checkout's packages, and folders for compiled code that can be written."""
-    found = dict(os.environ)
-    found['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), found.get('PYTHONPATH')]))
+    """Of a stage; compiled code goes where it can be written."""
+    found = with_checkout()
     caches = Path(tempfile.gettempdir()) / 'mirl_mm-compiled'
     found.setdefault('TORCHINDUCTOR_CACHE_DIR', str(caches / 'inductor'))
     found.setdefault('TRITON_CACHE_DIR', str(caches / 'triton'))

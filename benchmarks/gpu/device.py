@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import synchronise
 
-ROOT = Path(__file__).parents[2]
+from .processes import ROOT
+
 SYNCED = 'called a synchronizing'  # how torch's warning begins
 
 

@@ -25,8 +25,7 @@ from benchmarks.loader import write_pictures
 from benchmarks.timing import synchronise
 from mirl_mm.analysis.plots import read_scalars
 
-from .device import ROOT
-from .processes import end
+from .processes import ROOT, end, with_checkout
 from .stage import Bench, LeftOut, Part
 
 CONFIG = """_base_ = {base!r}
@@ -189,7 +188,9 @@ def run(folder: Path, batch: int, workers: int, interval: int) -> None:
     command = [sys.executable, ROOT / 'tools/train.py', folder / 'config.py']
     command += ['--work-dir', folder / 'work', '--cfg-options', *options]
     with (folder / 'out.txt').open('wb') as out:
-        process = subprocess.Popen([str(w) for w in command], stdout=out, stderr=out, cwd=ROOT)
+        process = subprocess.Popen(
+            [str(w) for w in command], stdout=out, stderr=out, cwd=ROOT, env=with_checkout()
+        )
         try:
             code = process.wait(LIMIT)
         except subprocess.TimeoutExpired:

@@ -4,6 +4,7 @@ Shapes: N images, B batch, S side in pixels.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,8 +50,14 @@ def read_folders(folder: Path, side: int, device: str) -> Labelled:
 
 def normalised(images: Tensor) -> Tensor:
     """[B, 3, S, S] in levels of 255 -> float32 of mean 0 and deviation 1 over ImageNet."""
-    mean, std = (images.new_tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = statistics(images.device)
     return (images.float() - mean) / std
+
+
+@cache  # a copy to the device in every step would make the host wait
+def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, each [3, 1, 1]."""
+    return tuple(torch.tensor(each, device=device).view(3, 1, 1) for each in (MEAN, STD))
 
 
 def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,7 +26,8 @@ from benchmarks.pretrain_step import (
 from benchmarks.timing import alternate, peak_bytes, summarise, timed
 from tests.reference import Reference
 
-from .device import ROOT, forget, profile_of
+from .device import forget, profile_of
+from .processes import ROOT
 from .stage import Bench, LeftOut, Part
 
 LOOPS, ROUNDS, IDEA_ROUNDS = 4, 6, 8

@@ -1,4 +1,4 @@
-"""Processes and all that they have started, also those with a session of their own."""
+"""Processes, and all that they have started, also those with a session of their own."""
 
 import os
 import signal
@@ -6,6 +6,14 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def with_checkout() -> dict[str, str]:
+    """The environment for a process that imports this checkout's packages."""
+    paths = [str(ROOT), os.environ.get('PYTHONPATH')]
+    return dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, paths)))
 
 
 def family(process: int) -> list[int]:

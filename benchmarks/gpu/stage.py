@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
     name: str
     run: Callable[[Bench], dict]
-    seconds: float = 0  # that it takes on a GPU, roughly; in a rehearsal nothing is asked for
+    seconds: float = 0  # that it takes on a GPU, roughly
     gb: float = 0  # of the device's memory, roughly
     needs: Callable[[dict[str, dict]], float] | None = None  # seconds, from what was found so far
 

@@ -12,7 +12,8 @@ from benchmarks.hooks_cost import RandomPictures
 from mirl_mm.engine.adapt import has_accelerator, has_bfloat16, set_precision
 from mirl_mm.engine.launch import build_runner
 
-from .device import ROOT, allocated, watched_waits
+from .device import allocated, watched_waits
+from .processes import ROOT
 from .stage import Bench
 
 

@@ -1,16 +1,22 @@
 """Pieces of the stages."""
 
+import contextlib
 import json
 import subprocess
 from argparse import Namespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.gpu import end_to_end, pretrain, resumed
+from benchmarks import dense_step, ideas
+from benchmarks.gpu import end_to_end, images, pretrain, resumed
 from benchmarks.gpu.device import profile_of, watched_waits
 from benchmarks.gpu.stage import LeftOut
 from benchmarks.gpu.stages import STAGES
+from benchmarks.pretrain_step import loss_of
+from mirl_mm.models.dense import resizing_matrix
+from mirl_mm.models.masking import sincos_positions
 from tests.gpu.small import bench
 
 
@@ -31,6 +37,38 @@ def test_parts_have_names_of_their_own_and_real_models_can_be_built():
         assert {p.device.type for model in made.values() for p in model.parameters()} == {'meta'}
         for name in ('mae', 'plain'):
             pretrain.compile_blocks(made[name], 'eager')
+
+
+@contextlib.contextmanager
+def pretended_gpu(monkeypatch):
+    """Tensors without contents that say they are on a GPU; an operation across devices fails."""
+    monkeypatch.setattr(torch.nn.Module, 'to', lambda self, *_, **__: self)
+    caches, kept = (sincos_positions, resizing_matrix), images.statistics
+    monkeypatch.setattr(images, 'statistics', kept.__wrapped__)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            [each.cache_clear() for each in caches]
+            yield
+    finally:
+        [each.cache_clear() for each in caches]  # what was made on the way has no contents
+
+
+def test_everything_lies_on_the_gpu(monkeypatch):
+    with pretended_gpu(monkeypatch):
+        imgs = torch.randn(2, 3, 224, 224, device='cuda')
+        made = pretrain.built('s12', bench(device='cuda'), ['checkpointed', 'plain'])
+        losses = {name: loss_of(model, imgs) for name, model in made.items()}
+        for name in ideas.UNDONE:
+            with ideas.undone(name):
+                losses[name] = loss_of(made['mirl'], imgs)
+        with torch.device('cuda'):
+            encoders = dense_step.encoders('b12', None, True, init=False)
+        large = torch.randn(1, 3, 1024, 1024, device='cuda')
+        losses |= {name: model(large)[0] for name, model in encoders.items()}
+        pixels = torch.ones(4, 3, 16, 16, dtype=torch.uint8, device='cuda')
+        losses['crops'] = images.normalised(images.random_crops(pixels, None))
+        assert len(losses) == 3 + len(ideas.UNDONE) + 4 + 1
+        assert {value.device.type for value in losses.values()} == {'cuda'}
 
 
 def test_the_estimate_is_that_of_the_memory_table():
