@@ -126,13 +126,14 @@ def run_stage(name: str, args: argparse.Namespace, call: str, until: float, log:
         code, last = child(name, args, call, left, log)
         if code in (0, None):
             return
-        record = Record(args.out / f'{name}.json')
+        before, record = record.failed, Record(args.out / f'{name}.json')
         what = f'its process ended with {code}'
-        print(f'{name}, {record.running or "at its start"}: FAILED: {what}', flush=True)
-        if record.running is None:
-            print(last, flush=True)
+        if record.running is not None:
+            print(f'{name}, {record.running}: FAILED: {what}', flush=True)
+            record.fail(record.running, f'{what}\n{last}', call)
+        elif record.failed == before:  # else a failure has left the device unusable: start anew
+            print(f'{name}: FAILED: {what}\n{last}', flush=True)
             return
-        record.fail(record.running, f'{what}\n{last}', call)
 
 
 def child(

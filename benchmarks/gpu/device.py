@@ -66,11 +66,16 @@ def allocated(device: str) -> int:
 
 
 def forget(device: str) -> None:
-    """Give cached memory back, and what torch.compile has learned about shapes."""
+    """Give cached memory back, and what torch.compile has learned about shapes.
+
+    Raises:
+        RuntimeError: a kernel has failed, after which a process can do nothing with its device.
+    """
     gc.collect()
     if 'torch._dynamo' in sys.modules:  # to import it takes seconds
         torch.compiler.reset()
     if device == 'cuda':
+        torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
 

@@ -34,6 +34,25 @@ def test_a_stage_whose_process_dies_goes_on_behind_the_part(tmp_path, monkeypatc
     assert 'dense, one: FAILED: its process ended with -11' in capsys.readouterr().out
 
 
+def test_a_process_without_its_device_is_started_anew(tmp_path, monkeypatch, capsys):
+    """As when a kernel has failed: the part is in the record, and the process ends behind it."""
+    parts, calls = [part('one'), part('two')], []
+    monkeypatch.setitem(STAGES, 'dense', STAGES['dense']._replace(parts=lambda rehearse: parts))
+
+    def child(name, args, call, seconds, log):
+        calls.append(name)
+        if len(calls) == 1:
+            Record(tmp_path / 'dense.json').fail('one', 'illegal memory access', call)
+        return 1, 'illegal memory access'
+
+    monkeypatch.setattr(entry, 'child', child)
+    entry.run_stage('dense', arguments(tmp_path), 'call', time.monotonic() + 100, None)
+    assert len(calls) == 2  # nothing had failed anew in the second, so that is the end
+    assert (
+        'dense: FAILED: its process ended with 1\nillegal memory access' in capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     ('spent', 'left', 'only', 'seconds'),
     [(0, 1000, None, 300), (200, 1000, None, 100), (0, 90, None, 90), (290, 1000, None, None),

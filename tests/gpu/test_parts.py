@@ -43,8 +43,7 @@ def test_parts_have_names_of_their_own_and_real_models_can_be_built():
 def pretended_gpu(monkeypatch):
     """Tensors without contents that say they are on a GPU; an operation across devices fails."""
     monkeypatch.setattr(torch.nn.Module, 'to', lambda self, *_, **__: self)
-    caches, kept = (sincos_positions, resizing_matrix), images.statistics
-    monkeypatch.setattr(images, 'statistics', kept.__wrapped__)
+    caches = (sincos_positions, resizing_matrix, images.statistics)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             [each.cache_clear() for each in caches]
