@@ -35,6 +35,7 @@ LOADER = {'loader_cpu': 'loader'}
 STARTUP = {'startup_cpu': 'startup'}
 SCALING = {'scaling_cpu': 'scaling'}
 MEMORY = {'largest_batch': 'largest_batch'}
+COST = {'step_cost': 'step_cost'}
 
 Found = Mapping[str, dict | None]
 
@@ -205,6 +206,23 @@ def memory(found: Found) -> str:
     return markdown(head, rows)
 
 
+def on_paper(found: Found) -> str:
+    """What a step must do at least, and how many images a second follow."""
+    rows, devices = [], []
+    for result in present(found):
+        for arch, step in result['archs'].items():
+            for name, model in step['models'].items():
+                devices = list(model['floor_ms'])
+                rates = [step['batch'] / model['floor_ms'][device] * 1e3 for device in devices]
+                rows.append(
+                    [f'{arch}, batch {step["batch"]}', name, f'{model["kernels"]:,}', model['gb'],
+                     model['tflop'], *(f'{rate:,.0f}' for rate in rates),
+                     f'{model["products"]["H200"]:.0%}']
+                )  # fmt: skip
+    head = ['step', 'model', 'kernels', 'GB', 'TFLOP', *(f'{d}, images/s' for d in devices)]
+    return markdown([*head, 'products, of the time (H200)'], rows)
+
+
 TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'pretrain': (pretrain, PRETRAIN),
     'profile': (profile, PRETRAIN),
@@ -216,6 +234,7 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'startup': (startup, STARTUP),
     'scaling': (scaling, SCALING),
     'memory': (memory, MEMORY),
+    'on_paper': (on_paper, COST),
 }
 
 
