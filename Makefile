@@ -5,10 +5,11 @@ STACK ?= maintained
 JOBS ?= 2
 PY := $(if $(filter upstream,$(STACK)),.venv-upstream,.venv)/bin/python
 
-.PHONY: help setup demo test lint format
+.PHONY: help setup demo test test-long lint format
 help:
 	@echo "make demo [DATA=/folder/of/images]   the main job on a small default"
 	@echo "make test [STACK=upstream]           ruff and pytest"
+	@echo "make test-long                       GPU benchmarks rehearsed on a CPU, and faults"
 	@echo "make lint, make format               ruff alone"
 
 setup:
@@ -24,6 +25,11 @@ lint: setup
 # One thread a process: more would only wait for each other.
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup
+
+# What takes longer, about a quarter of an hour: the GPU benchmarks rehearsed on a CPU, and 46 faults.
+test-long: setup
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.gpu --rehearse
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.faults
 
 format: setup
 	$(PY) -m ruff check --fix .

@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mirl_mm.engine.segments import parameter_segments
 from mirl_mm.models.half import Layers
 from mirl_mm.models.head import MIRLResidualLoss
-from tests.models.build import images, small_mirl
+from mirl_mm.models.masking import sincos_positions
+from tests.models.build import images, mirl, small_mirl
 
 
 def layers(*found: nn.Module, dtype: torch.dtype = torch.bfloat16, like: Tensor | None = None):
@@ -167,3 +169,31 @@ def test_the_residual_losses_gradient():
     half = [each.bfloat16().requires_grad_() for each in (main, residual)]
     loss(*half, target.float(), mask.float()).sum().backward()
     assert torch.equal(half[0].grad, half[1].grad) and half[0].grad.dtype == torch.bfloat16
+
+
+def test_under_a_gpus_autocast():
+    """On tensors that say they are on a GPU, whose autocast would norm in float32."""
+    norms: list[torch.dtype] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func.overloadpacket is torch.ops.aten.native_layer_norm:
+                norms.append(result[0].dtype)
+            return result
+
+    sincos_positions.cache_clear()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.device('cuda'):
+            model = mirl()
+            torch.set_autocast_dtype('cuda', torch.bfloat16)
+            torch.set_autocast_enabled('cuda', True)  # torch.autocast asks for a real one
+            with Watch():
+                loss = model.loss(torch.empty(2, 3, 64, 64))['loss']
+    finally:
+        torch.set_autocast_enabled('cuda', False)
+        sincos_positions.cache_clear()  # what was made on the way has no contents
+    assert (loss.device.type, loss.dtype) == ('cuda', torch.float32)
+    # the encoder's final norm is mmpretrain's; blocks, stem, segments and decoders are ours
+    assert norms.count(torch.float32) == 1
+    assert norms.count(torch.bfloat16) == 12 * 2 + 1 + 5 + 6 * (4 + 1)
