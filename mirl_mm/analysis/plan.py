@@ -105,7 +105,7 @@ def plan(
         ValueError: a number out of range, a config that cannot be trained or planned, a memory that
             no batch fits into.
     """
-    check_numbers(gpus, gpu, memory_gb, throughput, images)
+    check_numbers(gpus, gpu, memory_gb, throughput, images, image_size)
     cfg = load_config(config, cfg_options)
     effective, model = recipe_batch(cfg, config), model_of(cfg, image_size)
     batches = DENSE_PROBES if model.dense else PROBES
@@ -146,10 +146,16 @@ def plan(
 
 
 def check_numbers(
-    gpus: int, gpu: str, memory_gb: float | None, throughput: float | None, images: int | None
+    gpus: int,
+    gpu: str,
+    memory_gb: float | None,
+    throughput: float | None,
+    images: int | None,
+    image_size: tuple[int, int] | None,
 ) -> None:
     """ValueError for a number that is none of its kind."""
     positive = dict(gpus=gpus, memory_gb=memory_gb, throughput=throughput, images=images)
+    positive['image_size'] = min(image_size) if image_size else None
     for name, value in positive.items():
         if value is not None and not value > 0:
             raise ValueError(f'{name} must be above 0, got {value:g}')

@@ -9,6 +9,7 @@ Shapes: B batch, C channels, H and W pixels.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import NamedTuple
 from unittest import mock
 
@@ -24,6 +25,7 @@ from mirl_mm.models.masking import sincos_positions
 from .cost import LikeCUDA, Operation, Trace
 from .live_bytes import LiveBytes
 
+NEEDED = dict(mmdet=('mmdet', 'mmcv.ops'), mmseg=('mmseg',))  # compiled ops come with mmcv.ops
 Step = Callable[[int], Tensor]  # number of images -> loss
 
 
@@ -96,7 +98,11 @@ def build(
             are then summed up.
         image_size: (H, W) pixels; None takes the encoder's ``img_size``.
         scope: where the types are looked for.
+
+    Raises:
+        ValueError: a package that the model needs cannot be imported.
     """
+    check_packages(scope)
     unused = ['data_preprocessor'] + ['train_cfg'] * ('augments' in (cfg.get('train_cfg') or {}))
     parts = {key: value for key, value in cfg.items() if key not in unused}
     with DefaultScope.overwrite_default_scope(scope):
@@ -120,6 +126,18 @@ def build(
         return model.loss(images(batch), samples)['loss']
 
     return model, step
+
+
+def check_packages(scope: str) -> None:
+    """ValueError where what models of a scope are made of is not there."""
+    for package in NEEDED.get(scope, ()):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise ValueError(
+                f'a model of {scope} needs {package}, which cannot be imported ({error}): see '
+                'docs/install.md'
+            ) from error
 
 
 def detector_outputs(model: nn.Module, imgs: Tensor) -> Tensor:

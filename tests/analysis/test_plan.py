@@ -271,6 +271,13 @@ def test_a_segmentor():
     assert [name for name, _ in made.parameters[2:4]] == ['decode_head', 'auxiliary_head']
 
 
+@pytest.mark.parametrize('package', ['mmdet', 'mmcv.ops'])
+def test_a_package_that_is_not_there(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f'a model of mmdet needs {package}, which cannot be imp'):
+        plan(DETECTOR, gpus=1, image_size=(128, 128))
+
+
 def test_image_sizes():
     lsj = Config.fromfile(str(CONFIGS / 'mask-rcnn' / 'vit-b12_lsj-100e_coco.py'))
     assert model_of(lsj).image_size == (1024, 1024)
@@ -307,6 +314,7 @@ def changed(tmp_path, **keys) -> str:
         (dict(memory_gb=-1), 'memory_gb must be above 0, got -1'),
         (dict(throughput=0), 'throughput must be above 0, got 0'),
         (dict(images=-5), 'images must be above 0, got -5'),
+        (dict(image_size=(512, 0)), 'image_size must be above 0, got 0'),
         (dict(gpu='H1000'), "unknown gpu 'H1000'; known are V100-PCIE, .*A100"),
         (dict(memory_gb=1), r'no batch fits into 1 GB: one image per GPU takes about 1 GB'),
         (dict(), r"how many images are in 'data/scenes/'\? Give images"),
