@@ -177,6 +177,20 @@ def test_an_optimizer_that_is_not_fused_is_held_back_by_the_host(images, tmp_pat
     assert 'SGD is not fused: before every update FiniteHook waits' in log_of(runner)
 
 
+def test_a_checkpoint_of_an_unfused_optimizer_goes_on_unfused(images, tmp_path):
+    """As torch has it, whatever the config says: such an optimizer refuses the verdict."""
+    options = dict(optim_wrapper__optimizer__fused=False, optim_wrapper__accumulative_counts=1)
+    before, bad = quiet_config(images, **options), dict(iterations=[35])
+    before.default_hooks.checkpoint.interval = 30
+    stop_of(prepared(tmp_path / 'run', before, **bad)[0])
+    cfg = quiet_config(images, optim_wrapper__accumulative_counts=1)
+    runner, _ = prepared(tmp_path / 'run', cfg, 'last', **bad)
+    message = stop_of(runner)
+    assert message.startswith('iteration 35: a gradient is not finite: the first bad value is in')
+    assert message.endswith(f'The checkpoint to go back to: {tmp_path / "run/iter_30.pth"}')
+    assert 'AdamW is not fused' in log_of(runner) and runner.iter == 34
+
+
 def test_loops_that_cannot_repeat_say_so(images, tmp_path):
     options = SILENT | {'train_cfg__type': 'EpochBasedTrainLoop'}
     cfg = small_config(images, workers=0, **options)
