@@ -22,6 +22,7 @@ class Blame:
     losses: dict[str, float] = field(default_factory=dict)  # of the repeated forward pass
     bad_gradients: int = 0
     gradients: int = 0
+    why: str = ''  # unknown: what torch said
 
     def __str__(self) -> str:
         where = {
@@ -31,7 +32,8 @@ class Blame:
             'backward': 'the forward pass is finite; on the way back the first bad gradient is '
             f'that of {self.parameter} ({self.segment})',
             'nowhere': 'the pass, repeated, is finite',
-            'unknown': 'the pass cannot be repeated to find the place',
+            'unknown': 'the pass cannot be repeated to find the place'
+            + (f' ({self.why})' if self.why else ''),
         }[self.place]
         bad = f'; {self.bad_gradients} of {self.gradients} gradients are bad'
         losses = ', '.join(f'{name} {value:g}' for name, value in self.losses.items())
@@ -59,6 +61,8 @@ def find_blame(model: nn.Module, forward: Callable[[], dict] | None = None) -> B
     buffers = [buffer.clone() for buffer in model.buffers()]
     try:
         losses, gradients, module = _repeated(model, forward)
+    except RuntimeError as error:  # such as memory for a second set of gradients
+        return Blame('unknown', why=str(error).partition('\n')[0])
     finally:
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)

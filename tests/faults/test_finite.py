@@ -128,6 +128,16 @@ def test_blame_the_innermost_module_and_not_those_behind_it():
     assert not math.isfinite(blame.losses['loss'])
 
 
+def test_a_pass_that_cannot_be_repeated():
+    model, where = small_model(), 'the pass cannot be repeated to find the place'
+
+    def forward() -> dict:
+        raise torch.OutOfMemoryError('CUDA out of memory.\nSee documentation')
+
+    assert str(find_blame(model, forward)) == f'{where} (CUDA out of memory.)'
+    assert str(find_blame(model)) == where
+
+
 def test_blame_nobody():
     model = small_model()
     blame = find_blame(model, lambda: dict(loss=model(torch.ones(2, 3)).sum()))
