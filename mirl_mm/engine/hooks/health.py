@@ -139,7 +139,8 @@ class HealthHook(Hook):
         if not found:
             return
         self.updated = [self.params[i] for i in found]
-        self.parts_updated = self.part_of[found]
+        everything = len(found) == len(self.params)  # else a list is copied to the device
+        self.parts_updated = self.part_of if everything else self.part_of[found]
         gradients = self._squares([p.grad for p in self.updated])
         # A fused optimizer unscales in its own step and gets the scale for it.
         scale, overflow = (getattr(optimizer, n, None) for n in ('grad_scale', 'found_inf'))
