@@ -38,8 +38,8 @@ def flops_per_image(
         batch: images of a step, over which what is computed once a batch is spread (in MIRL the
             projections of masked tokens in a decoder's first block).
     """
-    with torch.device('meta'), torch.compiler.set_stance('force_eager'):
-        _, step = build(model, image_size, scope)
+    _, step = build(model, image_size, scope, 'meta')
+    with torch.compiler.set_stance('force_eager'):
         whole = flops(lambda: step(batch))
     return Flops(whole.forward / batch, whole.training / batch)
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from math import ceil
 from typing import NamedTuple
 
-import torch
 from mmengine.config import Config
 from mmpretrain.models import VisionTransformer
 from torch import nn
@@ -124,8 +123,7 @@ def plan(
         return Run(name, gb, largest, batch, updates, seen, step, rate)
 
     chosen = run(gpu, memory_gb or GPUS[gpu].memory / GIGA)
-    with torch.device('meta'):
-        built, _ = build(model.cfg, **model.sizes)
+    built, _ = build(model.cfg, **model.sizes, device='meta')
     return Plan(
         model,
         parameter_rows(built),

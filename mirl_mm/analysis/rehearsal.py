@@ -89,7 +89,10 @@ def _own_tables() -> Iterator[None]:
 
 
 def build(
-    cfg: Mapping, image_size: tuple[int, int] | None = None, scope: str = 'mmpretrain'
+    cfg: Mapping,
+    image_size: tuple[int, int] | None = None,
+    scope: str = 'mmpretrain',
+    device: str = 'cpu',
 ) -> tuple[nn.Module, Step]:
     """A model in training mode, and what makes its loss for a number of images.
 
@@ -98,6 +101,7 @@ def build(
             are then summed up.
         image_size: (H, W) pixels; None takes the encoder's ``img_size``.
         scope: where the types are looked for.
+        device: of the model and its images.
 
     Raises:
         ValueError: a package that the model needs cannot be imported.
@@ -105,13 +109,13 @@ def build(
     check_packages(scope)
     unused = ['data_preprocessor'] + ['train_cfg'] * ('augments' in (cfg.get('train_cfg') or {}))
     parts = {key: value for key, value in cfg.items() if key not in unused}
-    with DefaultScope.overwrite_default_scope(scope):
+    with DefaultScope.overwrite_default_scope(scope), torch.device(device):
         model = MODELS.build(parts).train()
     vit = getattr(model, 'backbone', model)
     channels = vit.patch_embed.projection.in_channels
 
     def images(batch: int) -> Tensor:
-        return torch.empty(batch, channels, *(image_size or vit.img_size))
+        return torch.empty(batch, channels, *(image_size or vit.img_size), device=device)
 
     if vit is model:
         return model, lambda batch: total(model(images(batch)))
@@ -122,7 +126,8 @@ def build(
     classes = getattr(model.head, 'num_classes', 1)
 
     def step(batch: int) -> Tensor:
-        samples = [DataSample().set_gt_score(torch.empty(classes)) for _ in range(batch)]
+        scores = torch.empty(batch, classes, device=device)
+        samples = [DataSample().set_gt_score(score) for score in scores]
         return model.loss(images(batch), samples)['loss']
 
     return model, step
@@ -168,7 +173,7 @@ def segmentor_loss(model: nn.Module, imgs: Tensor) -> Tensor:
     from mmseg.structures import SegDataSample
 
     sample = SegDataSample(
-        gt_sem_seg=PixelData(data=torch.empty(1, *imgs.shape[-2:], dtype=torch.long))
+        gt_sem_seg=PixelData(data=imgs.new_empty(1, *imgs.shape[-2:], dtype=torch.long))
     )
     with mock.patch('mmseg.models.decode_heads.decode_head.accuracy', lambda *_, **__: imgs[0, 0]):
         losses = model.loss(imgs, [sample] * len(imgs))

@@ -21,6 +21,7 @@ from mirl_mm.analysis.flops import flops_per_image
 from mirl_mm.analysis.peak_rate import peak_rate
 
 from ..looks import until_log
+from ..seeding import kept_random_state
 from ..segments import is_sharded, parameter_segments, unwrapped
 from .run_summary import batch_size
 
@@ -112,7 +113,7 @@ class HealthHook(Hook):
         scalars = self._norms()  # waits for the device, so that the time is right
         if self.scaler is not None and self.scaler.is_enabled():
             scalars['amp_scale'] = self.scaler.get_scale()
-        scalars |= self._rates()
+        scalars |= self._rates(runner)
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
 
@@ -189,29 +190,32 @@ class HealthHook(Hook):
 
     def _prepare_rates(self, runner: Runner) -> None:
         self.images = batch_size(runner.train_dataloader) * get_world_size()
-        self.flops, self.peak = None, None
-        kind = type(unwrapped(runner.model)).__name__
-        if is_main_process() and kind not in COUNTED:
+        self.flops, self.peak = None, None  # counted at the first log line: it takes a second
+        self.counted = is_main_process() and type(unwrapped(runner.model)).__name__ in COUNTED
+        if is_main_process() and not self.counted:
             runner.logger.info(f'no model FLOP utilisation: it is for {", ".join(COUNTED)}')
-        elif is_main_process():
-            batch = batch_size(runner.train_dataloader)
-            self.flops = flops_per_image(runner.cfg.model, batch).training
-            peak = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
-            self.peak = peak.flops * get_world_size()
-            runner.logger.info(
-                f'model FLOP utilisation: {self.flops / 1e9:.2f} GFLOP an image; peak rate of '
-                f'a device {peak.source}'
-            )
         self.started, self.iterations = time.perf_counter(), 0
 
-    def _rates(self) -> dict[str, float]:
-        now = time.perf_counter()
-        rate = self.iterations * self.images / (now - self.started)
-        self.started, self.iterations = now, 0
+    def _rates(self, runner: Runner) -> dict[str, float]:
+        rate = self.iterations * self.images / (time.perf_counter() - self.started)
         rates = dict(images_per_s=rate)
-        if self.flops:
+        if self.counted:
+            if self.flops is None:
+                self._count_work(runner)
             rates['mfu'] = 100 * rate * self.flops / self.peak
+        self.started, self.iterations = time.perf_counter(), 0
         return rates
+
+    def _count_work(self, runner: Runner) -> None:
+        batch = batch_size(runner.train_dataloader)
+        with kept_random_state():
+            self.flops = flops_per_image(runner.cfg.model, batch).training
+        peak = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
+        self.peak = peak.flops * get_world_size()
+        runner.logger.info(
+            f'model FLOP utilisation: {self.flops / 1e9:.2f} GFLOP an image; peak rate of a device '
+            f'{peak.source}'
+        )
 
 
 def local(tensor: Tensor) -> Tensor:
