@@ -15,6 +15,7 @@ from benchmarks.gpu.device import profile_of, watched_waits
 from benchmarks.gpu.stage import LeftOut
 from benchmarks.gpu.stages import STAGES
 from benchmarks.pretrain_step import loss_of
+from mirl_mm.analysis.memory import usable
 from mirl_mm.models.dense import resizing_matrix
 from mirl_mm.models.masking import sincos_positions
 from tests.gpu.small import bench
@@ -70,9 +71,13 @@ def test_everything_lies_on_the_gpu(monkeypatch):
         assert {value.device.type for value in losses.values()} == {'cuda'}
 
 
-def test_the_estimate_is_that_of_the_memory_table():
-    assert pretrain.estimated_gb('s54', 256, 'mirl') == pytest.approx(2.04 + 256 * 0.063, abs=0.3)
-    assert pretrain.estimated_gb('s54', 256, 'checkpointed') < 8
+@pytest.mark.parametrize('gb', [24, 80])
+def test_the_largest_batches_of_the_memory_table_are_estimated_to_fill_the_gpu(gb):
+    table = json.loads((pretrain.ROOT / 'benchmarks/results/largest_batch.json').read_text())
+    for name, setting in dict(mirl='plain', checkpointed='with_cp').items():
+        largest = table['archs']['s54'][setting]['largest'][str(gb)]
+        estimate = pretrain.estimated_gb('s54', largest, name)
+        assert estimate == pytest.approx(usable(gb) / 1e9, rel=0.01)
     assert pretrain.estimated_gb('s54', 256, 'mae') is None
 
 
