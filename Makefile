@@ -9,7 +9,7 @@ PY := $(if $(filter upstream,$(STACK)),.venv-upstream,.venv)/bin/python
 help:
 	@echo "make demo [DATA=/folder/of/images]   the main job on a small default"
 	@echo "make test [STACK=upstream]           ruff and pytest"
-	@echo "make test-long                       GPU benchmarks rehearsed on a CPU, and faults"
+	@echo "make test-long                       long tests, GPU benchmarks rehearsed on a CPU, faults"
 	@echo "make lint, make format               ruff alone"
 
 setup:
@@ -26,8 +26,9 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup
 
-# What takes longer, about a quarter of an hour: the GPU benchmarks rehearsed on a CPU, and 46 faults.
+# What takes longer, about 20 min: tests marked long, the GPU benchmarks rehearsed on a CPU, 46 faults.
 test-long: setup
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m long -n $(JOBS) --dist loadgroup
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.gpu --rehearse
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.faults
 

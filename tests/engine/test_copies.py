@@ -18,16 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from mirl_mm.engine.copies import copy_ahead
 from tests.host_reads import caller
+from tests.test_host_reads import RUNS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-RUNS = {
-    'mirl': 'mirl/vit-test_2e.py',
-    'mae': 'mae/vit-test_2e.py',
-    'finetune': 'finetune/vit-test_2e_classes.py',
-    'linear': 'linear/vit-test_4e_classes.py',
-    'mask-rcnn': 'mask-rcnn/vit-test_20it_scenes.py',
-    'upernet': 'upernet/vit-test_20it_scenes.py',
-}
 
 
 def config_of(name: str) -> Config:

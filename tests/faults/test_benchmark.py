@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group('faults')
 
 
+@pytest.mark.long
 def test_a_short_version_loses_nothing(tmp_path):
     environ = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
     done = subprocess.run(

@@ -242,7 +242,7 @@ def as_arguments(given: dict) -> list[str]:
     return ['--cfg-options', *(f'{key}={value}' for key, value in given.items())]
 
 
-@pytest.mark.parametrize('task', CONFIGS)
+@pytest.mark.parametrize('task', ['mask-rcnn', pytest.param('upernet', marks=pytest.mark.long)])
 def test_two_processes_train_and_test(task, scenes, encoder, tmp_path):
     given = options(task, scenes, encoder)
     output = run(

@@ -24,7 +24,7 @@ class RepeatEach(Hook):
         self.losses.append((outputs['loss'].item(), blame.losses['loss']))
 
 
-@pytest.mark.parametrize('name', ['finetune', 'upernet'])
+@pytest.mark.parametrize('name', ['finetune', pytest.param('upernet', marks=pytest.mark.long)])
 def test_repeating_is_exact_and_leaves_no_trace(name, tmp_path):
     """Mixed images, drop paths and running averages of BN; groups of two."""
     given = options(name, tmp_path) | {'randomness.seed': 1, 'randomness.diff_rank_seed': True}

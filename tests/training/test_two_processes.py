@@ -11,7 +11,7 @@ from mirl_mm.datasets.scene_set import write_scenes
 
 from .test_training import CONFIG, ROOT, run
 
-pytestmark = pytest.mark.xdist_group('training')
+pytestmark = [pytest.mark.xdist_group('training'), pytest.mark.long]
 
 AOT = "compile_blocks=dict(backend='aot_eager'), with_cp=True"  # compiles without C++
 LINES = {
