@@ -22,6 +22,7 @@ SWAPPING = (
     'DetDataPreprocessor',
     'SegDataPreProcessor',
 )
+SWITCHES = ('_channel_conversion', 'channel_conversion')  # the latter: MMSegmentation 1.2's
 
 
 def copy_ahead(preprocessor: nn.Module) -> None:
@@ -36,9 +37,11 @@ def copy_ahead(preprocessor: nn.Module) -> None:
         preprocessor.register_forward_pre_hook(_labels_ahead, with_kwargs=True)
         if preprocessor.batch_augments is not None:
             preprocessor.batch_augments = partial(_mixed, preprocessor.batch_augments)
-    elif type(preprocessor).__name__ in SWAPPING and preprocessor._channel_conversion:
-        preprocessor._channel_conversion = False
-        preprocessor.register_forward_pre_hook(_swapped_ahead, with_kwargs=True)
+    elif type(preprocessor).__name__ in SWAPPING:
+        for switch in SWITCHES:
+            if getattr(preprocessor, switch, False):
+                setattr(preprocessor, switch, False)
+                preprocessor.register_forward_pre_hook(_swapped_ahead, with_kwargs=True)
 
 
 def _swapped_ahead(preprocessor: BaseDataPreprocessor, args: tuple, kwargs: dict) -> tuple:

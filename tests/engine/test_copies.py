@@ -16,7 +16,7 @@ from mmpretrain.structures import DataSample
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mirl_mm.engine.copies import copy_ahead
+from mirl_mm.engine.copies import SWITCHES, copy_ahead
 from tests.host_reads import caller
 from tests.test_host_reads import RUNS
 
@@ -114,7 +114,7 @@ def blocking(name: str, ahead: bool) -> set[str]:
     model._set_device(torch.device('meta'))
     if ahead:
         copy_ahead(model.data_preprocessor)  # (an index list, unseen here, is copied as well)
-        assert not getattr(model.data_preprocessor, '_channel_conversion', False)
+        assert not any(getattr(model.data_preprocessor, name, False) for name in SWITCHES)
     for _ in range(2):
         with Copies() as copies:
             data = model.data_preprocessor(batch_of(name), training=True)
