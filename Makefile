@@ -26,11 +26,11 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup
 
-# What takes longer, about 20 min: tests marked long, the GPU benchmarks rehearsed on a CPU, 46 faults.
+# About 8 min more: tests marked long, the GPU benchmarks rehearsed on a CPU, 46 faults.
 test-long: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m long -n $(JOBS) --dist loadgroup
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.gpu --rehearse
-	OMP_NUM_THREADS=1 $(PY) -m benchmarks.faults
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.faults --out work_dirs/faults.json
 
 format: setup
 	$(PY) -m ruff check --fix .
