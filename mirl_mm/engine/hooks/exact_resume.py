@@ -10,7 +10,7 @@ from mirl_mm.checkpoint.arch import EncoderArch, check_same
 
 from ..loops import ExactEpochLoop, ExactIterLoop
 from ..resume import ResumeError, differences, misfit, move_to_length
-from .run_summary import batch_size
+from .run_summary import accumulation_of, batch_size
 
 _LAYOUT = dict(
     processes='processes',
@@ -128,7 +128,7 @@ def layout(runner: Runner) -> dict[str, int | str | bool | None]:
     return dict(
         processes=get_world_size(),
         batch_size=batch_size(loader),
-        accumulation=getattr(wrapper, '_accumulative_counts', 1),
+        accumulation=accumulation_of(wrapper),
         epoch_length=len(loader),
         by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
         optimizer=type(getattr(wrapper, 'optimizer', wrapper)).__name__,

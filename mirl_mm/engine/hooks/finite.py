@@ -21,6 +21,7 @@ from ..looks import EVERY, due
 from ..segments import is_sharded, unwrapped
 from ..zero import own_part
 from .health import local
+from .run_summary import accumulation_of
 
 POLICIES = ('stop', 'skip')
 _NO_CHECKPOINT = 'There is no checkpoint yet'
@@ -100,7 +101,7 @@ class FiniteHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if hasattr(runner.train_loop, 'repeating'):
-            runner.train_loop.dataloader.remember(EVERY + updates_every(runner))
+            runner.train_loop.dataloader.remember(EVERY + accumulation_of(runner.optim_wrapper))
         wrapper = runner.optim_wrapper
         wrappers = [wrapper] if isinstance(wrapper, OptimWrapper) else list(wrapper.values())
         scalers = [getattr(each, 'loss_scaler', None) for each in wrappers]
@@ -258,14 +259,9 @@ def takes_verdict(optimizer: Optimizer) -> bool:
     return fused and getattr(own, '_step_supports_amp_scaling', False)
 
 
-def updates_every(runner: Runner) -> int:
-    """Micro-batches of an update."""
-    return getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-
-
 def first_of(runner: Runner, update: int) -> int:
     """The iteration of an update's first micro-batch."""
-    return update - update % updates_every(runner)
+    return update - update % accumulation_of(runner.optim_wrapper)
 
 
 def told(origin: Origin, update: int) -> str:

@@ -23,7 +23,7 @@ from mirl_mm.analysis.peak_rate import peak_rate
 from ..looks import until_log
 from ..seeding import kept_random_state
 from ..segments import is_sharded, parameter_segments, unwrapped
-from .run_summary import batch_size
+from .run_summary import accumulation_of, batch_size
 
 COUNTED = ('MIRL', 'MAE', 'ImageClassifier')  # all images of a run have one size
 
@@ -73,7 +73,7 @@ class HealthHook(Hook):
                 f'HealthHook needs one optimizer, got a {type(optim_wrapper).__name__}: switch it '
                 'off with default_hooks=dict(health=None)'
             )
-        self.accumulation = getattr(optim_wrapper, '_accumulative_counts', 1)
+        self.accumulation = accumulation_of(optim_wrapper)
         self.scaler = getattr(optim_wrapper, 'loss_scaler', None)
         self.due, self.measured, self.before = False, None, []
 

@@ -19,7 +19,7 @@ import mirl_mm
 from mirl_mm.evaluation.record import environment, write_json
 
 from ..segments import unwrapped
-from .run_summary import batch_size, count, peak_lr, precision
+from .run_summary import accumulation_of, batch_size, count, peak_lr, precision
 
 FILE = 'run.json'
 SOURCE = Path(mirl_mm.__file__).parents[1]
@@ -36,7 +36,7 @@ class RunRecordHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
-        accumulation = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        accumulation = accumulation_of(runner.optim_wrapper)
         batch = batch_size(runner.train_dataloader)
         self.record = dict(
             start_of(runner, 'train'),

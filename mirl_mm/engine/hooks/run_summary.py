@@ -7,7 +7,7 @@ from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import AmpOptimWrapper
+from mmengine.optim import AmpOptimWrapper, BaseOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.models import BaseSelfSupervisor
@@ -41,7 +41,7 @@ class RunSummaryHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Log the table; ValueError where an epoch has no iteration."""
         batch, processes = batch_size(runner.train_dataloader), get_world_size()
-        accumulation = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        accumulation = accumulation_of(runner.optim_wrapper)
         effective = batch * processes * accumulation
         lr = peak_lr(runner.optim_wrapper.optimizer)
         how, warning = explain_lr(lr, effective, self.base_lr, self.base_batch_size)
@@ -96,6 +96,11 @@ def count(module: nn.Module, trainable: bool) -> int:
 def batch_size(loader: DataLoader) -> int:
     """Images of one process and one iteration, also where a batch sampler decides it."""
     return loader.batch_size or loader.batch_sampler.batch_size
+
+
+def accumulation_of(optim_wrapper: BaseOptimWrapper) -> int:
+    """Micro-batches of an update."""
+    return getattr(optim_wrapper, '_accumulative_counts', 1)
 
 
 def peak_lr(optimizer: torch.optim.Optimizer) -> float:
