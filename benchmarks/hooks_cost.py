@@ -108,41 +108,46 @@ class Stopwatch:
         return run
 
 
-def run(arch: str, batch: int, steps: int) -> dict[str, list[float]]:
-    """Seconds of every iteration behind the first two, by hook, 'step' and 'iteration'."""
+def on_random_pictures(arch: str, batch: int, steps: int, folder: str, **hooks: object) -> Config:
+    """The shipped MIRL config for one epoch of so many steps, with all of its hooks.
+
+    ``hooks`` change some of them; nothing is saved, validated or scheduled.
+    """
     cfg = Config.fromfile(ROOT / f'configs/mirl/vit-{arch}_{"2e" if arch == "test" else "300e"}.py')
-    steps += WARM_UP
-    size = cfg.model.backbone.img_size
     loader = dict(
         batch_size=batch,
         num_workers=0,
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='default_collate'),
-        dataset=dict(type='RandomPictures', length=batch * steps, size=size),
+        dataset=dict(type='RandomPictures', length=batch * steps, size=cfg.model.backbone.img_size),
     )
+    checkpoint = dict(type='SafeCheckpointHook', interval=-1, save_last=False)
     cfg.merge_from_dict(
         dict(
             train_dataloader=dict(loader, _delete_=True),
             test_dataloader=dict(loader, _delete_=True),
             train_cfg=dict(type='ExactEpochLoop', max_epochs=1),
-            default_hooks=dict(
-                checkpoint=dict(type='SafeCheckpointHook', interval=-1, save_last=False),
-                health=dict(interval=HEALTH_EVERY),
-                panel=dict(interval=PANEL_EVERY),
-            ),
-            experiment_name=f'hooks-cost-{time.time_ns()}',
+            default_hooks=dict(checkpoint=checkpoint, **hooks),
+            experiment_name=f'random-pictures-{time.time_ns()}',
+            work_dir=folder,
+            launcher='none',
         )
     )
     for key in ('val_dataloader', 'val_evaluator', 'val_cfg', 'param_scheduler', 'custom_hooks'):
         cfg.pop(key, None)
     cfg.optim_wrapper.pop('accumulative_counts', None)
-    cfg.launcher = 'none'
     set_precision(cfg, False, has_accelerator(), has_bfloat16())
+    return cfg
+
+
+def run(arch: str, batch: int, steps: int) -> dict[str, list[float]]:
+    """Seconds of every iteration behind the first two, by hook, 'step' and 'iteration'."""
+    steps += WARM_UP
+    every = dict(health=dict(interval=HEALTH_EVERY), panel=dict(interval=PANEL_EVERY))
     real, sys.stdout = sys.stdout, Terminal()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            cfg.work_dir = folder
-            runner = build_runner(cfg)
+            runner = build_runner(on_random_pictures(arch, batch, steps, folder, **every))
             runner.logger.setLevel(logging.ERROR)
             watch = Stopwatch(runner)
             runner.train()

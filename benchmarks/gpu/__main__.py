@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import TextIO
 
@@ -93,16 +94,12 @@ def refuse_others(out: Path, hardware: str, rehearse: bool) -> None:
         head = Record(out / f'{name}.json').head
         if not head:
             continue
-        if head['rehearsal'] != rehearse:
-            kinds = {True: 'a rehearsal', False: f'{head["hardware"]!r}'}
+        kinds = [(head['rehearsal'], head['hardware']), (rehearse, hardware)]
+        if kinds[0] != kinds[1]:
+            mixed = head['rehearsal'] != rehearse
+            there, here = ('a rehearsal' if mixed and kind else repr(name) for kind, name in kinds)
             sys.exit(
-                f'error: {out} holds results of {kinds[head["rehearsal"]]}, and this is '
-                f'{kinds[rehearse] if rehearse else repr(hardware)}: give another --out'
-            )
-        if head['hardware'] != hardware:
-            sys.exit(
-                f'error: {out} holds results of {head["hardware"]!r}, and this is {hardware!r}: '
-                'give another --out'
+                f'error: {out} holds results of {there}, and this is {here}: give another --out'
             )
 
 
@@ -155,7 +152,7 @@ def child(
         cwd=ROOT,
         env=environ(args.rehearse),
     )
-    lines: list[str] = []
+    lines: deque[str] = deque(maxlen=30)
     reader = threading.Thread(target=follow, args=(process, log, lines), daemon=True)
     reader.start()
     try:
@@ -167,10 +164,10 @@ def child(
         end(process.pid)
         process.wait()
     reader.join(5)
-    return code, ''.join(lines[-30:])
+    return code, ''.join(lines)
 
 
-def follow(process: subprocess.Popen, log: TextIO, lines: list[str]) -> None:
+def follow(process: subprocess.Popen, log: TextIO, lines: deque[str]) -> None:
     """Write what a stage prints to the log, and its results to the terminal."""
     for line in process.stdout:
         lines.append(line)

@@ -6,15 +6,14 @@ from functools import partial
 import torch
 
 from benchmarks.dense_step import WHOLE, encoders, step, whole
-from benchmarks.timing import alternate, peak_bytes, spread, summarise
+from benchmarks.timing import peak_bytes, spread
 from mirl_mm.engine.hooks import Float32BoxesHook
 
 from .device import profile_of
 from .ops import need_ops
-from .pretrain import first_steps, repeat
+from .pretrain import compared, first_steps, loops_of
 from .stage import Bench, LeftOut, Part
 
-LOOPS, ROUNDS = 4, 6
 SIZES = {  # of the rehearsal or not: arch, pixels, batch
     False: dict(
         encoders=[('s54', 1024, 4), ('b48', 1024, 2), ('b12', 1024, 4)],
@@ -57,9 +56,7 @@ def compare(arch: str, pixels: int, batch: int, bench: Bench) -> dict:
         model.to(device).train()
     runs = {name: partial(step, model, imgs, torch.bfloat16) for name, model in made.items()}
     first, too_large = first_steps(runs, made, device)
-    loops, rounds = (1, 1) if bench.rehearse else (LOOPS, ROUNDS)
-    repeated = {name: partial(repeat, run, loops) for name, run in runs.items()}
-    found = summarise(alternate(repeated, rounds, device), 'windows', device)
+    loops, found = loops_of(bench), compared(runs, 'windows', bench)
     for model in made.values():
         model.zero_grad(set_to_none=True)
     peak = {name: round(peak_bytes(run, device) / 1e9, 3) for name, run in runs.items()}
@@ -100,9 +97,7 @@ def whole_step(name: str, arch: str, pixels: int, batch: int, bench: Bench) -> d
     run()
     model.zero_grad(set_to_none=True)
     peak = peak_bytes(run, device)
-    loops, rounds = (1, 1) if bench.rehearse else (LOOPS, ROUNDS)
-    repeated = {key: partial(repeat, each, loops) for key, each in runs.items()}
-    found = summarise(alternate(repeated, rounds, device), 'backbone', device)
+    loops, found = loops_of(bench), compared(runs, 'backbone', bench)
     seconds = found['seconds']
     share = spread([b / a for a, b in zip(seconds[name], seconds['backbone'], strict=True)])
     rate = loops * batch / found['medians'][name]

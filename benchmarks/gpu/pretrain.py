@@ -29,12 +29,12 @@ from tests.reference import Reference
 from .device import forget, profile_of
 from .processes import ROOT
 from .stage import Bench, LeftOut, Part
+from .tables import NAMES
 
 LOOPS, ROUNDS, IDEA_ROUNDS = 4, 6, 8
 COMPILED = ', compiled'  # behind a peer's name
 LR = 1e-6  # of the updates: random images are no task, and values that are not finite cost less
 TRACED = dict(compiled=dict(compile_blocks=dict(backend='eager')))  # a rehearsal has no compiler
-NAMES = dict(mirl='ours', mae='MAE')
 SIZES = {  # arch and batch, first and second; B-12 last
     False: dict(first=[('s54', 256), ('b48', 64)], second=[('s54', 512), ('b48', 128)],
                 last=[('b12', 256)]),
@@ -96,8 +96,7 @@ def compare(arch: str, batch: int, names: list[str], bench: Bench) -> dict:
     made = built(arch, bench, [name.removesuffix(COMPILED) for name in names])
     side = made['mirl'].backbone.img_size[0]
     imgs = torch.randn(batch, 3, side, side, device=device)
-    loops, rounds = (1, 1) if bench.rehearse else (LOOPS, ROUNDS)
-    flops = {name: loops * flops_of(model, imgs) for name, model in made.items()}
+    flops = {name: flops_of(model, imgs) for name, model in made.items()}
     for name in names:
         if name.endswith(COMPILED):
             made[name] = made.pop(name.removesuffix(COMPILED))
@@ -113,13 +112,9 @@ def compare(arch: str, batch: int, names: list[str], bench: Bench) -> dict:
         for model in made.values():
             model.zero_grad(set_to_none=True)
         peak[name] = peak_bytes(run, device) + fixed[name]
-    flops = {name: flops[name] for name in runs}
-
-    def repeated(runs: dict[str, Callable]) -> dict[str, Callable]:
-        return {name: partial(repeat, run, loops) for name, run in runs.items()}
-
-    alone = summarise(alternate(repeated(runs), rounds, device), 'mirl', device, 'wall', flops)
-    whole = summarise(alternate(repeated(updates), rounds, device), 'mirl', device, 'wall', flops)
+    loops = loops_of(bench)
+    alone = compared(runs, 'mirl', bench, flops=flops)
+    whole = compared(updates, 'mirl', bench, flops=flops)
     rates = {name: loops * batch / seconds for name, seconds in whole['medians'].items()}
     profiles = {name: profile_of(run, device) for name, run in updates.items()}
     estimates = {name: estimated_gb(arch, batch, name) for name in runs}
@@ -149,6 +144,26 @@ def sentence(rates: dict, gb: dict, estimates: dict) -> str:
     words = [f'{NAMES.get(name, name)} {rate:,.0f}' for name, rate in rates.items()]
     estimate = f' (estimated {estimates["mirl"]:.1f})' if estimates['mirl'] else ''
     return f'images/s {", ".join(words)}; ours takes {gb["mirl"]:.1f} GB{estimate}'
+
+
+def loops_of(bench: Bench) -> int:
+    """Steps that are timed at once."""
+    return 1 if bench.rehearse else LOOPS
+
+
+def compared(
+    runs: dict[str, Callable],
+    ours: str,
+    bench: Bench,
+    rounds: int = ROUNDS,
+    flops: dict[str, int] | None = None,
+) -> dict:
+    """Steps timed alternately, :func:`loops_of` at once; ``flops`` are those of one."""
+    loops = loops_of(bench)
+    repeated = {name: partial(repeat, run, loops) for name, run in runs.items()}
+    counted = {name: loops * flops[name] for name in runs} if flops else None
+    spent = alternate(repeated, 1 if bench.rehearse else rounds, bench.device)
+    return summarise(spent, ours, bench.device, flops=counted)
 
 
 def repeat(run: Callable[[], object], times: int) -> None:
@@ -203,16 +218,14 @@ def undo(arch: str, batch: int, bench: Bench) -> dict:
     model = built(arch, bench, [])['mirl']
     side = model.backbone.img_size[0]
     imgs = torch.randn(batch, 3, side, side, device=bench.device)
-    loops, rounds = (1, 1) if bench.rehearse else (LOOPS, IDEA_ROUNDS)
     runs = ideas.steps(model, imgs, torch.bfloat16)
-    runs = {name: partial(repeat, run, loops) for name, run in runs.items()}
-    found = summarise(alternate(runs, rounds, bench.device), 'as it is', bench.device)
+    found = compared(runs, 'as it is', bench, IDEA_ROUNDS)
     costs = {name: 1 / ratio['median'] for name, ratio in found['ratios'].items()}
     words = [f'{name} {cost:.3f}' for name, cost in costs.items()]
     return dict(
         arch=arch,
         batch=batch,
-        loops=loops,
+        loops=loops_of(bench),
         step=found,
         says=f'undone, an idea costs: {", ".join(words)} of the step',
     )

@@ -12,12 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from benchmarks.faults.jobs import TRAINED, different
+from benchmarks.faults.run import write_images
 
 from .processes import ROOT, end
 from .stage import Bench
@@ -31,7 +30,7 @@ def compare(bench: Bench, twice: bool, images: int) -> dict:
     """How far the end of a killed and resumed run is from that of an undisturbed one."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_pictures(folder / 'images', images)
+        write_images(folder / 'images', count=images)
         names = ['killed', 'undisturbed', *['undisturbed-again'] * twice]
         started = {name: start(folder, name) for name in names}  # side by side: nothing is timed
         killed_at = kill_behind_first_checkpoint(started['killed'], folder / 'killed')
@@ -56,15 +55,6 @@ def compare(bench: Bench, twice: bool, images: int) -> dict:
 
 def word(found: dict) -> str:
     return 'equal to the bit' if found['equal'] else f'{found["relative"]:.1e} of the weights apart'
-
-
-def write_pictures(folder: Path, count: int) -> None:
-    """Smooth noise of 160 px."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8))
-        coarse.resize((160, 160), Image.Resampling.BICUBIC).save(folder / f'{i:04d}.jpg')
 
 
 def start(folder: Path, name: str) -> subprocess.Popen:
