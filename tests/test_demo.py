@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -157,11 +158,15 @@ def test_train_and_held_out_pictures_are_apart(tmp_path, pictures):
     assert all((pictures / name).is_file() for name in lists['train'] + lists['val'])
 
 
-def test_too_few_pictures_and_no_folder_are_one_clear_line(tmp_path):
+def test_too_few_pictures_and_no_folder_are_one_clear_line(tmp_path, monkeypatch):
     write_scenes(tmp_path / 'few', 2, 2, size=64)
-    says = 'few/images holds 4 pictures; the demo needs at least 16, and some hundreds to learn'
-    with pytest.raises(ValueError, match=says):
-        run_demo(str(CONFIGS / 'mirl_24-blocks.py'), {}, str(tmp_path / 'few/images'))
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--data', str(tmp_path / 'few/images')])
+    with pytest.raises(SystemExit) as few:  # its message goes to stderr, and its code is 1
+        runpy.run_path(str(ROOT / 'tools/demo.py'), run_name='__main__')
+    assert few.value.code == (
+        f'error: {tmp_path / "few/images"} holds 4 pictures; the demo needs at least 16, and some '
+        'hundreds to learn from'
+    )
     none = demo(tmp_path, '--data', str(tmp_path / 'none'))
     assert none.returncode == 1
     assert 'error: no such folder of images' in none.stderr.splitlines()[-1]
