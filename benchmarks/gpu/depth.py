@@ -12,12 +12,13 @@ from functools import partial
 
 import torch
 
+from benchmarks.study.grid import METHODS, UNTRAINED
 from benchmarks.timing import synchronise
 
 from . import study
 from .images import Labelled, read_folders
 from .stage import Bench, LeftOut, Part, Record
-from .study import METHODS, Setting
+from .study import Setting
 
 EPOCHS, LEAST = 300, 20
 SPARE = 0.85  # of the time that is left goes to the first six runs
@@ -54,7 +55,7 @@ def parts(rehearse: bool) -> list[Part]:
     first, *others = size['seeds']
     runs = [
         *itertools.product(size['depths'], METHODS, [first]),
-        *itertools.product(size['depths'], ['untrained'], [first]),
+        *itertools.product(size['depths'], [UNTRAINED], [first]),
         *((depth, method, seed) for seed in others
           for depth in size['depths'] for method in METHODS),
     ]  # fmt: skip

@@ -10,7 +10,6 @@ Shapes: B batch, K blocks, P pools (cls, avg), D width.
 import math
 import time
 from collections.abc import Callable
-from datetime import date
 from typing import NamedTuple
 
 import torch
@@ -18,17 +17,15 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from benchmarks.study.grid import UNTRAINED, WARM_UP
+from benchmarks.study.rows import form
 from mirl_mm.evaluation.features import POOLS, block_features
 from mirl_mm.evaluation.knn import knn_accuracy
 from mirl_mm.evaluation.linear import ridge_accuracy
-from mirl_mm.evaluation.record import environment
 
 from .images import Labelled, normalised, random_crops
 
-VERSION = 1  # of what a row means; rows of different versions are not compared
 HEAD_DIM, SEGMENTS, MAE_BLOCKS = 32, 6, 8
-WARM_UP = 40 / 300  # share of the epochs, as in the official recipe
-METHODS = ('mirl', 'mae')
 
 
 class Setting(NamedTuple):
@@ -92,12 +89,16 @@ def optimizer_of(model: nn.Module, batch: int) -> torch.optim.Optimizer:
     wrapper = dict(
         type='OptimWrapper',
         optimizer=dict(
-            type='AdamW', lr=1.5e-4 * batch / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True
+            type='AdamW', lr=rate_of(batch), betas=(0.9, 0.95), weight_decay=0.05, fused=True
         ),
         constructor='MergedOptimWrapperConstructor',
         paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
     )
     return build_optim_wrapper(model, wrapper).optimizer
+
+
+def rate_of(batch: int) -> float:
+    return 1.5e-4 * batch / 256
 
 
 def share_of_rate(step: int, steps: int) -> float:
@@ -166,7 +167,7 @@ def held_out_error(model: nn.Module, images: Tensor, batch: int = 500) -> float:
 def accuracies(
     vit: nn.Module, train: Labelled, val: Labelled, setting: Setting, batch: int = 500
 ) -> dict[str, list[float]]:
-    """``knn`` and ``ridge`` behind every block, in percent, on the average of the patches."""
+    """``knn20`` and ``ridge`` behind every block, in percent, on the average of the patches."""
     average = POOLS.index('avg')
     features = []
     for part in (train, val):
@@ -182,7 +183,7 @@ def accuracies(
         knn.append(knn_accuracy(*four, ks=[k], device=setting.device)[k])
         with torch.device(setting.device):  # its sums of products too
             ridge.append(ridge_accuracy(*four)[0])
-    return dict(knn=[round(v, 2) for v in knn], ridge=[round(v, 2) for v in ridge])
+    return dict(knn20=[round(v, 2) for v in knn], ridge=[round(v, 2) for v in ridge])
 
 
 def row(
@@ -199,45 +200,34 @@ def row(
         setting: of the study.
     """
     torch.manual_seed(seed)
-    model = model_of('mirl' if method == 'untrained' else method, depth, setting)
+    model = model_of('mirl' if method == UNTRAINED else method, depth, setting)
     losses: list[Tensor] = []
     began, steps = time.perf_counter(), 0
-    if method != 'untrained':
+    if method != UNTRAINED:
         steps = train(model, train_set.images, setting, seed, watch=lambda _, x: losses.append(x))
         last = torch.stack(losses[-len(train_set.images) // setting.batch :]).mean().item()
     seconds = time.perf_counter() - began  # reading the loss has waited for the device
     model.eval()
     found = accuracies(model.backbone, train_set, val_set, setting)
-    if not steps:
-        return _row(method, depth, seed, setting, found)
-    return _row(method, depth, seed, setting, found) | dict(
-        epochs=setting.epochs,
-        steps=steps,
-        images_per_s=round(steps * setting.batch / seconds, 1),
-        seconds=round(seconds, 1),
-        last_loss=round(last, 5),
-        held_out_error=round(held_out_error(model, val_set.images), 5),
-    )
-
-
-def _row(method: str, depth: int, seed: int, setting: Setting, found: dict) -> dict:
-    here = environment()
-    return dict(
-        study=VERSION,
+    epochs = setting.epochs if steps else 0
+    what = dict(
+        run=f'gpu-{method}-{depth}-{epochs}e-s{seed}',
+        grid='gpu',
         method=method,
         depth=depth,
         width=setting.width,
-        seed=seed,
-        epochs=0,
-        steps=0,
+        data='tiny-imagenet-100',
+        epochs=epochs,
         batch=setting.batch,
-        images_per_s=None,
-        seconds=0.0,
-        last_loss=None,
-        held_out_error=None,
-        knn20=found['knn'],
-        ridge=found['ridge'],
-        device=here['hardware'],
-        versions=here['versions'],
-        date=str(date.today()),
+        rate=rate_of(setting.batch),
+        seed=seed,
     )
+    if steps:
+        found |= dict(
+            steps=steps,
+            images_per_s=round(steps * setting.batch / seconds, 1),
+            seconds=round(seconds, 1),
+            last_loss=round(last, 5),
+            held_out_error=round(held_out_error(model, val_set.images), 5),
+        )
+    return form(what, found)

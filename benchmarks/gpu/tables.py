@@ -4,16 +4,16 @@ Every folder ``results/gpu*`` is of one device.
 """
 
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.markdown import inverse, markdown, ratio
+from benchmarks.study.rows import check_version
+from benchmarks.study.tables import depths, sentences
 
 COMMAND = '`python -m benchmarks.gpu --out benchmarks/results/gpu`'
 NAMES = dict(mirl='ours', mae='MAE')
 ALLOWED = 10  # times the CPU's tolerances, on a GPU
-QUARTERS = (1, 2, 3, 4)
 
 
 def tables(results: Path) -> dict[str, str]:
@@ -154,32 +154,15 @@ def end_to_end(rows: list[dict]) -> list[str]:
 
 
 def depth(rows: list[dict]) -> list[str]:
-    """The depth study: a line for every method and depth, means over seeds."""
-    lines = []
-    kinds = dict.fromkeys((row['depth'], row['method']) for row in rows if 'method' in row)
-    for blocks, method in sorted(kinds):
-        runs = [r for r in rows if (r.get('depth'), r.get('method')) == (blocks, method)]
-        errors = [r['held_out_error'] for r in runs if r['held_out_error'] is not None]
-        lines.append(
-            [
-                blocks,
-                dict(mirl='MIRL', mae='MAE').get(method, method),
-                runs[0]['epochs'],
-                len(runs),
-                f'{statistics.mean(errors):.4f}' if errors else '-',
-                *(by_quarter(runs, key) for key in ('knn20', 'ridge')),
-            ]
-        )
-    head = ['blocks', 'method', 'epochs', 'seeds', 'held-out error',
-            '20-NN behind each quarter, %', 'ridge behind each quarter, %']  # fmt: skip
-    return [markdown(head, lines)] if lines else []
-
-
-def by_quarter(runs: list[dict], key: str) -> str:
-    """Means over the runs, behind the last block of each quarter of the depth."""
-    count = len(runs[0][key])
-    places = [quarter * count // 4 - 1 for quarter in QUARTERS]
-    return ', '.join(f'{statistics.mean(r[key][i] for r in runs):.1f}' for i in places)
+    """The depth study: a line for every method and depth, and what is beyond the spread."""
+    runs = [row for row in rows if 'method' in row]
+    for run in runs:
+        check_version(run, f'run {run["run"]} of the depth stage')
+    kinds = sorted({(run['depth'], run['method']) for run in runs})
+    groups = {
+        kind: [run for run in runs if (run['depth'], run['method']) == kind] for kind in kinds
+    }
+    return [depths(groups), *sentences(groups)] if groups else []
 
 
 TABLES = dict(correct=correct, pretrain=pretrain, dense=dense, end_to_end=end_to_end, depth=depth)

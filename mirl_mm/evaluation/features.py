@@ -46,20 +46,26 @@ def final_features(vit: VisionTransformer, imgs: Tensor) -> Tensor:
 def block_features(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) -> Tensor:
     """Features behind blocks, [B, K, P, D].
 
-    A pre-norm ViT reads its token stream through layer norms alone, so tokens pass one here too. It
-    has no parameters, also behind the last block: the learned norm would set that block apart.
-
     Args:
         vit: any of mmpretrain's plain ViTs with a cls token, or ours.
         imgs: [B, 3, H, W], normalised pixels.
         blocks: 0-based, ascending.
     """
     features = []
-    for tokens in _tokens(vit, imgs, blocks, final_norm=False):
-        tokens = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)  # [B, 1+L, D]
+    for tokens in block_tokens(vit, imgs, blocks):
         average = tokens[:, vit.num_extra_tokens :].mean(dim=1)
         features.append(torch.stack([tokens[:, 0], average], dim=1))
     return torch.stack(features, dim=1)
+
+
+def block_tokens(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) -> Iterator[Tensor]:
+    """Tokens [B, 1+L, D] behind each of the blocks, as :func:`block_features` takes them.
+
+    A pre-norm ViT reads its token stream through layer norms alone, so tokens pass one here too. It
+    has no parameters, also behind the last block: the learned norm would set that block apart.
+    """
+    for tokens in _tokens(vit, imgs, blocks, final_norm=False):
+        yield F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
 
 
 def _tokens(

@@ -1,0 +1,1 @@
+"""What depth, method, length and seed do to small encoders: runs that fill idle hours."""

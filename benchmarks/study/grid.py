@@ -1,0 +1,88 @@
+"""The runs of the study, declared once.
+
+Grid ``tiny``: MIRL and MAE on Tiny-ImageNet-100, and their encoder untrained, at three depths; each
+length has three seeds. Grid ``camvid``: MIRL on CamVid's images, then UperNet with all labels and
+with a tenth of them, against UperNet from scratch at as many iterations and at as much time.
+"""
+
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+VERSION = 1  # of what a row means: rows of another one are not compared
+DEPTHS, SEEDS = (12, 24, 48), (0, 1, 2)
+METHODS = ('mirl', 'mae')
+EPOCHS = (10, 5, 20)  # of Tiny-ImageNet-100's 35,000 images; the first is filled first
+RATE, RATES = 2e-3, (1e-3, 2e-3, 4e-3)  # of batches of 64; the tries of the search
+WARM_UP = 40 / 300  # share of the epochs, as in the official recipe
+UNTRAINED, SCRATCH, SCRATCH_LONG = 'untrained', 'scratch', 'scratch-long'
+CAMVID_EPOCHS = 400  # of CamVid's 367 training images, or as many of both sources together
+
+
+class Run(NamedTuple):
+    """One run: what is trained, how long, from which seed."""
+
+    grid: str  # 'tiny' or 'camvid'
+    method: str
+    depth: int  # blocks
+    epochs: int  # of pre-training
+    seed: int  # of weights, order, crops and masks
+    data: str  # to pre-train on
+    rate: float = RATE  # of pre-training, at the grid's batch
+
+    @property
+    def name(self) -> str:
+        words = [self.grid, self.method, self.depth]
+        words += [f'{self.epochs}e'] if self.epochs else []
+        words += [self.data] if self.grid == 'camvid' and self.epochs else []
+        words += [f'lr{self.rate:g}'] if self.rate != RATE else []
+        return '-'.join(map(str, [*words, f's{self.seed}']))
+
+
+def tiny() -> list[Run]:
+    """Grid A: the chosen rate's runs seed by seed, then the other lengths, then the search's."""
+    data = 'tiny-imagenet-100'
+    runs = [
+        Run('tiny', method, depth, epochs, seed, data)
+        for epochs in EPOCHS
+        for seed in SEEDS
+        for depth in DEPTHS
+        for method in METHODS
+    ]
+    untrained = [Run('tiny', UNTRAINED, depth, 0, seed, data) for seed in SEEDS for depth in DEPTHS]
+    tries = [Run('tiny', m, DEPTHS[0], 1, 0, data, rate) for rate in RATES for m in METHODS]
+    first = len(SEEDS) * len(DEPTHS) * len(METHODS)
+    return [*runs[:first], *untrained, *tries, *runs[first:]]
+
+
+def camvid() -> list[Run]:
+    """Grid B."""
+    starts = [
+        ('mirl', CAMVID_EPOCHS, 'camvid'),
+        ('mirl', CAMVID_EPOCHS, 'camvid+tiny'),
+        (SCRATCH, 0, ''),
+        (SCRATCH_LONG, 0, ''),
+    ]
+    return [
+        Run('camvid', method, DEPTHS[0], epochs, seed, data)
+        for seed in SEEDS
+        for method, epochs, data in starts
+    ]
+
+
+RUNS = {run.name: run for run in [*tiny(), *camvid()]}
+
+
+def chosen(patterns: list[str] | None) -> list[Run]:
+    """The runs whose names fit one of the patterns (``*`` and ``?``); all for None.
+
+    Raises:
+        ValueError: a pattern that fits none.
+    """
+    for pattern in patterns or []:
+        if not any(fnmatchcase(name, pattern) for name in RUNS):
+            raise ValueError(
+                f'no run of the grid is called {pattern}: names are like {next(iter(RUNS))} '
+                '(benchmarks.study list shows all), and * stands for anything'
+            )
+    wanted = patterns or ['*']
+    return [run for name, run in RUNS.items() if any(fnmatchcase(name, p) for p in wanted)]

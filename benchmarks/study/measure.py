@@ -1,0 +1,78 @@
+"""What a pre-trained model of grid ``tiny`` comes to, apart from the probes with images.
+
+python -m benchmarks.study.measure CONFIG CHECKPOINT --images DIR --scenes DIR --out FILE
+    [--cfg-options ...]
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from benchmarks.gpu.images import read_folders
+from benchmarks.gpu.study import held_out_error
+from mirl_mm.checkpoint.atomic import write_complete
+from mirl_mm.engine.launch import load_config
+
+from .segment import segment_curve
+from .stages import history
+
+CLASSES = 11  # of CamVid
+
+
+def measured(cfg: Config, checkpoint: Path, images: Path, scenes: Path) -> dict:
+    """Steps, rate, losses and held-out error of the training; mIoU behind every block.
+
+    Args:
+        cfg: of the run.
+        checkpoint: its last, or what :mod:`draw` has written.
+        images: class folders of held-out images.
+        scenes: CamVid.
+    """
+    init_default_scope(cfg.default_scope)
+    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(content['state_dict'])
+    model.eval()
+    found = dict(segment=segment_curve(model.backbone, scenes, CLASSES))
+    if 'message_hub' not in content:
+        return found
+    held = read_folders(images, cfg.model.backbone.img_size, 'cpu').images
+    error = held_out_error(model, held)
+    return trained(checkpoint, content['meta'], cfg) | dict(held_out_error=round(error, 5)) | found
+
+
+def trained(checkpoint: Path, meta: dict, cfg: Config) -> dict:
+    """Steps, rate and losses of the whole training."""
+    losses, times = history(checkpoint)
+    by_epoch = losses.reshape(meta['epoch'], -1).mean(axis=1)
+    return dict(
+        steps=meta['iter'],
+        images_per_s=round(float(cfg.train_dataloader.batch_size / times.mean()), 1),
+        seconds=round(float(times.sum()), 1),
+        last_loss=round(float(by_epoch[-1]), 5),
+        loss_by_epoch=[round(float(loss), 4) for loss in by_epoch],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='What a pre-trained model comes to.')
+    parser.add_argument('config')
+    parser.add_argument('checkpoint', type=Path)
+    parser.add_argument('--images', type=Path, required=True, metavar='DIR')
+    parser.add_argument('--scenes', type=Path, required=True, metavar='DIR')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    cfg = load_config(args.config, args.cfg_options)
+    found = measured(cfg, args.checkpoint, args.images, args.scenes)
+    write_complete(args.out, f'{json.dumps(found)}\n'.encode())
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,103 @@
+"""The study as pictures: by depth, by block, by length."""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mirl_mm.evaluation.record import check_folder
+
+from .grid import DEPTHS, EPOCHS, METHODS, UNTRAINED
+from .tables import CURVES, NAMES, of
+
+COLOURS = dict(mirl='tab:blue', mae='tab:orange') | {UNTRAINED: 'tab:gray'}
+
+
+def draw(found: Mapping[str, dict], folder: Path) -> Iterator[Path]:
+    """``depth.png``, ``blocks.png`` and ``length.png``, each as far as there are rows.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    check_folder(folder)
+    rows = list(found.values())
+    for name, picture in (('depth', by_depth), ('blocks', by_block), ('length', by_length)):
+        figure = picture(rows)
+        figure.savefig(folder / f'{name}.png', dpi=110)
+        yield folder / f'{name}.png'
+
+
+def by_depth(rows: Sequence[dict]):
+    """What the last block knows, against the depth: means, and bars over the seeds."""
+    figure, axes = panels(len(CURVES))
+    for place, (key, title) in zip(axes, CURVES.items(), strict=True):
+        for method in (*METHODS, UNTRAINED):
+            groups = {depth: of(rows, depth, method, EPOCHS[0]) for depth in DEPTHS}
+            bars(place, groups, method, lambda row, key=key: row[key][-1])
+        place.set(title=title, xlabel='blocks', xticks=DEPTHS)
+    return finished(figure, axes, f'Behind the last block, {EPOCHS[0]} epochs, percent')
+
+
+def by_block(rows: Sequence[dict]):
+    """Curves behind every block: a row of panels for each measure, a column for each depth."""
+    figure, axes = panels(len(DEPTHS), len(CURVES))
+    for line, (key, title) in zip(axes, CURVES.items(), strict=True):
+        for place, depth in zip(line, DEPTHS, strict=True):
+            for method in (*METHODS, UNTRAINED):
+                curves = [row[key] for row in of(rows, depth, method, EPOCHS[0])]
+                if not curves:
+                    continue
+                blocks, each = range(1, depth + 1), list(zip(*curves, strict=True))
+                low, mean, high = ([of_seeds(values) for values in each]
+                                   for of_seeds in (min, statistics.mean, max))  # fmt: skip
+                look = dict(color=COLOURS[method])
+                place.plot(blocks, mean, label=f'{NAMES[method]} ({len(curves)})', **look)
+                place.fill_between(blocks, low, high, alpha=0.2, **look)
+            place.set(title=f'{title}, {depth} blocks', xlabel='block')
+    return finished(figure, axes.flat, f'Behind every block, {EPOCHS[0]} epochs, percent')
+
+
+def by_length(rows: Sequence[dict]):
+    """What the last block knows, against the epochs: a panel for each depth."""
+    figure, axes = panels(len(DEPTHS), 2)
+    for line, key in zip(axes, ('knn20', 'ridge'), strict=True):
+        for place, depth in zip(line, DEPTHS, strict=True):
+            for method in METHODS:
+                groups = {epochs: of(rows, depth, method, epochs) for epochs in sorted(EPOCHS)}
+                bars(place, groups, method, lambda row, key=key: row[key][-1])
+            place.set(title=f'{CURVES[key]}, {depth} blocks', xlabel='epochs', xticks=EPOCHS)
+    return finished(figure, axes.flat, 'Behind the last block, percent')
+
+
+def panels(columns: int, lines: int = 1):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * columns, 3.2 * lines + 0.4), layout='constrained')
+    return figure, figure.subplots(lines, columns)
+
+
+def bars(
+    axes,
+    groups: Mapping[int, Sequence[dict]],
+    method: str,
+    value: Callable[[dict], float],
+) -> None:
+    """Means with the range over the seeds as a bar; the number of rows in the legend."""
+    known = {x: [value(row) for row in group] for x, group in groups.items() if group}
+    if not known:
+        return
+    means = [statistics.mean(values) for values in known.values()]
+    low = [mean - min(values) for mean, values in zip(means, known.values(), strict=True)]
+    high = [max(values) - mean for mean, values in zip(means, known.values(), strict=True)]
+    counts = '/'.join(str(len(values)) for values in known.values())
+    axes.errorbar(list(known), means, yerr=[low, high], fmt='o-', capsize=4,
+                  color=COLOURS[method], label=f'{NAMES[method]} ({counts})')  # fmt: skip
+
+
+def finished(figure, axes, title: str):
+    """With grid, legends and a title that says what the numbers in them are."""
+    for place in axes:
+        place.grid(alpha=0.3)
+        if place.get_legend_handles_labels()[0]:
+            place.legend(fontsize=7)
+    figure.suptitle(f'{title}; in brackets: seeds', fontsize=10)
+    return figure

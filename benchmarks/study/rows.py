@@ -1,0 +1,63 @@
+"""The study's results: one JSON line a finished run, in a file that is committed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mirl_mm.checkpoint.atomic import write_complete
+from mirl_mm.evaluation.record import environment
+
+from .grid import RUNS, VERSION
+
+ROWS = Path(__file__).parents[1] / 'results/study/rows.jsonl'
+NOTHING = dict(steps=0, images_per_s=None, seconds=0.0, last_loss=None, held_out_error=None)
+
+
+def form(what: Mapping, found: Mapping) -> dict:
+    """A row, also of the GPU's depth stage: what was run, what it came to, where and with what.
+
+    Args:
+        what: ``run`` (its name), ``grid``, ``method``, ``depth``, ``width``, ``data``, ``epochs``,
+            ``batch``, ``rate``, ``seed``.
+        found: of :data:`NOTHING` what there is, and curves by block in percent.
+    """
+    here = environment()
+    made = dict(device=here['hardware'], versions=here['versions'], date=here['date'])
+    return dict(study=VERSION) | dict(what) | NOTHING | dict(found) | made
+
+
+def read(file: Path = ROWS) -> dict[str, dict]:
+    """The rows by name of the run; none where there is no file yet.
+
+    Raises:
+        ValueError: a line that is no row, or one of another version of the grid.
+    """
+    found = {}
+    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], start=1):
+        where = f'{file}, line {number}'
+        try:
+            row = json.loads(line)
+            name, _ = row['run'], row['study']
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f'{where} is no row of the study: {error!r}') from error
+        check_version(row, where)
+        if name not in RUNS:
+            raise ValueError(f'{where}: the grid has no run {name}; move the row to another file')
+        found[name] = row
+    return found
+
+
+def check_version(row: Mapping, where: str) -> None:
+    """ValueError for a row of another version of the grid."""
+    if row['study'] != VERSION:
+        raise ValueError(
+            f'{where}: a row of version {row["study"]} of the grid; this is version {VERSION}, and '
+            'rows of others are not compared. Move them to another file'
+        )
+
+
+def add(row: dict, file: Path = ROWS) -> None:
+    """Put a row at the end, or in the place of the same run's."""
+    rows = read(file) | {row['run']: row}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_complete(file, ''.join(f'{json.dumps(each)}\n' for each in rows.values()).encode())
