@@ -1,4 +1,4 @@
-"""The tables of README.md, and the GPU rows of the project's, from the results as data.
+"""The tables of README.md and study/README.md, and the GPU rows of the project's, from results.
 
     python -m benchmarks.tables
 
@@ -11,9 +11,12 @@ from pathlib import Path
 
 from benchmarks.gpu import tables as gpu
 from benchmarks.markdown import filled, inverse, listed, markdown, ratio
+from benchmarks.study import rows as study_rows
+from benchmarks.study import tables as study
 
 README = Path(__file__).with_name('README.md')
 PROJECT = README.parents[1] / 'README.md'
+STUDY = README.with_name('study') / 'README.md'
 RESULTS = README.with_name('results')
 
 # Results by file name, and the command that makes each (with --out).
@@ -290,6 +293,7 @@ def stamp(name: str, result: Mapping) -> str:
 
 def main() -> None:
     README.write_text(filled(README.read_text(), tables()))
+    STUDY.write_text(filled(STUDY.read_text(), study.all_tables(study_rows.read())))
     PROJECT.write_text(filled(PROJECT.read_text(), gpu.status(RESULTS)))
 
 

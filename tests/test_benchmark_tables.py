@@ -5,7 +5,19 @@ import json
 import pytest
 
 from benchmarks.gpu.tables import status
-from benchmarks.tables import PROJECT, README, RESULTS, TABLES, filled, pretrain, table, tables
+from benchmarks.study import rows
+from benchmarks.study.tables import all_tables
+from benchmarks.tables import (
+    PROJECT,
+    README,
+    RESULTS,
+    STUDY,
+    TABLES,
+    filled,
+    pretrain,
+    table,
+    tables,
+)
 
 RESULT = dict(
     date='2026-01-02',
@@ -25,6 +37,8 @@ RESULT = dict(
 def test_the_page_is_what_the_results_make():
     text = README.read_text()
     assert text == filled(text, tables()), 'run python -m benchmarks.tables'
+    text = STUDY.read_text()
+    assert text == filled(text, all_tables(rows.read())), 'run python -m benchmarks.tables'
     text = PROJECT.read_text()
     assert text == filled(text, status(RESULTS)), 'run python -m benchmarks.tables'
 

@@ -192,7 +192,7 @@ def row(
     """A whole run, and what it came to.
 
     Args:
-        method: one of :data:`METHODS`, or ``untrained``: MIRL's encoder as it was drawn.
+        method: ``mirl``, ``mae``, or ``untrained``: MIRL's encoder as it was drawn.
         depth: blocks.
         seed: of weights, order, crops and masks.
         train_set: images to train on; their labels are for the probes.

@@ -149,6 +149,7 @@ def stop(jobs: Sequence[Job]) -> None:
             job.process.wait(max(until - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             end(job.process.pid)
+            job.process.wait()
         say(f'{job.run.name}: stopped in {job.stage.name}, goes on with the next call')
 
 

@@ -1,9 +1,9 @@
 """A linear classifier on frozen patch features, as mIoU behind every block: what is where.
 
 Ridge regression on the classes' shares of each patch, from running sums: no feature is kept. Every
-class weighs as much as any other, since each counts as much in the mean. (On CamVid, one epoch of
-MIRL, block 4: 24.7 % so, 20.8 with weights of the root, 18.6 with none, where three classes are never
-found; a logistic classifier 20.5.) Scores are upsampled to the picture, and the largest is taken.
+class weighs as much as any other, as in the mean (on CamVid, one epoch of MIRL, block 4: 24.7 % so,
+20.8 by the root of that weight, 18.6 without; a logistic classifier 20.5). Scores are upsampled to
+the picture, and the largest is taken.
 
 Shapes: H, W pixels, h, w patches, D width, C classes.
 """

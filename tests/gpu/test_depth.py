@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from benchmarks.gpu import depth, images, study
 from benchmarks.gpu.stage import LeftOut, Record
-from benchmarks.gpu.study import METHODS, Setting
+from benchmarks.gpu.study import Setting
+from benchmarks.study.grid import METHODS
 from tests.gpu.small import arguments, bench
 
 SETTING = Setting(width=32, side=16, patch=4, batch=4, epochs=3, device='cpu')

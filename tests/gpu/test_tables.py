@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks.gpu.tables import status, tables
 
 HEAD = dict(
@@ -84,9 +86,11 @@ ROWS = dict(
         *(
             DATE
             | dict(
-                part=f'{method} 4, seed {seed}',
+                part=f'{method} 12, seed {seed}',
+                study=1,
+                run=f'gpu-{method}-12-90e-s{seed}',
                 method=method,
-                depth=4,
+                depth=12,
                 epochs=90,
                 seed=seed,
                 held_out_error=0.5 + 0.1 * seed,
@@ -130,8 +134,20 @@ def test_tables_of_made_up_results(tmp_path):
         in made['gpu_dense']
     )
     assert '| s54, batch 256 | 16 | 4,000 | 1.2% | 21.5 |' in made['gpu_end_to_end']
-    row = '| 4 | MIRL | 90 | 2 | 0.5500 | 1.0, 2.0, 3.0, 4.5 | 5.0, 6.0, 7.0, 8.0 |'
+    row = (
+        '| 12 | MIRL | 90 | 2 | 0.5500 (0.5000 to 0.6000) | 4.5 (4.0 to 5.0) | 4.5 (4.0 to 5.0) | '
+        '8.0 (8.0 to 8.0) | 8.0 (8.0 to 8.0) |'
+    )
     assert row in made['gpu_depth']
+    assert '* 20-NN, last block: MIRL against MAE with 12 blocks +0.0 (within' in made['gpu_depth']
+
+
+def test_rows_of_another_version_of_the_study(tmp_path):
+    write(tmp_path)
+    file = tmp_path / 'gpu/depth.json'
+    file.write_text(file.read_text().replace('"study": 1', '"study": 0'))
+    with pytest.raises(ValueError, match='run gpu-mirl-12-90e-s0 of the depth stage: a row of ver'):
+        tables(tmp_path)
 
 
 def test_the_status_with_and_without_results(tmp_path):

@@ -1,0 +1,59 @@
+"""The command: what it lists, and one clear line for what it cannot do."""
+
+import sys
+
+import pytest
+
+from benchmarks.study import __main__ as entry
+from benchmarks.study import rows, run
+
+
+def call(monkeypatch, *words: object) -> None:
+    monkeypatch.setattr(sys, 'argv', ['study', *map(str, words)])
+    entry.main()
+
+
+def failed(monkeypatch, *words: object) -> str:
+    with pytest.raises(SystemExit) as raised:
+        call(monkeypatch, *words)
+    return str(raised.value.code)
+
+
+def test_the_list(monkeypatch, tmp_path, capsys):
+    name = 'tiny-mae-12-10e-s0'
+    rows.add(rows.form(dict(run=name), {}), tmp_path / 'rows.jsonl')
+    (tmp_path / 'work/tiny-mirl-12-10e-s0/train').mkdir(parents=True)
+    (tmp_path / 'work/tiny-mirl-12-10e-s0/train/epoch_10.pth').touch()
+    where = ['--work-dir', tmp_path / 'work', '--only', 'tiny-m*-12-10e-s[01]']
+    call(monkeypatch, '--out', tmp_path / 'rows.jsonl', 'list', *where)
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        '| tiny-mirl-12-10e-s0 | in probe |',
+        f'| {name} | row |',
+        '| tiny-mirl-12-10e-s1 | - |',
+        '| tiny-mae-12-10e-s1 | - |',
+    ]
+    call(monkeypatch, 'list', '--commands', '--only', name)
+    shown = capsys.readouterr().out
+    assert '`python tools/train.py benchmarks/study/mae_tiny.py --work-dir ' in shown
+    assert '--resume auto --cfg-options randomness.seed=0 ' in shown
+
+
+def test_what_it_cannot_do(monkeypatch, tmp_path, capsys):
+    out = ['--out', tmp_path / 'rows.jsonl']
+    words = failed(monkeypatch, *out, 'run', '--minutes', 5, '--only', 'tiny-vit')
+    assert words.startswith(
+        'error: no run of the grid is called tiny-vit: names are like tiny-mirl'
+    )
+    words = failed(monkeypatch, *out, 'run', '--minutes', 5, '--data', tmp_path / 'none')
+    assert words.startswith(f'error: no data at {tmp_path}/none/camvid/images/training: unpack')
+    monkeypatch.setattr(run, 'check_data', lambda *_: None)
+    with run.alone(tmp_path / 'work'):
+        words = failed(monkeypatch, *out, 'run', '--minutes', 5, '--work-dir', tmp_path / 'work')
+    assert words.startswith(f'error: {tmp_path}/work is in use by another driver')
+    (tmp_path / 'rows.jsonl').write_text('{"study": 7, "run": "tiny-mae-12-10e-s0"}\n')
+    for command in (['table'], ['plot', '--to', tmp_path], ['run', '--minutes', 5], ['list']):
+        words = failed(monkeypatch, *out, *command)
+        assert words.startswith(f'error: {tmp_path}/rows.jsonl, line 1: a row of version 7')
+    capsys.readouterr()
+    assert failed(monkeypatch, 'run', '--minutes', 1) == '2'
+    assert '--minutes must be above 1 and --jobs at least 1, got 1 and 1' in capsys.readouterr().err

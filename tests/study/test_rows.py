@@ -1,0 +1,45 @@
+"""Rows: kept whole, and refused where they are of another grid."""
+
+import json
+
+import pytest
+
+from benchmarks.study import rows
+
+WHAT = dict(run='tiny-mae-12-10e-s0', grid='tiny', method='mae', depth=12, seed=0)
+
+
+def test_rows_are_kept_and_replaced(tmp_path):
+    file = tmp_path / 'results/rows.jsonl'
+    assert rows.read(file) == {}
+    rows.add(rows.form(WHAT, dict(steps=3, ridge=[1.0])), file)
+    rows.add(rows.form(WHAT | dict(run='tiny-mae-12-10e-s1', seed=1), {}), file)
+    rows.add(rows.form(WHAT, dict(steps=4, ridge=[2.0])), file)
+    found = rows.read(file)
+    assert list(found) == ['tiny-mae-12-10e-s0', 'tiny-mae-12-10e-s1']
+    row = found['tiny-mae-12-10e-s0']
+    assert (row['study'], row['steps'], row['ridge'], row['held_out_error']) == (1, 4, [2.0], None)
+    assert {'torch', 'mmpretrain'} <= row['versions'].keys() and row['date'] and row['device']
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (dict(study=0), 'a row of version 0 of the grid; this is version 1'),
+        (dict(run='tiny-mae-7-10e-s0'), 'the grid has no run tiny-mae-7-10e-s0'),
+    ],
+)
+def test_rows_of_another_grid(tmp_path, change, words):
+    file = tmp_path / 'rows.jsonl'
+    good = rows.form(WHAT, {})
+    file.write_text(f'{json.dumps(good)}\n{json.dumps(good | change)}\n')
+    with pytest.raises(ValueError, match=f'{file}, line 2: {words}'):
+        rows.read(file)
+
+
+@pytest.mark.parametrize('line', ['{"study": 1', '[]', '{"study": 1}', ''])
+def test_lines_that_are_no_rows(tmp_path, line):
+    file = tmp_path / 'rows.jsonl'
+    file.write_text(f'{line}\n')
+    with pytest.raises(ValueError, match='line 1 is no row of the study'):
+        rows.read(file)

@@ -1,0 +1,143 @@
+"""The driver: in pieces, in time, alone."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.study import rows, run, stages
+from benchmarks.study.grid import RUNS, SEEDS
+from benchmarks.study.stages import Place, Stage
+
+NAMES = [f'tiny-mirl-12-10e-s{seed}' for seed in SEEDS]
+SAVES = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def save(*_):
+    (folder / 'saved').touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+(folder / 'begun').touch()
+time.sleep(0 if (folder / 'saved').exists() else 60)
+(folder / 'two').touch()
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Data that are there, and stages that are short scripts."""
+    for folder in ('camvid/images/training', 'camvid/annotations/test', 'tiny_imagenet_100/train',
+                   'tiny_imagenet_100/val'):  # fmt: skip
+        (tmp_path / 'data' / folder / 'a').mkdir(parents=True)
+    monkeypatch.setattr(run, 'row_of', lambda each, place: rows.form(each._asdict() | dict(
+        run=each.name), json.loads((place.of(each) / 'two').read_text() or '{}')))  # fmt: skip
+    return Place(tmp_path / 'work', tmp_path / 'data')
+
+
+def of_scripts(monkeypatch, one: str, two: str) -> None:
+    """Two stages for every run, which get the run's folder."""
+
+    def made(each, place: Place) -> list[Stage]:
+        folder = str(place.of(each))
+        return [
+            Stage(name, ['-c', code, folder], name) for name, code in dict(one=one, two=two).items()
+        ]
+
+    monkeypatch.setattr(stages, 'stages', made)
+
+
+def write(text: str) -> str:
+    return f'import os, sys, pathlib; {text}'
+
+
+def test_runs_go_through_their_stages(place, monkeypatch, tmp_path, capsys):
+    look = "dict(nice=os.nice(0), threads=os.environ['OMP_NUM_THREADS'])"
+    of_scripts(
+        monkeypatch,
+        write("pathlib.Path(sys.argv[1], 'one').touch()"),
+        write(f"import json; pathlib.Path(sys.argv[1], 'two').write_text(json.dumps({look}))"),
+    )
+    file = tmp_path / 'rows.jsonl'
+    chosen = [RUNS[name] for name in NAMES]
+    assert run.work(chosen, place, 60 + run.STOPPING, jobs=2, file=file) == []
+    found = rows.read(file)
+    assert sorted(found) == NAMES
+    assert all((row['nice'], row['threads']) == (19, '1') for row in found.values())
+    said = capsys.readouterr().out
+    assert all(f'{name}: {word}\n' in said for name in NAMES for word in ('one', 'two', 'done'))
+    before = file.read_text()
+    assert run.work(chosen, place, 60 + run.STOPPING, file=file) == []  # nothing is left
+    assert file.read_text() == before
+
+
+def test_a_failure_stops_no_other(place, monkeypatch, tmp_path, capsys):
+    fails = f"sys.exit('no') if {NAMES[0]!r} in sys.argv[1] else "
+    of_scripts(
+        monkeypatch,
+        write(fails + "pathlib.Path(sys.argv[1], 'one').touch()"),
+        write("pathlib.Path(sys.argv[1], 'two').touch()"),
+    )
+    file = tmp_path / 'rows.jsonl'
+    failed = run.work([RUNS[name] for name in NAMES[:2]], place, 60 + run.STOPPING, file=file)
+    assert failed == NAMES[:1] and list(rows.read(file)) == NAMES[1:2]
+    log = place.of(RUNS[NAMES[0]]) / 'one.log'
+    assert f'{NAMES[0]}: one failed, see {log}' in capsys.readouterr().out
+    assert log.read_text() == 'no\n'
+
+
+def test_it_stops_in_time_and_goes_on(place, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, 'STOPPING', 5.0)
+    of_scripts(monkeypatch, write("pathlib.Path(sys.argv[1], 'one').touch()"), SAVES)
+    file, folder = tmp_path / 'rows.jsonl', place.of(RUNS[NAMES[0]])
+    began = time.monotonic()
+    assert run.work([RUNS[NAMES[0]]], place, 5 + 5, file=file) == []
+    assert time.monotonic() - began < 10
+    assert (folder / 'saved').exists() and not (folder / 'two').exists() and not rows.read(file)
+    assert f'{NAMES[0]}: stopped in two, goes on with the next call' in capsys.readouterr().out
+    assert run.work([RUNS[NAMES[0]]], place, 60, file=file) == []
+    assert list(rows.read(file)) == NAMES[:1]
+
+
+def test_what_does_not_stop_is_killed(place, monkeypatch, tmp_path):
+    monkeypatch.setattr(run, 'STOPPING', 1.0)
+    deaf = write('import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)')
+    told = "pathlib.Path(sys.argv[1], 'pid').write_text(str(os.getpid())); time.sleep(60)"
+    of_scripts(monkeypatch, f'{deaf}; {told}', '')
+    began = time.monotonic()
+    run.work([RUNS[NAMES[0]]], place, 5, file=tmp_path / 'rows.jsonl')
+    assert time.monotonic() - began < 10
+    process = int((place.of(RUNS[NAMES[0]]) / 'pid').read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_a_second_driver_is_refused(tmp_path):
+    with run.alone(tmp_path) as lock:
+        words = f'{tmp_path} is in use by another driver'
+        with pytest.raises(run.Busy, match=words), run.alone(tmp_path):
+            pass
+        left = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE,
+                                pass_fds=[lock])  # fmt: skip
+    with pytest.raises(run.Busy), run.alone(tmp_path):  # what a killed driver has left
+        pass
+    left.communicate(b'\n')
+    with run.alone(tmp_path):
+        pass
+
+
+def test_data_that_are_not_unpacked(tmp_path):
+    tiny, camvid = RUNS['tiny-mae-12-10e-s0'], RUNS['camvid-scratch-12-s0']
+    with pytest.raises(
+        FileNotFoundError, match=f'no data at {tmp_path}/camvid/images/training: unp'
+    ):
+        run.check_data([camvid], tmp_path)
+    for folder in ('images/training', 'annotations/test'):
+        (tmp_path / 'camvid' / folder / 'x').mkdir(parents=True)
+    run.check_data([camvid], tmp_path)
+    (tmp_path / 'tiny_imagenet_100/train').mkdir(parents=True)
+    for runs in ([tiny], [RUNS['camvid-mirl-12-400e-camvid+tiny-s0']]):
+        with pytest.raises(FileNotFoundError, match='tiny_imagenet_100, or give --data DIR'):
+            run.check_data(runs, tmp_path)
