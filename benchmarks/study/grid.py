@@ -11,7 +11,7 @@ from typing import NamedTuple
 VERSION = 1  # of what a row means: rows of another one are not compared
 DEPTHS, SEEDS = (12, 24, 48), (0, 1, 2)
 METHODS = ('mirl', 'mae')
-EPOCHS = (10, 5, 20)  # of Tiny-ImageNet-100's 35,000 images; the first is filled first
+EPOCHS = (10, 4, 16)  # of Tiny-ImageNet-100's 35,000 images; the first is filled first
 RATE, RATES = 2e-3, (1e-3, 2e-3, 4e-3)  # of batches of 64; the tries of the search
 WARM_UP = 40 / 300  # share of the epochs, as in the official recipe
 UNTRAINED, SCRATCH, SCRATCH_LONG = 'untrained', 'scratch', 'scratch-long'

@@ -106,8 +106,9 @@ def segment_curve(
         ValueError: there are no scenes.
     """
     fitting, choosing = (Sums(vit.num_layers, vit.embed_dims, classes) for _ in range(2))
+    patch, _ = vit.patch_embed.projection.stride
     training = list(scenes(folder, 'training', extent))
-    targets = [shares_of(scene.classes, classes, vit.patch_size) for scene in training]
+    targets = [shares_of(scene.classes, classes, patch) for scene in training]
     common = torch.stack([shares.mean(dim=0) for shares, _ in targets]).mean(dim=0).clamp(min=1e-9)
     for i, (scene, (shares, labelled)) in enumerate(zip(training, targets, strict=True)):
         sums = choosing if i % HELD_OUT == HELD_OUT - 1 else fitting
@@ -124,7 +125,7 @@ def segment_curve(
     counts = torch.zeros(vit.num_layers, classes, classes)
     for scene in scenes(folder, 'test', extent):
         for block, features in enumerate(patch_features(vit, scene.image)):
-            found = painted(features @ weights[block], scene.classes.shape, vit.patch_size)
+            found = painted(features @ weights[block], scene.classes.shape, patch)
             counts[block] += confusion(scene.classes, found, classes)
     return [round(miou(each), 2) for each in counts]
 

@@ -97,7 +97,7 @@ def test_both_methods_are_trained_alike():
 
 
 def test_a_run_goes_on_where_its_files_end(tmp_path):
-    run, place = RUNS['tiny-mae-12-5e-s2'], Place(tmp_path, tmp_path)
+    run, place = RUNS['tiny-mae-12-4e-s2'], Place(tmp_path, tmp_path)
     names = [stage.name for stage in stages(run, place)]
     for done in range(len(names)):
         assert [stage.name for stage in unfinished(run, place)] == names[done:]

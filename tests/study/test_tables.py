@@ -59,7 +59,7 @@ def test_what_is_beyond_the_spread():
 
 def test_length_search_and_cost():
     more = SOME | rows_of(
-        row('tiny-mae-12-5e-s0', last=3.0, images_per_s=150.0),
+        row('tiny-mae-12-4e-s0', last=3.0, images_per_s=150.0),
         row(
             'tiny-mae-12-1e-lr0.004-s0',
             last=2.0,
@@ -76,7 +76,7 @@ def test_length_search_and_cost():
     )
     assert '| 0.004 | - | 0.9000, 0.8000, 2.0, 3.0 |' in made['study_search']
     assert '| 0.002 (chosen) | - | - |' in made['study_search']
-    left = 35_000 * (5 + 10 + 20) * 3 - 35_000 * 10  # of MAE at 24 blocks, at 100 images/s
+    left = 35_000 * (4 + 10 + 16) * 3 - 35_000 * 10  # of MAE at 24 blocks, at 100 images/s
     assert f'| 24 | MAE | 100 | 1 | {left / 100 / 3600:.1f} |' in made['study_cost']
     assert '| 48 | MIRL | - | 0 | - |' in made['study_cost']
     assert 'Training has taken 8.0 hours of one thread so far' in made['study_cost']
