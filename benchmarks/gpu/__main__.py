@@ -20,7 +20,8 @@ from typing import TextIO
 
 import torch
 
-from .processes import ROOT, end, with_checkout
+from benchmarks.processes import ROOT, end, with_checkout
+
 from .stage import MARK, Record, next_part
 from .stages import STAGES
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from .processes import end_with_parent
+from benchmarks.processes import end_with_parent
+
 from .stage import Bench, Record, run_parts
 from .stages import STAGES
 

@@ -12,11 +12,11 @@ from functools import partial
 
 import torch
 
+from benchmarks.images import Labelled, read_folders
 from benchmarks.study.grid import METHODS, UNTRAINED
 from benchmarks.timing import synchronise
 
 from . import study
-from .images import Labelled, read_folders
 from .stage import Bench, LeftOut, Part, Record
 from .study import Setting
 

@@ -19,9 +19,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.processes import ROOT
 from benchmarks.timing import synchronise
-
-from .processes import ROOT
 
 SYNCED = 'called a synchronizing'  # how torch's warning begins
 

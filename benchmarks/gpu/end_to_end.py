@@ -21,10 +21,10 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from benchmarks.processes import ROOT, end, with_checkout
 from benchmarks.timing import synchronise
 from mirl_mm.analysis.plots import read_scalars
 
-from .processes import ROOT, end, with_checkout
 from .stage import Bench, LeftOut, Part
 
 CONFIG = """_base_ = {base!r}

@@ -23,11 +23,11 @@ from benchmarks.pretrain_step import (
     step,
     with_updates,
 )
+from benchmarks.processes import ROOT
 from benchmarks.timing import alternate, peak_bytes, summarise, timed
 from tests.reference import Reference
 
 from .device import forget, profile_of
-from .processes import ROOT
 from .stage import Bench, LeftOut, Part
 from .tables import NAMES
 

@@ -17,8 +17,8 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 
 from benchmarks.faults.jobs import TRAINED, different
 from benchmarks.faults.run import write_images
+from benchmarks.processes import ROOT, end
 
-from .processes import ROOT, end
 from .stage import Bench
 
 CONFIG = ROOT / 'configs/mirl/vit-test_2e.py'

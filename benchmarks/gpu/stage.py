@@ -11,11 +11,11 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.processes import end
 from mirl_mm.checkpoint.atomic import write_complete
 from mirl_mm.evaluation.record import environment
 
 from .device import description, forget, memory_gb
-from .processes import end
 
 TRACE = 6000  # characters of a traceback that are kept
 SLACK = 60.0  # seconds; a part that takes this and three times what was thought is ended

@@ -17,13 +17,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from benchmarks.images import Labelled, normalised, random_crops
 from benchmarks.study.grid import UNTRAINED, WARM_UP
+from benchmarks.study.measure import held_out_error
 from benchmarks.study.rows import form
 from mirl_mm.evaluation.features import POOLS, block_features
 from mirl_mm.evaluation.knn import knn_accuracy
 from mirl_mm.evaluation.linear import ridge_accuracy
-
-from .images import Labelled, normalised, random_crops
 
 HEAD_DIM, SEGMENTS, MAE_BLOCKS = 32, 6, 8
 
@@ -150,17 +150,6 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         watch(step, loss.detach())
     return min(steps, stop or steps)
-
-
-@torch.no_grad()
-def held_out_error(model: nn.Module, images: Tensor, batch: int = 500) -> float:
-    """Masked squared error on per-patch normalised pixels, the same masks for every model."""
-    total = 0.0
-    for i in range(0, len(images), batch):
-        torch.manual_seed(i)  # both methods draw their noise [B, L] first
-        part = images[i : i + batch]
-        total += model.loss(normalised(part), None)['loss'].item() * len(part)
-    return total / len(images)
 
 
 @torch.no_grad()

@@ -7,20 +7,22 @@
 
 The runs are declared in grid.py. ``run`` takes those that have no row yet, one thread each and at
 the lowest priority, and stops within M minutes; the next call goes on. Rows go to
-benchmarks/results/study/rows.jsonl and are committed; what they say stands in benchmarks/README.md.
+benchmarks/results/study/rows.jsonl and are committed; what they say stands in README.md.
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from benchmarks.markdown import markdown
 
 from . import plots, rows, tables
 from .grid import chosen
-from .run import work
+from .run import ONE_THREAD, work
 from .stages import Place, stages, unfinished
 
 
@@ -55,18 +57,25 @@ def show_list(args: argparse.Namespace) -> None:
     for run in chosen(args.only):
         left = unfinished(run, place)
         begun = place.of(run).is_dir()
-        state = 'row' if run.name in finished else f'in {left[0].name}' if begun and left else '-'
+        if run.name in finished:
+            state = 'row'
+        else:
+            state = f'in {left[0].name if left else "row"}' if begun else '-'
         lines.append([run.name, state])
         if args.commands:
             for stage in stages(run, place):
-                lines.append([f'  {stage.name}', f'`python {shlex.join(stage.command)}`'])
+                command = shlex.join(['python', *stage.command])
+                lines.append([f'  {stage.name}', f'`OMP_NUM_THREADS=1 {command}`'])
     print(markdown(['run', 'state'], lines))
 
 
 def run(args: argparse.Namespace) -> list[str]:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that runs are told to save
+    asked = threading.Event()
+    for which in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(which, lambda *_: asked.set())
+    os.environ |= ONE_THREAD  # rows name the device that the runs see
     place = Place(args.work_dir.absolute(), args.data.absolute())
-    return work(chosen(args.only), place, 60 * args.minutes, args.jobs, args.out)
+    return work(chosen(args.only), place, 60 * args.minutes, args.jobs, args.out, asked)
 
 
 def main() -> None:
@@ -83,8 +92,6 @@ def main() -> None:
                 print(file)
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == '__main__':

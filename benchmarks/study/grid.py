@@ -12,7 +12,7 @@ VERSION = 1  # of what a row means: rows of another one are not compared
 DEPTHS, SEEDS = (12, 24, 48), (0, 1, 2)
 METHODS = ('mirl', 'mae')
 EPOCHS = (10, 4, 16)  # of Tiny-ImageNet-100's 35,000 images; the first is filled first
-RATE, RATES = 2e-3, (1e-3, 2e-3, 4e-3)  # of batches of 64; the tries of the search
+RATE, RATES = 2e-3, (1e-3, 2e-3, 4e-3, 8e-3)  # of batches of 64; the tries of the search
 WARM_UP = 40 / 300  # share of the epochs, as in the official recipe
 UNTRAINED, SCRATCH, SCRATCH_LONG = 'untrained', 'scratch', 'scratch-long'
 CAMVID_EPOCHS = 400  # of CamVid's 367 training images, or as many of both sources together
@@ -27,14 +27,14 @@ class Run(NamedTuple):
     epochs: int  # of pre-training
     seed: int  # of weights, order, crops and masks
     data: str  # to pre-train on
-    rate: float = RATE  # of pre-training, at the grid's batch
+    rate: float = RATE  # of pre-training; 0 without
 
     @property
     def name(self) -> str:
         words = [self.grid, self.method, self.depth]
         words += [f'{self.epochs}e'] if self.epochs else []
         words += [self.data] if self.grid == 'camvid' and self.epochs else []
-        words += [f'lr{self.rate:g}'] if self.rate != RATE else []
+        words += [f'lr{self.rate:g}'] if self.epochs and self.rate != RATE else []
         return '-'.join(map(str, [*words, f's{self.seed}']))
 
 
@@ -48,7 +48,7 @@ def tiny() -> list[Run]:
         for depth in DEPTHS
         for method in METHODS
     ]
-    untrained = [Run('tiny', UNTRAINED, depth, 0, seed, data) for seed in SEEDS for depth in DEPTHS]
+    untrained = [Run('tiny', UNTRAINED, d, 0, seed, data, 0.0) for seed in SEEDS for d in DEPTHS]
     tries = [Run('tiny', m, DEPTHS[0], 1, 0, data, rate) for rate in RATES for m in METHODS]
     first = len(SEEDS) * len(DEPTHS) * len(METHODS)
     return [*runs[:first], *untrained, *tries, *runs[first:]]
@@ -57,15 +57,15 @@ def tiny() -> list[Run]:
 def camvid() -> list[Run]:
     """Grid B."""
     starts = [
-        ('mirl', CAMVID_EPOCHS, 'camvid'),
-        ('mirl', CAMVID_EPOCHS, 'camvid+tiny'),
-        (SCRATCH, 0, ''),
-        (SCRATCH_LONG, 0, ''),
+        ('mirl', CAMVID_EPOCHS, 'camvid', RATE),
+        ('mirl', CAMVID_EPOCHS, 'camvid+tiny', RATE),
+        (SCRATCH, 0, '', 0.0),
+        (SCRATCH_LONG, 0, '', 0.0),
     ]
     return [
-        Run('camvid', method, DEPTHS[0], epochs, seed, data)
+        Run('camvid', method, DEPTHS[0], epochs, seed, data, rate)
         for seed in SEEDS
-        for method, epochs, data in starts
+        for method, epochs, data, rate in starts
     ]
 
 

@@ -9,17 +9,18 @@ import json
 import logging
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
 
-from benchmarks.gpu.images import read_folders
-from benchmarks.gpu.study import held_out_error
+from benchmarks.images import normalised, read_folders
 from mirl_mm.checkpoint.atomic import write_complete
 from mirl_mm.engine.launch import load_config
 
 from .segment import segment_curve
-from .stages import history
+from .stages import history, summary_of
 
 CLASSES = 11  # of CamVid
 
@@ -48,15 +49,20 @@ def measured(cfg: Config, checkpoint: Path, images: Path, scenes: Path) -> dict:
 
 def trained(checkpoint: Path, meta: dict, cfg: Config) -> dict:
     """Steps, rate and losses of the whole training."""
-    losses, times = history(checkpoint)
-    by_epoch = losses.reshape(meta['epoch'], -1).mean(axis=1)
-    return dict(
-        steps=meta['iter'],
-        images_per_s=round(float(cfg.train_dataloader.batch_size / times.mean()), 1),
-        seconds=round(float(times.sum()), 1),
-        last_loss=round(float(by_epoch[-1]), 5),
-        loss_by_epoch=[round(float(loss), 4) for loss in by_epoch],
-    )
+    losses = history(checkpoint)[0].reshape(meta['epoch'], -1).mean(axis=1)
+    found = summary_of(checkpoint, cfg.train_dataloader.batch_size)
+    return found | dict(loss_by_epoch=[round(float(loss), 4) for loss in losses])
+
+
+@torch.no_grad()
+def held_out_error(model: nn.Module, images: Tensor, batch: int = 500) -> float:
+    """Masked squared error on per-patch normalised pixels, the same masks for every model."""
+    total = 0.0
+    for i in range(0, len(images), batch):
+        torch.manual_seed(i)  # both methods draw their noise [B, L] first
+        part = images[i : i + batch]
+        total += model.loss(normalised(part), None)['loss'].item() * len(part)
+    return total / len(images)
 
 
 def main() -> None:

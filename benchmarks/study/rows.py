@@ -1,15 +1,21 @@
 """The study's results: one JSON line a finished run, in a file that is committed."""
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.processes import ROOT
 from mirl_mm.checkpoint.atomic import write_complete
+from mirl_mm.engine.hooks.run_record import git_state
 from mirl_mm.evaluation.record import environment
 
 from .grid import RUNS, VERSION
 
 ROWS = Path(__file__).parents[1] / 'results/study/rows.jsonl'
+# seconds: as the clock went by beside whatever else there was; cpu_seconds: what the processes used
 NOTHING = dict(steps=0, images_per_s=None, seconds=0.0, last_loss=None, held_out_error=None)
 
 
@@ -23,6 +29,7 @@ def form(what: Mapping, found: Mapping) -> dict:
     """
     here = environment()
     made = dict(device=here['hardware'], versions=here['versions'], date=here['date'])
+    made['commit'] = (git_state(ROOT) or {}).get('commit')
     return dict(study=VERSION) | dict(what) | NOTHING | dict(found) | made
 
 
@@ -41,7 +48,13 @@ def read(file: Path = ROWS) -> dict[str, dict]:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f'{where} is no row of the study: {error!r}') from error
         check_version(row, where)
-        if name not in RUNS:
+        declared = RUNS[name]._asdict() if name in RUNS else {}
+        if other := [key for key, value in declared.items() if row.get(key) != value]:
+            raise ValueError(
+                f'{where}: the run {name} had {other[0]} {row.get(other[0])}, the grid has '
+                f'{declared[other[0]]}; move the row to another file'
+            )
+        if not declared:
             raise ValueError(f'{where}: the grid has no run {name}; move the row to another file')
         found[name] = row
     return found
@@ -58,6 +71,18 @@ def check_version(row: Mapping, where: str) -> None:
 
 def add(row: dict, file: Path = ROWS) -> None:
     """Put a row at the end, or in the place of the same run's."""
-    rows = read(file) | {row['run']: row}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_complete(file, ''.join(f'{json.dumps(each)}\n' for each in rows.values()).encode())
+    with locked(file.parent):
+        rows = read(file) | {row['run']: row}
+        write_complete(file, ''.join(f'{json.dumps(each)}\n' for each in rows.values()).encode())
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One writer at a time, also of drivers with other work dirs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -6,10 +6,13 @@ come to the same row.
 """
 
 import fcntl
+import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,16 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.gpu.processes import ROOT, end, with_checkout
+from benchmarks.processes import ROOT, end, with_checkout
+from mirl_mm.checkpoint.atomic import write_complete
 
 from . import rows
-from .grid import Run
-from .stages import CAMVID, TINY, Place, Stage, row_of, unfinished
+from .grid import VERSION, Run
+from .stages import CAMVID, CPU, SPEC, TINY, Place, Stage, row_of, spec, unfinished
 
 STOPPING = 45.0  # seconds that a training has to save before the time is over
 LOOK = 0.2  # seconds between looks
 NICE = 19
-WEIGHTS = ('train', 'pretrain', 'all', 'few', 'probe/features')  # not kept behind a row
+ONE_THREAD = dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+TICKS = os.sysconf('SC_CLK_TCK')  # of a process's CPU time, in a second
 
 
 class Job(NamedTuple):
@@ -35,6 +40,7 @@ class Job(NamedTuple):
     run: Run
     stage: Stage
     process: subprocess.Popen
+    used: list[float]  # the last reading of the CPU seconds of the process
 
 
 class Busy(OSError):
@@ -55,28 +61,42 @@ def alone(work: Path) -> Iterator[int]:
         except BlockingIOError as error:
             raise Busy(
                 f'{work} is in use by another driver (or a run that a killed one has left): wait '
-                'for it, or give another --work-dir'
+                'for it, or stop it'
             ) from error
         yield file.fileno()
 
 
 def check_data(runs: Sequence[Run], data: Path) -> None:
     """FileNotFoundError for data that the runs need and that are not unpacked."""
-    needed = [data / CAMVID / 'images/training', data / CAMVID / 'annotations/test']
+    kinds, splits = ('images', 'annotations'), ('training', 'test')
+    needed = [data / CAMVID / kind / split for kind in kinds for split in splits]
     if any(run.grid == 'tiny' or '+' in run.data for run in runs):
         needed += [data / TINY / 'train', data / TINY / 'val']
     for folder in needed:
         if not folder.is_dir() or not any(folder.iterdir()):
             raise FileNotFoundError(
                 f'no data at {folder}: unpack them to {data}/{folder.relative_to(data).parts[0]}, '
-                'or give --data DIR (benchmarks/README.md says what they are)'
+                'or give --data DIR (benchmarks/study/README.md says what they are)'
             )
 
 
 def work(
-    runs: Sequence[Run], place: Place, seconds: float, jobs: int = 1, file: Path = rows.ROWS
+    runs: Sequence[Run],
+    place: Place,
+    seconds: float,
+    jobs: int = 1,
+    file: Path = rows.ROWS,
+    asked: threading.Event | None = None,
 ) -> list[str]:
     """Run what has no row yet, as far as the time goes.
+
+    Args:
+        runs: in this order.
+        place: folders.
+        seconds: to be back within.
+        jobs: runs at a time.
+        file: of the rows.
+        asked: set from outside, to stop earlier.
 
     Returns:
         Names of the runs that failed.
@@ -84,77 +104,132 @@ def work(
     Raises:
         Busy: as :func:`alone`.
         FileNotFoundError: as :func:`check_data`.
-        ValueError: as :func:`rows.read`.
+        ValueError: as :func:`rows.read`; or a run was begun with other settings.
     """
     deadline = time.monotonic() + seconds - STOPPING
+    asked = asked or threading.Event()
     check_data(runs, place.data)
-    waiting = deque(run for run in runs if run.name not in rows.read(file))
-    active: list[Job] = []
-    failed: list[str] = []
     with alone(place.work) as lock:
+        finished = rows.read(file)
+        waiting = deque(run for run in runs if run.name not in finished)
+        for run in waiting:
+            check_begun(run, place.of(run))
+        active: list[Job] = []
+        failed: list[str] = []
+
+        def advance(run: Run) -> None:
+            """Start the run's next stage; with none left, write its row."""
+            if left := unfinished(run, place):
+                active.append(start(run, left[0], place, lock))
+                return
+            try:
+                rows.add(row_of(run, place), file)
+            except (OSError, ValueError, LookupError) as error:
+                failed.append(run.name)
+                say(f'{run.name}: no row, {error!r}; remove {place.of(run)} to run it again')
+                return
+            shutil.rmtree(place.of(run), ignore_errors=True)  # nothing of it is kept behind a row
+            say(f'{run.name}: done')
+
         try:
-            while time.monotonic() < deadline and (waiting or active):
+            while time.monotonic() < deadline and not asked.is_set() and (waiting or active):
                 while waiting and len(active) < jobs:
-                    active += advance(waiting.popleft(), place, lock, file)
-                time.sleep(LOOK)
-                for job in [job for job in active if job.process.poll() is not None]:
+                    advance(waiting.popleft())
+                asked.wait(LOOK)
+                for job in ended(active, place):
                     active.remove(job)
                     if any(place.of(job.run).glob(job.stage.made)):
-                        active += advance(job.run, place, lock, file)
+                        advance(job.run)
                     else:
                         failed.append(job.run.name)
-                        say(f'{job.run.name}: {job.stage.name} failed, see {log_of(job, place)}')
+                        log = place.of(job.run) / f'{job.stage.name}.log'
+                        say(f'{job.run.name}: {job.stage.name} ended before it was done, see {log}')
         finally:
-            stop(active)
+            stop(active, place)
     return failed
 
 
-def advance(run: Run, place: Place, lock: int, file: Path) -> list[Job]:
-    """Start the run's next stage; with none left, write its row."""
-    left = unfinished(run, place)
-    if left:
-        return [start(run, left[0], place, lock)]
-    rows.add(row_of(run, place), file)
-    for name in WEIGHTS:
-        shutil.rmtree(place.of(run) / name, ignore_errors=True)
-    say(f'{run.name}: done')
-    return []
+def check_begun(run: Run, folder: Path) -> None:
+    """ValueError where the folder was begun with other settings than the grid's."""
+    if not (folder / SPEC).is_file():
+        return
+    begun, now = json.loads((folder / SPEC).read_text()), plain(run)
+    if other := [key for key in now if begun.get(key) != now[key]]:
+        raise ValueError(
+            f'{folder} was begun with {other[0]} {begun.get(other[0])}, the grid has '
+            f'{now[other[0]]}: remove it, or give another --work-dir'
+        )
+
+
+def plain(run: Run) -> dict:
+    """What a run is, as JSON gives it back."""
+    return json.loads(json.dumps(dict(study=VERSION) | spec(run)))
 
 
 def start(run: Run, stage: Stage, place: Place, lock: int) -> Job:
-    environment = with_checkout() | dict(
-        OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''
-    )
-    place.of(run).mkdir(parents=True, exist_ok=True)
-    with (place.of(run) / f'{stage.name}.log').open('ab') as log:
+    """The stage's process, in a session of its own: it hears of an interruption from the driver."""
+    folder = place.of(run)
+    if not (folder / SPEC).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_complete(folder / SPEC, json.dumps(plain(run), indent=1).encode())
+    with (folder / f'{stage.name}.log').open('ab') as log:
         process = subprocess.Popen(
             ['nice', '-n', str(NICE), sys.executable, *stage.command],
             cwd=ROOT,
-            env=environment,
+            env=with_checkout() | ONE_THREAD,
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=[lock],
+            start_new_session=True,
         )
     say(f'{run.name}: {stage.name}')
-    return Job(run, stage, process)
+    return Job(run, stage, process, [0.0])
 
 
-def stop(jobs: Sequence[Job]) -> None:
+def ended(jobs: Sequence[Job], place: Place) -> list[Job]:
+    """The jobs whose process has ended; of all others, what they have used is read."""
+    found = []
+    for job in jobs:
+        job.used[0] = max(job.used[0], cpu_seconds(job.process.pid))
+        if job.process.poll() is not None:
+            note_cpu(job, place)
+            found.append(job)
+    return found
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has used until now; 0 where it is gone."""
+    try:
+        fields = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS  # in the user's and in the system's code
+
+
+def note_cpu(job: Job, place: Place) -> None:
+    """Add to the run's CPU seconds by stage."""
+    file = place.of(job.run) / CPU
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    found[job.stage.name] = round(found.get(job.stage.name, 0.0) + job.used[0], 1)
+    write_complete(file, json.dumps(found).encode())
+
+
+def stop(jobs: Sequence[Job], place: Place) -> None:
     """SIGTERM: trainings save. What has not ended when the time is over is killed."""
     for job in jobs:
         job.process.send_signal(signal.SIGTERM)
     until = time.monotonic() + STOPPING
+    left = list(jobs)
+    while left and time.monotonic() < until:
+        for job in ended(left, place):
+            left.remove(job)
+        time.sleep(LOOK)
+    for job in left:
+        end(job.process.pid)
+        job.process.wait()
+        note_cpu(job, place)
     for job in jobs:
-        try:
-            job.process.wait(max(until - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            end(job.process.pid)
-            job.process.wait()
         say(f'{job.run.name}: stopped in {job.stage.name}, goes on with the next call')
-
-
-def log_of(job: Job, place: Place) -> Path:
-    return place.of(job.run) / f'{job.stage.name}.log'
 
 
 def say(text: str) -> None:

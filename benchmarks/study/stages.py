@@ -14,12 +14,15 @@ from . import rows
 from .grid import SCRATCH, SCRATCH_LONG, UNTRAINED, WARM_UP, Run
 
 HERE = 'benchmarks/study'
+UPERNET = f'{HERE}/upernet_camvid.py'
 TINY, CAMVID = 'tiny_imagenet_100', 'camvid'  # below the data folder
 ITERATIONS, LONG = 600, 4400  # of UperNet: behind pre-training, and in the time of both together
 BATCH, WIDTH = dict(tiny=64, camvid=64), dict(tiny=64, camvid=96)
 CAMVID_IMAGES, FEW = 367, 10  # training images; every tenth is the 37 that have labels
 LABELS = ('all', 'few')
-LAST = 100  # iterations that make the last loss
+LAST = 10  # the last loss is the mean over the last tenth of the steps
+CPU = 'cpu.json'  # seconds that the stages' processes used, in the run's folder
+SPEC = 'run.json'  # what the folder was begun as
 
 
 class Place(NamedTuple):
@@ -73,7 +76,7 @@ def tiny(run: Run, place: Place) -> list[Stage]:
 
 def camvid(run: Run, place: Place) -> list[Stage]:
     """Pre-train where the run does, then UperNet with all labels and with few, each tested."""
-    folder, config = place.of(run), f'{HERE}/upernet_camvid.py'
+    folder, config = place.of(run), UPERNET
     start: dict[str, object] = {'model.backbone.init_cfg': None}
     found, length = [], length_of(run)
     if run.epochs:
@@ -113,8 +116,8 @@ def module() -> str:
 
 def config_of(run: Run) -> str:
     """The config that it is trained or drawn by."""
-    if run.method == SCRATCH or run.method == SCRATCH_LONG:
-        return f'{HERE}/upernet_camvid.py'
+    if run.method in (SCRATCH, SCRATCH_LONG):
+        return UPERNET
     method = 'mirl' if run.method == UNTRAINED else run.method
     source = '_camvid-tiny' if run.data == 'camvid+tiny' else f'_{run.grid}'
     return f'{HERE}/{method}{source}.py'
@@ -177,13 +180,19 @@ def written(options: Mapping[str, object]) -> list[str]:
     return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in options.items())]
 
 
+def spec(run: Run) -> dict:
+    """All that a run is by the grid, whatever the folders."""
+    options = options_of(run, Place(Path(), Path())).items()
+    given = {key: value for key, value in options if not key.endswith('data_root')}
+    what = dict(run=run.name, width=WIDTH[run.grid], batch=BATCH[run.grid], **run._asdict())
+    return what | dict(config=config_of(run), options=given)
+
+
 def row_of(run: Run, place: Place) -> dict:
     """A finished run's row: what was run, where, and what it came to."""
-    folder, nowhere = place.of(run), Place(Path(), Path())
-    options = {k: v for k, v in options_of(run, nowhere).items() if not k.endswith('data_root')}
-    what = dict(run=run.name, width=WIDTH[run.grid], batch=BATCH[run.grid], **run._asdict())
-    what |= dict(config=config_of(run), options=options)
-    return rows.form(what, (tiny_results if run.grid == 'tiny' else camvid_results)(run, folder))
+    folder = place.of(run)
+    results = (tiny_results if run.grid == 'tiny' else camvid_results)(run, folder)
+    return rows.form(spec(run), results | dict(cpu_seconds=json.loads((folder / CPU).read_text())))
 
 
 def tiny_results(run: Run, folder: Path) -> dict:
@@ -195,23 +204,26 @@ def tiny_results(run: Run, folder: Path) -> dict:
 
 
 def camvid_results(run: Run, folder: Path) -> dict:
-    """mIoU in percent by labels, and what each of the trainings took."""
-    found = dict(miou={}, seconds_by_stage={})
+    """mIoU in percent by labels, and the pre-training."""
+    found: dict = dict(miou={}, transfer=dict(config=UPERNET, iterations=length_of(run)))
     if run.epochs:
-        iterations = pretraining_iterations(run)
-        losses, times = history(folder / f'pretrain/iter_{iterations}.pth')
-        found |= dict(
-            steps=iterations,
-            images_per_s=round(BATCH['camvid'] / float(times.mean()), 1),
-            last_loss=round(float(losses[-LAST:].mean()), 5),
-        )
-        found['seconds_by_stage']['pretrain'] = round(float(times.sum()), 1)
+        checkpoint = folder / f'pretrain/iter_{pretraining_iterations(run)}.pth'
+        found |= summary_of(checkpoint, BATCH['camvid'])
     for labels in LABELS:
         newest = sorted(folder.glob(f'{labels}-test/*/2*.json'))[-1]
         found['miou'][labels] = json.loads(newest.read_text())['mIoU']
-        _, times = history(next((folder / labels).glob(f'iter_{length_of(run)}.pth')))
-        found['seconds_by_stage'][labels] = round(float(times.sum()), 1)
-    return found | dict(seconds=round(sum(found['seconds_by_stage'].values()), 1))
+    return found
+
+
+def summary_of(checkpoint: Path, batch: int) -> dict:
+    """Steps, rate and last loss of a pre-training."""
+    losses, times = history(checkpoint)
+    return dict(
+        steps=len(losses),
+        images_per_s=round(float(batch / times.mean()), 1),
+        seconds=round(float(times.sum()), 1),
+        last_loss=round(float(losses[-max(len(losses) // LAST, 1) :].mean()), 5),
+    )
 
 
 def history(checkpoint: Path) -> tuple[np.ndarray, np.ndarray]:

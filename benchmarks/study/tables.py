@@ -2,7 +2,8 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, product
+from operator import itemgetter
 
 from benchmarks.markdown import markdown
 
@@ -27,17 +28,17 @@ CURVES = dict(knn20='20-NN', ridge='ridge', segment='segment')
 IMAGES = 35_000  # of an epoch of grid A
 COMMAND = '`python -m benchmarks.study run --minutes M`'
 CAUTION = (
-    '"Beyond the spread" is said where the worst seed of one is above the best of the other. Of '
-    'three against three seeds of one kind that happens once in ten times by chance.'
+    '"Beyond the spread" is said where the worst of three seeds is above the best of three others: '
+    'of equal things once in ten times by chance, and many are compared here.'
 )
 PUBLISHED = (
     'Published for MIRL, ImageNet-1K, 300 epochs, fine-tuned: 83.5 % with 12 blocks of 768, 84.7 '
     'with 24, 85.3 with 48; the paper says that plain masked autoencoding degrades with depth. Its '
-    'runs are a hundred times wider in parameters, a thousand times longer in images, and read by '
-    'fine-tuning: what shows here need not show there, nor the other way round.'
+    'models have a hundred times the parameters and see a thousand times the images, and are read '
+    'by fine-tuning: what shows here need not show there, nor the other way round.'
 )
-
-
+NO_DENSE = 'Published figures of MIRL for segmentation are not available to us.'
+LABELS = dict(all=367, few=37)
 Groups = Mapping[tuple[int, str], Sequence[dict]]  # rows by depth and method, none empty
 
 
@@ -65,7 +66,11 @@ def depths(groups: Groups) -> str:
             group[0]['epochs'],
             len(group),
             spread([row['held_out_error'] for row in group], 4),
-            *(spread([at(row[key]) for row in group]) for key in curves for at in (max, last)),
+            *(
+                spread([at(row[key]) for row in group])
+                for key in curves
+                for at in (max, itemgetter(-1))
+            ),
         ]
         for (depth, method), group in groups.items()
     ]
@@ -79,35 +84,55 @@ def curves_of(groups: Groups) -> dict[str, str]:
 
 
 def sentences(groups: Groups) -> list[str]:
-    """What depth brings each method, and what MIRL brings at each depth, by the last block."""
-    said = []
+    """What depth brings each method, MIRL at each depth, and MIRL more than MAE by depth."""
+    said, steps = [], list(combinations(DEPTHS, 2))
     for key, name in curves_of(groups).items():
         pairs = {
             f'{NAMES[method]} {less} to {more} blocks': ((more, method), (less, method))
             for method in METHODS
-            for less, more in pairwise(DEPTHS)
+            for less, more in steps
         }
         pairs |= {
             f'MIRL against MAE with {depth} blocks': tuple((depth, m) for m in METHODS)
             for depth in DEPTHS
         }
         words = [
-            f'{what} {compared(key, groups[one], groups[other])}'
+            f'{what} {compared(last_of(groups[one], key), last_of(groups[other], key))}'
             for what, (one, other) in pairs.items()
             if one in groups and other in groups
         ]
+        for less, more in steps:
+            if gains := more_by_depth(groups, key, less, more):
+                values = ', '.join(f'{gain:+.1f}' for gain in gains)
+                words.append(f'{less} to {more} blocks bring MIRL more than MAE, by seed: {values}')
         said += [f'* {name}, last block: {"; ".join(words)}.'] if words else []
     return ['\n'.join(said), CAUTION] if said else []
 
 
-def compared(key: str, one: Sequence[dict], other: Sequence[dict]) -> str:
+def last_of(group: Sequence[dict], key: str) -> list[float]:
+    return [row[key][-1] for row in group]
+
+
+def compared(one: Sequence[float], other: Sequence[float]) -> str:
     """The difference of the means in points, and whether it is beyond the spread of the seeds."""
-    left, right = ([row[key][-1] for row in group] for group in (one, other))
-    difference = f'{statistics.mean(left) - statistics.mean(right):+.1f}'
-    if min(len(left), len(right)) < 2:
-        return f'{difference} (one seed, says nothing yet)'
-    apart = min(left) > max(right) or min(right) > max(left)
+    difference = f'{statistics.mean(one) - statistics.mean(other):+.1f}'
+    if (fewest := min(len(one), len(other))) < len(SEEDS):
+        return f'{difference} ({fewest} of {len(SEEDS)} seeds, says nothing yet)'
+    apart = min(one) > max(other) or min(other) > max(one)
     return f'{difference} ({"beyond" if apart else "within"} the spread)'
+
+
+def more_by_depth(groups: Groups, key: str, less: int, more: int) -> list[float]:
+    """MIRL's gain by depth less MAE's, for every seed that all four runs have."""
+    gains = {}
+    for method in METHODS:
+        low, high = (
+            {row['seed']: row[key][-1] for row in groups.get((depth, method), [])}
+            for depth in (less, more)
+        )
+        gains[method] = {seed: high[seed] - low[seed] for seed in low.keys() & high.keys()}
+    mirl, mae = gains['mirl'], gains['mae']
+    return [mirl[seed] - mae[seed] for seed in sorted(mirl.keys() & mae.keys())]
 
 
 def length(found: Sequence[dict]) -> str:
@@ -128,7 +153,13 @@ def length(found: Sequence[dict]) -> str:
         for depth in DEPTHS
     ]  # fmt: skip
     head = ['method', 'blocks', *(f'{e} epochs, 20-NN / ridge' for e in sorted(EPOCHS))]
-    return f'{state(groups, len(kinds))}\n\n{markdown(head, lines)}'
+    words = []
+    for depth, epochs in product(DEPTHS, sorted(EPOCHS)):
+        pair = [last_of(groups[depth, method, epochs], 'ridge') for method in METHODS]
+        if all(pair):
+            words.append(f'{depth} blocks, {epochs} epochs {compared(*pair)}')
+    said = [f'* ridge, MIRL against MAE: {"; ".join(words)}.'] if words else []
+    return '\n\n'.join([state(groups, len(kinds)), markdown(head, lines), *said])
 
 
 def search(found: Sequence[dict]) -> str:
@@ -156,54 +187,77 @@ def camvid(found: Sequence[dict]) -> str:
         start: [r for r in found if r['grid'] == 'camvid' and (r['method'], r['data']) == start]
         for start in starts
     }
-    lines = [
-        [
-            f'{NAMES[method]}{f" on {data}" if data else ""}',
-            len(group),
-            *(spread([row['miou'][labels] for row in group]) for labels in ('all', 'few')),
-            spread([row['seconds'] / 60 for row in group], 0),
-        ]
-        for (method, data), group in groups.items()
-    ]
-    head = ['start', 'seeds', 'mIoU, 367 labels', 'mIoU, 37 labels', 'minutes, all trainings']
-    return '\n\n'.join([state(groups, len(groups)), markdown(head, lines), CAUTION])
+    titles = {start: f'{NAMES[start[0]]}{start[1] and " on "}{start[1]}' for start in starts}
+    lines, words = [], []
+    for start, group in groups.items():
+        cpu = [row['cpu_seconds'] for row in group]
+        lines.append(
+            [
+                titles[start],
+                len(group),
+                *(spread([row['miou'][labels] for row in group]) for labels in LABELS),
+                *(
+                    spread([(each.get('pretrain', 0) + each[labels]) / 60 for each in cpu], 0)
+                    for labels in LABELS
+                ),
+            ]
+        )
+    for one, other in combinations(starts, 2):
+        for labels, count in LABELS.items():
+            pair = [[row['miou'][labels] for row in groups[start]] for start in (one, other)]
+            if all(pair):
+                words.append(f'* {count} labels: {titles[one]} against {titles[other]} '
+                             f'{compared(*pair)}')  # fmt: skip
+    head = ['start', 'seeds', *(f'mIoU, {count} labels' for count in LABELS.values())]
+    head += [f'CPU minutes, {count} labels' for count in LABELS.values()]
+    said = ['\n'.join(words), CAUTION] if words else []
+    return '\n\n'.join([state(groups, len(groups)), markdown(head, lines), *said, NO_DENSE])
 
 
 def cost(found: Sequence[dict]) -> str:
-    """Images per second of one thread by method and depth; hours spent, and still needed."""
-    lines, needed = [], 0.0
+    """Images per second of one thread by method and depth; hours spent, and still needed.
+
+    By CPU time, so that other work beside a run does not count.
+    """
+    lines, needed, known = [], 0.0, True
     done = {row['run'] for row in found}
-    for depth in DEPTHS:
-        for method in METHODS:
-            kind = dict(grid='tiny', depth=depth, method=method)
-            rates = [row['images_per_s'] for row in found if kind.items() <= row.items()]
-            left = [
-                run.epochs
-                for run in RUNS.values()
-                if run.name not in done and kind.items() <= run._asdict().items()
-            ]
-            hours = sum(left) * IMAGES / statistics.mean(rates) / 3600 if rates else None
-            needed += hours or 0
-            said = '-' if hours is None else f'{hours:.1f}'
-            lines.append([depth, NAMES[method], spread(rates, 0), len(rates), said])
-    head = ['blocks', 'method', 'images/s, one thread', 'runs', 'hours of training left']
-    spent = sum(row['seconds'] for row in found) / 3600
-    words = f'Training has taken {spent:.1f} hours of one thread so far'
-    return f'{markdown(head, lines)}\n\n{words}; by these rates grid A needs {needed:.1f} more.'
+    for depth, method in product(DEPTHS, METHODS):
+        kind = dict(grid='tiny', depth=depth, method=method)
+        runs = [row for row in found if kind.items() <= row.items() and row.get('cpu_seconds')]
+        rates = [row['steps'] * row['batch'] / row['cpu_seconds']['train'] for row in runs]
+        probing = [sum(row['cpu_seconds'].values()) - row['cpu_seconds']['train'] for row in runs]
+        left = [
+            run.epochs
+            for run in RUNS.values()
+            if run.name not in done and kind.items() <= run._asdict().items()
+        ]
+        said = '-'
+        if rates:
+            hours = sum(left) * IMAGES / statistics.mean(rates) / 3600
+            hours += len(left) * statistics.mean(probing) / 3600
+            needed, said = needed + hours, f'{hours:.1f}'
+        known = known and bool(rates or not left)
+        minutes = spread([seconds / 60 for seconds in probing], 0)
+        lines.append([depth, NAMES[method], spread(rates, 0), minutes, len(rates), len(left), said])
+    head = ['blocks', 'method', 'images/s, one thread', 'minutes to probe', 'runs timed',
+            'runs left', 'hours left']  # fmt: skip
+    spent = sum(sum((row.get('cpu_seconds') or {}).values()) for row in found) / 3600
+    words = (
+        f'By CPU time, start-up included. What was timed took {spent:.1f} hours; these runs need'
+    )
+    least = '' if known else 'at least '
+    return f'{markdown(head, lines)}\n\n{words} {least}{needed:.1f} more.'
 
 
 def of(
     found: Sequence[dict], depth: int, method: str, epochs: int, rate: float = RATE
 ) -> list[dict]:
     """Rows of grid A of one kind, by seed."""
-    kind = dict(grid='tiny', depth=depth, method=method, rate=rate)
-    kind['epochs'] = 0 if method == UNTRAINED else epochs
+    if method == UNTRAINED:
+        epochs, rate = 0, 0.0
+    kind = dict(grid='tiny', depth=depth, method=method, epochs=epochs, rate=rate)
     group = [row for row in found if kind.items() <= row.items()]
     return sorted(group, key=lambda row: row['seed'])
-
-
-def last(curve: Sequence[float]) -> float:
-    return curve[-1]
 
 
 def spread(values: Sequence[float | None], digits: int = 1) -> str:

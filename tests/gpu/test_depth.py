@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from benchmarks.gpu import depth, images, study
+from benchmarks import images
+from benchmarks.gpu import depth, study
 from benchmarks.gpu.stage import LeftOut, Record
 from benchmarks.gpu.study import Setting
 from benchmarks.study.grid import METHODS

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as entry
-from benchmarks.gpu.processes import end, family
 from benchmarks.gpu.stage import Record
 from benchmarks.gpu.stages import STAGES
+from benchmarks.processes import end, family
 from tests.gpu.small import arguments, part
 
 

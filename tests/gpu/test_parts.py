@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import dense_step, ideas
-from benchmarks.gpu import end_to_end, images, pretrain, resumed
+from benchmarks import dense_step, ideas, images
+from benchmarks.gpu import end_to_end, pretrain, resumed
 from benchmarks.gpu.device import profile_of, watched_waits
 from benchmarks.gpu.stage import LeftOut
 from benchmarks.gpu.stages import STAGES

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.study import __main__ as entry
 from benchmarks.study import rows, run
+from benchmarks.study.grid import RUNS
 
 
 def call(monkeypatch, *words: object) -> None:
@@ -21,7 +22,7 @@ def failed(monkeypatch, *words: object) -> str:
 
 def test_the_list(monkeypatch, tmp_path, capsys):
     name = 'tiny-mae-12-10e-s0'
-    rows.add(rows.form(dict(run=name), {}), tmp_path / 'rows.jsonl')
+    rows.add(rows.form(dict(run=name, **RUNS[name]._asdict()), {}), tmp_path / 'rows.jsonl')
     (tmp_path / 'work/tiny-mirl-12-10e-s0/train').mkdir(parents=True)
     (tmp_path / 'work/tiny-mirl-12-10e-s0/train/epoch_10.pth').touch()
     where = ['--work-dir', tmp_path / 'work', '--only', 'tiny-m*-12-10e-s[01]']
@@ -34,7 +35,9 @@ def test_the_list(monkeypatch, tmp_path, capsys):
     ]
     call(monkeypatch, 'list', '--commands', '--only', name)
     shown = capsys.readouterr().out
-    assert '`python tools/train.py benchmarks/study/mae_tiny.py --work-dir ' in shown
+    assert (
+        '`OMP_NUM_THREADS=1 python tools/train.py benchmarks/study/mae_tiny.py --work-dir ' in shown
+    )
     assert '--resume auto --cfg-options randomness.seed=0 ' in shown
 
 
@@ -51,7 +54,12 @@ def test_what_it_cannot_do(monkeypatch, tmp_path, capsys):
         words = failed(monkeypatch, *out, 'run', '--minutes', 5, '--work-dir', tmp_path / 'work')
     assert words.startswith(f'error: {tmp_path}/work is in use by another driver')
     (tmp_path / 'rows.jsonl').write_text('{"study": 7, "run": "tiny-mae-12-10e-s0"}\n')
-    for command in (['table'], ['plot', '--to', tmp_path], ['run', '--minutes', 5], ['list']):
+    for command in (
+        ['table'],
+        ['plot', '--to', tmp_path],
+        [*['run', '--minutes', '5', '--work-dir'], tmp_path],
+        ['list'],
+    ):
         words = failed(monkeypatch, *out, *command)
         assert words.startswith(f'error: {tmp_path}/rows.jsonl, line 1: a row of version 7')
     capsys.readouterr()

@@ -7,7 +7,8 @@ from mmengine.config import DictAction
 
 from benchmarks.study import grid
 from benchmarks.study.grid import RUNS, chosen
-from benchmarks.study.stages import LONG, Place, stages, unfinished
+from benchmarks.study.measure import CLASSES
+from benchmarks.study.stages import LONG, Place, spec, stages, unfinished
 from mirl_mm.engine.launch import load_config
 
 PLACE = Place(Path('work'), Path('data'))
@@ -18,11 +19,11 @@ def test_what_is_declared():
     tiny = [run for run in runs if run.grid == 'tiny' and run.rate == grid.RATE]
     kinds = {(run.method, run.depth, run.seed) for run in tiny if run.epochs == 10}
     assert kinds == {(m, d, s) for m in ('mirl', 'mae') for d in (12, 24, 48) for s in (0, 1, 2)}
-    untrained = {(run.depth, run.seed) for run in tiny if run.method == 'untrained'}
+    untrained = {(run.depth, run.seed) for run in runs if run.method == 'untrained'}
     assert untrained == {(d, s) for d in (12, 24, 48) for s in (0, 1, 2)}
     tries = [run for run in runs if run.grid == 'tiny' and run.epochs == 1]
     assert sorted((run.method, run.rate) for run in tries) == [
-        (method, rate) for method in ('mae', 'mirl') for rate in (0.001, 0.002, 0.004)
+        (method, rate) for method in ('mae', 'mirl') for rate in (0.001, 0.002, 0.004, 0.008)
     ]
     assert len([run for run in runs if run.grid == 'camvid']) == 4 * 3
     assert list(RUNS)[:3] == ['tiny-mirl-12-10e-s0', 'tiny-mae-12-10e-s0', 'tiny-mirl-24-10e-s0']
@@ -56,9 +57,14 @@ def one_of_each_kind() -> list:
 def test_every_stage_has_a_config_that_does_what_the_grid_says(run):
     found = configs(run)
     assert all(cfg.randomness.seed == run.seed for cfg in found.values())
+    said = spec(run)
+    for cfg in found.values():  # what rows say of the sizes
+        arch = cfg.model.backbone.arch
+        assert (arch.embed_dims, arch.num_layers) == (said['width'], said['depth'])
+    if run.epochs:
+        assert next(iter(found.values())).train_dataloader.batch_size == said['batch']
     if run.grid == 'tiny':
         assert list(found) == ['train', 'probe', 'measure']
-        assert all(cfg.model.backbone.arch.num_layers == run.depth for cfg in found.values())
     if run.grid == 'tiny' and run.epochs:
         cfg = found['train']
         assert cfg.model.type == dict(mirl='MIRL', mae='MAE')[run.method]
@@ -75,6 +81,7 @@ def test_every_stage_has_a_config_that_does_what_the_grid_says(run):
             cfg = found[name]
             assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters
             assert cfg.get('val_dataloader') is None
+        assert found['all'].model.decode_head.num_classes == CLASSES
         length = LONG if run.method == 'scratch-long' else 600
         assert found['all'].train_cfg.max_iters == found['few'].train_cfg.max_iters == length
         few = found['few'].train_dataloader.dataset.indices

@@ -1,23 +1,26 @@
 """Rows: kept whole, and refused where they are of another grid."""
 
 import json
+import threading
 
 import pytest
 
 from benchmarks.study import rows
+from benchmarks.study.grid import RUNS
 
-WHAT = dict(run='tiny-mae-12-10e-s0', grid='tiny', method='mae', depth=12, seed=0)
+NAMES = ['tiny-mae-12-10e-s0', 'tiny-mae-12-10e-s1']
+WHAT, OTHER = (dict(run=name, **RUNS[name]._asdict()) for name in NAMES)
 
 
 def test_rows_are_kept_and_replaced(tmp_path):
     file = tmp_path / 'results/rows.jsonl'
     assert rows.read(file) == {}
     rows.add(rows.form(WHAT, dict(steps=3, ridge=[1.0])), file)
-    rows.add(rows.form(WHAT | dict(run='tiny-mae-12-10e-s1', seed=1), {}), file)
+    rows.add(rows.form(OTHER, {}), file)
     rows.add(rows.form(WHAT, dict(steps=4, ridge=[2.0])), file)
     found = rows.read(file)
-    assert list(found) == ['tiny-mae-12-10e-s0', 'tiny-mae-12-10e-s1']
-    row = found['tiny-mae-12-10e-s0']
+    assert list(found) == NAMES
+    row = found[NAMES[0]]
     assert (row['study'], row['steps'], row['ridge'], row['held_out_error']) == (1, 4, [2.0], None)
     assert {'torch', 'mmpretrain'} <= row['versions'].keys() and row['date'] and row['device']
 
@@ -27,6 +30,8 @@ def test_rows_are_kept_and_replaced(tmp_path):
     [
         (dict(study=0), 'a row of version 0 of the grid; this is version 1'),
         (dict(run='tiny-mae-7-10e-s0'), 'the grid has no run tiny-mae-7-10e-s0'),
+        (dict(rate=0.5), 'the run tiny-mae-12-10e-s0 had rate 0.5, the grid has 0.002'),
+        (dict(run=NAMES[1]), 'the run tiny-mae-12-10e-s1 had seed 0, the grid has 1'),
     ],
 )
 def test_rows_of_another_grid(tmp_path, change, words):
@@ -43,3 +48,16 @@ def test_lines_that_are_no_rows(tmp_path, line):
     file.write_text(f'{line}\n')
     with pytest.raises(ValueError, match='line 1 is no row of the study'):
         rows.read(file)
+
+
+def test_two_writers_lose_nothing(tmp_path):
+    """Each waits for the other between reading and writing."""
+    file, found = tmp_path / 'rows.jsonl', []
+    with rows.locked(tmp_path):
+        other = threading.Thread(target=lambda: found.append(rows.add(rows.form(OTHER, {}), file)))
+        other.start()
+        other.join(0.3)
+        assert other.is_alive() and not file.exists()
+    other.join(10)
+    rows.add(rows.form(WHAT, {}), file)
+    assert sorted(rows.read(file)) == NAMES

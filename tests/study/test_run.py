@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -29,9 +30,10 @@ time.sleep(0 if (folder / 'saved').exists() else 60)
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Data that are there, and stages that are short scripts."""
-    for folder in ('camvid/images/training', 'camvid/annotations/test', 'tiny_imagenet_100/train',
-                   'tiny_imagenet_100/val'):  # fmt: skip
-        (tmp_path / 'data' / folder / 'a').mkdir(parents=True)
+    for folder in ('images/training', 'annotations/training', 'images/test', 'annotations/test'):
+        (tmp_path / 'data/camvid' / folder / 'a').mkdir(parents=True)
+    for folder in ('train', 'val'):
+        (tmp_path / 'data/tiny_imagenet_100' / folder / 'a').mkdir(parents=True)
     monkeypatch.setattr(run, 'row_of', lambda each, place: rows.form(each._asdict() | dict(
         run=each.name), json.loads((place.of(each) / 'two').read_text() or '{}')))  # fmt: skip
     return Place(tmp_path / 'work', tmp_path / 'data')
@@ -68,6 +70,7 @@ def test_runs_go_through_their_stages(place, monkeypatch, tmp_path, capsys):
     assert all((row['nice'], row['threads']) == (19, '1') for row in found.values())
     said = capsys.readouterr().out
     assert all(f'{name}: {word}\n' in said for name in NAMES for word in ('one', 'two', 'done'))
+    assert not any(place.of(each).exists() for each in chosen)  # nothing to mistake for results
     before = file.read_text()
     assert run.work(chosen, place, 60 + run.STOPPING, file=file) == []  # nothing is left
     assert file.read_text() == before
@@ -84,7 +87,7 @@ def test_a_failure_stops_no_other(place, monkeypatch, tmp_path, capsys):
     failed = run.work([RUNS[name] for name in NAMES[:2]], place, 60 + run.STOPPING, file=file)
     assert failed == NAMES[:1] and list(rows.read(file)) == NAMES[1:2]
     log = place.of(RUNS[NAMES[0]]) / 'one.log'
-    assert f'{NAMES[0]}: one failed, see {log}' in capsys.readouterr().out
+    assert f'{NAMES[0]}: one ended before it was done, see {log}' in capsys.readouterr().out
     assert log.read_text() == 'no\n'
 
 
@@ -134,10 +137,63 @@ def test_data_that_are_not_unpacked(tmp_path):
         FileNotFoundError, match=f'no data at {tmp_path}/camvid/images/training: unp'
     ):
         run.check_data([camvid], tmp_path)
-    for folder in ('images/training', 'annotations/test'):
+    for folder in ('images/training', 'images/test', 'annotations/training', 'annotations/test'):
+        with pytest.raises(FileNotFoundError, match=f'no data at {tmp_path}/camvid/{folder}'):
+            run.check_data([camvid], tmp_path)
         (tmp_path / 'camvid' / folder / 'x').mkdir(parents=True)
     run.check_data([camvid], tmp_path)
     (tmp_path / 'tiny_imagenet_100/train').mkdir(parents=True)
     for runs in ([tiny], [RUNS['camvid-mirl-12-400e-camvid+tiny-s0']]):
         with pytest.raises(FileNotFoundError, match='tiny_imagenet_100, or give --data DIR'):
             run.check_data(runs, tmp_path)
+
+
+def test_a_folder_that_was_begun_as_something_else(place, monkeypatch, tmp_path):
+    of_scripts(monkeypatch, 'raise SystemExit(1)', '')
+    each, file = RUNS[NAMES[0]], tmp_path / 'rows.jsonl'
+    for _ in range(2):  # the second time the folder is there, and fits
+        assert run.work([each], place, 60 + run.STOPPING, file=file) == NAMES[:1]
+    spec = place.of(each) / stages.SPEC
+    begun = json.loads(spec.read_text())
+    assert begun['options']['optim_wrapper.optimizer.lr'] == begun['rate'] == 0.002
+    spec.write_text(json.dumps(begun | dict(rate=0.1)))
+    with pytest.raises(ValueError, match=r'was begun with rate 0.1, the grid has 0.002: remove it'):
+        run.work([each], place, 60 + run.STOPPING, file=file)
+
+
+def test_a_row_that_cannot_be_made_stops_no_other(place, monkeypatch, tmp_path, capsys):
+    done = write("pathlib.Path(sys.argv[1], 'two').write_text('{')")
+    of_scripts(monkeypatch, write("pathlib.Path(sys.argv[1], 'one').touch()"), done)
+    failed = run.work(
+        [RUNS[n] for n in NAMES[:2]], place, 60 + run.STOPPING, file=tmp_path / 'rows'
+    )
+    assert failed == NAMES[:2]
+    assert f'{NAMES[0]}: no row, JSONDecodeError(' in (said := capsys.readouterr().out)
+    assert f'; remove {place.of(RUNS[NAMES[0]])} to run it again' in said
+
+
+def test_it_stops_when_asked(place, monkeypatch, tmp_path):
+    of_scripts(monkeypatch, SAVES, '')
+    asked, each = threading.Event(), RUNS[NAMES[0]]
+
+    def ask() -> None:
+        while not (place.of(each) / 'begun').exists():
+            time.sleep(0.01)
+        asked.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    began = time.monotonic()
+    assert run.work([each], place, 300, file=tmp_path / 'rows', asked=asked) == []
+    assert (place.of(each) / 'saved').exists() and time.monotonic() - began < 20
+
+
+def test_cpu_seconds_add_up_over_starts(place, monkeypatch, tmp_path):
+    monkeypatch.setattr(run, 'LOOK', 0.02)
+    busy = 'while time.process_time() < 0.5: pass'
+    of_scripts(monkeypatch, f'import sys, time\n{busy}', '')
+    each = RUNS[NAMES[0]]
+    used = []
+    for _ in range(2):
+        run.work([each], place, 60 + run.STOPPING, file=tmp_path / 'rows')
+        used.append(json.loads((place.of(each) / stages.CPU).read_text())['one'])
+    assert 0.3 <= used[0] <= 1.0 and 1.5 * used[0] <= used[1] <= 2.5 * used[0]

@@ -1,5 +1,5 @@
 # What all runs of grid A share: Tiny-ImageNet-100 at 64 px, patches of 8, without labels. The rate
-# is the one that a search at depth 12 chose for both methods (benchmarks/README.md); the grid sets
+# is the one that a search at depth 12 chose for both methods (README.md); the grid sets
 # depth, seed and length, and with it the warm-up: 40 of 300 epochs, as in the official recipe.
 _base_ = ['../../../configs/_base_/default_runtime.py']
 data_root = 'data/tiny_imagenet_100/'
@@ -43,4 +43,3 @@ default_hooks = dict(
     logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=2), panel=None
 )
 randomness = dict(seed=0, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=64, enable=False)
