@@ -15,7 +15,7 @@ EPOCHS = (10, 4, 16)  # of Tiny-ImageNet-100's 35,000 images; the first is fille
 RATE, RATES = 2e-3, (1e-3, 2e-3, 4e-3, 8e-3)  # of batches of 64; the tries of the search
 WARM_UP = 40 / 300  # share of the epochs, as in the official recipe
 UNTRAINED, SCRATCH, SCRATCH_LONG = 'untrained', 'scratch', 'scratch-long'
-CAMVID_EPOCHS = 400  # of CamVid's 367 training images, or as many of both sources together
+CAMVID_EPOCHS = 300  # of CamVid's 367 training images, or as many of both sources together
 
 
 class Run(NamedTuple):

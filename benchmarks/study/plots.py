@@ -72,7 +72,7 @@ def panels(columns: int, lines: int = 1):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * columns, 3.2 * lines + 0.4), layout='constrained')
-    return figure, figure.subplots(lines, columns)
+    return figure, figure.subplots(lines, columns, sharey='row' if lines > 1 else 'none')
 
 
 def bars(
@@ -99,5 +99,7 @@ def finished(figure, axes, title: str):
         place.grid(alpha=0.3)
         if place.get_legend_handles_labels()[0]:
             place.legend(fontsize=7)
+        else:
+            place.text(0.5, 0.5, 'no run yet', ha='center', transform=place.transAxes)
     figure.suptitle(f'{title}; in brackets: seeds', fontsize=10)
     return figure

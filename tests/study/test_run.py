@@ -143,7 +143,7 @@ def test_data_that_are_not_unpacked(tmp_path):
         (tmp_path / 'camvid' / folder / 'x').mkdir(parents=True)
     run.check_data([camvid], tmp_path)
     (tmp_path / 'tiny_imagenet_100/train').mkdir(parents=True)
-    for runs in ([tiny], [RUNS['camvid-mirl-12-400e-camvid+tiny-s0']]):
+    for runs in ([tiny], [RUNS['camvid-mirl-12-300e-camvid+tiny-s0']]):
         with pytest.raises(FileNotFoundError, match='tiny_imagenet_100, or give --data DIR'):
             run.check_data(runs, tmp_path)
 

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from mmengine.config import Config
 from PIL import Image
 
-from benchmarks.study import rows, run
+from benchmarks.study import rows, run, stages
 from benchmarks.study.grid import RUNS, Run
 from benchmarks.study.stages import Place
+from mirl_mm.checkpoint.reading import open_checkpoint
 
 DEPTH, EPOCHS, STEPS = 6, 3, 5  # steps of an epoch
+IMAGES = 10  # of CamVid's training images
+LENGTH = 31  # iterations of UperNet: one behind its warm-up
 MEASURED_TIME = ('images_per_s', 'seconds', 'cpu_seconds', 'date')
 STRIKES = [  # in a stage, with what there, by which signal; one after the other
     ('train', 'train/epoch_1.pth', signal.SIGKILL),
@@ -35,7 +40,7 @@ def write_data(folder: Path) -> Path:
         for i in range(2 * count):
             noise = rng.integers(0, 100, (64, 64, 3)) + np.array([100 * (i % 2), 50, 0])
             save(folder / f'tiny_imagenet_100/{split}/{"ab"[i % 2]}/{i}.JPEG', noise)
-    for split, count in (('training', 10), ('test', 2)):
+    for split, count in (('training', IMAGES), ('test', 2)):
         for i in range(count):
             save(folder / f'camvid/images/{split}/{i}.jpg', rng.integers(0, 255, (60, 80, 3)))
             save(folder / f'camvid/annotations/{split}/{i}.png', rng.integers(0, 11, (60, 80)))
@@ -84,6 +89,8 @@ def test_a_run_that_is_killed_in_every_stage_comes_to_the_same_row(tmp_path, mon
         assert run.work([mirl], struck, 300, file=files[1]) == [mirl.name], there
         watch.join()
         assert not rows.read(files[1]) and jobs[-1].stage.name == stage
+        if what == signal.SIGTERM:  # it has saved between the epochs' checkpoints
+            assert any((struck.of(mirl) / 'train').glob('iter_*.pth'))
     assert run.work([mirl], struck, 300, file=files[1]) == []
     found = rows.read(files[1])[mirl.name]
     same = {key: value for key, value in found.items() if key not in MEASURED_TIME}
@@ -98,3 +105,34 @@ def test_a_run_that_is_killed_in_every_stage_comes_to_the_same_row(tmp_path, mon
     assert expected[untrained.name]['held_out_error'] is None
     assert expected[mae.name]['held_out_error'] != found['held_out_error']
     assert sum(found['cpu_seconds'].values()) > sum(expected[mirl.name]['cpu_seconds'].values())
+
+
+@pytest.mark.long
+def test_a_run_of_grid_b_with_both_sources(tmp_path, monkeypatch):
+    """Every stage at test size: images of both sources, the encoder handed on, both tests read."""
+    data = write_data(tmp_path / 'data')
+    monkeypatch.setattr(stages, 'CAMVID_IMAGES', IMAGES)  # 10 images: 6 iterations, one label
+    monkeypatch.setattr(stages, 'ITERATIONS', LENGTH)
+    made = Run('camvid', 'mirl', 12, 40, 0, 'camvid+tiny')
+    monkeypatch.setitem(RUNS, made.name, made)
+    place, file = Place(tmp_path / 'work', data), tmp_path / 'rows.jsonl'
+    monkeypatch.setattr(run.shutil, 'rmtree', lambda *_, **__: None)
+    assert run.work([made], place, 600, file=file) == []
+    row = rows.read(file)[made.name]
+    assert row['steps'] == 40 * IMAGES // 64 == 6 and row['images_per_s'] > 0
+    assert list(row['miou']) == ['all', 'few'] and all(0 <= v <= 100 for v in row['miou'].values())
+    names = ['pretrain', 'all', 'all-test', 'few', 'few-test']
+    assert list(row['cpu_seconds']) == names and min(row['cpu_seconds'].values()) > 0
+    assert row['transfer'] == dict(config='benchmarks/study/upernet_camvid.py', iterations=LENGTH)
+    folder = place.of(made)
+    start = torch.load(folder / 'pretrain/encoder.pth', weights_only=True)['state_dict']
+    for labels in ('all', 'few'):
+        cfg = Config.fromfile(folder / f'{labels}/upernet_camvid.py')
+        assert cfg.model.backbone.init_cfg.checkpoint == str(folder / 'pretrain/encoder.pth')
+        trained = open_checkpoint(folder / f'{labels}/iter_{LENGTH}.pth').state
+        name = 'backbone.layers.0.attn.qkv.weight'
+        assert not torch.equal(trained[name], start[name])
+        both = (trained[name].flatten(), start[name].flatten())
+        assert torch.cosine_similarity(*both, dim=0) > 0.9  # trained on from where it came from
+    few = Config.fromfile(folder / 'few/upernet_camvid.py').train_dataloader.dataset
+    assert list(few.indices) == [0]

@@ -88,7 +88,7 @@ def test_camvid():
         ]
 
     found = runs('scratch-12', 20.0, dict(all=600.0, few=300.0))
-    found += runs('mirl-12-400e-camvid', 25.0, dict(pretrain=1200.0, all=600.0, few=300.0))[:2]
+    found += runs('mirl-12-300e-camvid', 25.0, dict(pretrain=1200.0, all=600.0, few=300.0))[:2]
     text = tables.camvid(found)
     assert text.startswith('5 of 12 runs so far')
     assert (
