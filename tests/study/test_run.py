@@ -56,18 +56,22 @@ def write(text: str) -> str:
 
 
 def test_runs_go_through_their_stages(place, monkeypatch, tmp_path, capsys):
-    look = "dict(nice=os.nice(0), threads=os.environ['OMP_NUM_THREADS'])"
-    of_scripts(
-        monkeypatch,
-        write("pathlib.Path(sys.argv[1], 'one').touch()"),
-        write(f"import json; pathlib.Path(sys.argv[1], 'two').write_text(json.dumps({look}))"),
-    )
+    looks = """
+import json, os, pathlib, sys, time
+time.sleep(1)
+group = pathlib.Path('/proc/self/autogroup')
+found = dict(nice=os.nice(0), threads=os.environ['OMP_NUM_THREADS'])
+found['group'] = group.read_text().split()[-1] if group.exists() else '19'
+pathlib.Path(sys.argv[1], 'two').write_text(json.dumps(found))
+"""
+    of_scripts(monkeypatch, write("pathlib.Path(sys.argv[1], 'one').touch()"), looks)
     file = tmp_path / 'rows.jsonl'
     chosen = [RUNS[name] for name in NAMES]
     assert run.work(chosen, place, 60 + run.STOPPING, jobs=2, file=file) == []
     found = rows.read(file)
     assert sorted(found) == NAMES
-    assert all((row['nice'], row['threads']) == (19, '1') for row in found.values())
+    seen = {(row['nice'], row['group'], row['threads']) for row in found.values()}
+    assert seen == {(19, '19', '1')}
     said = capsys.readouterr().out
     assert all(f'{name}: {word}\n' in said for name in NAMES for word in ('one', 'two', 'done'))
     assert not any(place.of(each).exists() for each in chosen)  # nothing to mistake for results
