@@ -22,7 +22,6 @@ from benchmarks.markdown import markdown
 
 from . import plots, rows, tables
 from .grid import chosen
-from .run import ONE_THREAD, work
 from .stages import Place, stages, unfinished
 
 
@@ -55,12 +54,12 @@ def show_list(args: argparse.Namespace) -> None:
     """Every run with its state: a row, the stage that it stopped in, or nothing yet."""
     finished, place, lines = rows.read(args.out), Place(args.work_dir, args.data), []
     for run in chosen(args.only):
-        left = unfinished(run, place)
-        begun = place.of(run).is_dir()
+        state = '-'
         if run.name in finished:
             state = 'row'
-        else:
-            state = f'in {left[0].name if left else "row"}' if begun else '-'
+        elif place.of(run).is_dir():
+            left = unfinished(run, place)
+            state = f'in {left[0].name}' if left else 'in row'
         lines.append([run.name, state])
         if args.commands:
             for stage in stages(run, place):
@@ -70,6 +69,8 @@ def show_list(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> list[str]:
+    from .run import ONE_THREAD, work
+
     asked = threading.Event()
     for which in (signal.SIGTERM, signal.SIGINT):
         signal.signal(which, lambda *_: asked.set())

@@ -4,7 +4,6 @@ python -m benchmarks.study.draw CONFIG --out FILE --cfg-options randomness.seed=
 """
 
 import argparse
-import io
 import logging
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mirl_mm.checkpoint.atomic import write_complete
+from mirl_mm.checkpoint.atomic import complete_file
 from mirl_mm.engine.launch import load_config
 
 
@@ -34,10 +33,10 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # MMEngine says lines for every parameter
-    content = io.BytesIO()
-    torch.save(dict(state_dict=drawn(args.config, args.cfg_options).state_dict()), content)
+    model = drawn(args.config, args.cfg_options)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_complete(args.out, content.getvalue())
+    with complete_file(args.out) as part:
+        torch.save(dict(state_dict=model.state_dict()), part)
 
 
 if __name__ == '__main__':

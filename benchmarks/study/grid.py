@@ -15,7 +15,9 @@ EPOCHS = (10, 4, 16)  # of Tiny-ImageNet-100's 35,000 images; the first is fille
 RATE, RATES = 2e-3, (1e-3, 2e-3, 4e-3, 8e-3)  # of batches of 64; the tries of the search
 WARM_UP = 40 / 300  # share of the epochs, as in the official recipe
 UNTRAINED, SCRATCH, SCRATCH_LONG = 'untrained', 'scratch', 'scratch-long'
-CAMVID_EPOCHS = 300  # of CamVid's 367 training images, or as many of both sources together
+CAMVID_IMAGES, FEW = 367, 10  # training images; of UperNet, every tenth where labels are few
+LABELS = dict(all=CAMVID_IMAGES, few=len(range(0, CAMVID_IMAGES, FEW)))  # images that have some
+CAMVID_EPOCHS = 300  # of CamVid's training images, or of as many of both sources together
 
 
 class Run(NamedTuple):

@@ -7,12 +7,12 @@ python -m benchmarks.study.measure CONFIG CHECKPOINT --images DIR --scenes DIR -
 import argparse
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from benchmarks.images import normalised, read_folders
@@ -20,7 +20,7 @@ from mirl_mm.checkpoint.atomic import write_complete
 from mirl_mm.engine.launch import load_config
 
 from .segment import segment_curve
-from .stages import history, summary_of
+from .stages import history, read, summary_of
 
 CLASSES = 11  # of CamVid
 
@@ -35,7 +35,7 @@ def measured(cfg: Config, checkpoint: Path, images: Path, scenes: Path) -> dict:
         scenes: CamVid.
     """
     init_default_scope(cfg.default_scope)
-    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    content = read(checkpoint)
     model = MODELS.build(cfg.model)
     model.load_state_dict(content['state_dict'])
     model.eval()
@@ -44,14 +44,15 @@ def measured(cfg: Config, checkpoint: Path, images: Path, scenes: Path) -> dict:
         return found
     held = read_folders(images, cfg.model.backbone.img_size, 'cpu').images
     error = held_out_error(model, held)
-    return trained(checkpoint, content['meta'], cfg) | dict(held_out_error=round(error, 5)) | found
+    return trained(content, cfg) | dict(held_out_error=round(error, 5)) | found
 
 
-def trained(checkpoint: Path, meta: dict, cfg: Config) -> dict:
+def trained(content: Mapping, cfg: Config) -> dict:
     """Steps, rate and losses of the whole training."""
-    losses = history(checkpoint)[0].reshape(meta['epoch'], -1).mean(axis=1)
-    found = summary_of(checkpoint, cfg.train_dataloader.batch_size)
-    return found | dict(loss_by_epoch=[round(float(loss), 4) for loss in losses])
+    losses, times = history(content)
+    by_epoch = losses.reshape(content['meta']['epoch'], -1).mean(axis=1)
+    found = summary_of(losses, times, cfg.train_dataloader.batch_size)
+    return found | dict(loss_by_epoch=[round(float(loss), 4) for loss in by_epoch])
 
 
 @torch.no_grad()

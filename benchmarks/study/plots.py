@@ -1,13 +1,11 @@
 """The study as pictures: by depth, by block, by length."""
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mirl_mm.evaluation.record import check_folder
-
 from .grid import DEPTHS, EPOCHS, METHODS, UNTRAINED
-from .tables import CURVES, NAMES, of
+from .tables import CURVES, NAMES, last_of, of
 
 COLOURS = dict(mirl='tab:blue', mae='tab:orange') | {UNTRAINED: 'tab:gray'}
 
@@ -18,6 +16,8 @@ def draw(found: Mapping[str, dict], folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
+    from mirl_mm.evaluation.record import check_folder
+
     check_folder(folder)
     rows = list(found.values())
     for name, picture in (('depth', by_depth), ('blocks', by_block), ('length', by_length)):
@@ -32,7 +32,7 @@ def by_depth(rows: Sequence[dict]):
     for place, (key, title) in zip(axes, CURVES.items(), strict=True):
         for method in (*METHODS, UNTRAINED):
             groups = {depth: of(rows, depth, method, EPOCHS[0]) for depth in DEPTHS}
-            bars(place, groups, method, lambda row, key=key: row[key][-1])
+            bars(place, groups, method, key)
         place.set(title=title, xlabel='blocks', xticks=DEPTHS)
     return finished(figure, axes, f'Behind the last block, {EPOCHS[0]} epochs, percent')
 
@@ -63,7 +63,7 @@ def by_length(rows: Sequence[dict]):
         for place, depth in zip(line, DEPTHS, strict=True):
             for method in METHODS:
                 groups = {epochs: of(rows, depth, method, epochs) for epochs in sorted(EPOCHS)}
-                bars(place, groups, method, lambda row, key=key: row[key][-1])
+                bars(place, groups, method, key)
             place.set(title=f'{CURVES[key]}, {depth} blocks', xlabel='epochs', xticks=EPOCHS)
     return finished(figure, axes.flat, 'Behind the last block, percent')
 
@@ -79,10 +79,10 @@ def bars(
     axes,
     groups: Mapping[int, Sequence[dict]],
     method: str,
-    value: Callable[[dict], float],
+    key: str,
 ) -> None:
-    """Means with the range over the seeds as a bar; the number of rows in the legend."""
-    known = {x: [value(row) for row in group] for x, group in groups.items() if group}
+    """Means of the last block, the seeds' range as a bar; the number of rows in the legend."""
+    known = {x: last_of(group, key) for x, group in groups.items() if group}
     if not known:
         return
     means = [statistics.mean(values) for values in known.values()]

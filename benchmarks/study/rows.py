@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.processes import ROOT
-from mirl_mm.checkpoint.atomic import write_complete
-from mirl_mm.engine.hooks.run_record import git_state
-from mirl_mm.evaluation.record import environment
 
 from .grid import RUNS, VERSION
 
@@ -27,6 +24,9 @@ def form(what: Mapping, found: Mapping) -> dict:
             ``batch``, ``rate``, ``seed``.
         found: of :data:`NOTHING` what there is, and curves by block in percent.
     """
+    from mirl_mm.engine.hooks.run_record import git_state
+    from mirl_mm.evaluation.record import environment
+
     here = environment()
     made = dict(device=here['hardware'], versions=here['versions'], date=here['date'])
     made['commit'] = (git_state(ROOT) or {}).get('commit')
@@ -48,16 +48,20 @@ def read(file: Path = ROWS) -> dict[str, dict]:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f'{where} is no row of the study: {error!r}') from error
         check_version(row, where)
-        declared = RUNS[name]._asdict() if name in RUNS else {}
-        if other := [key for key, value in declared.items() if row.get(key) != value]:
-            raise ValueError(
-                f'{where}: the run {name} had {other[0]} {row.get(other[0])}, the grid has '
-                f'{declared[other[0]]}; move the row to another file'
-            )
-        if not declared:
+        if name not in RUNS:
             raise ValueError(f'{where}: the grid has no run {name}; move the row to another file')
+        if other := difference(row, RUNS[name]._asdict()):
+            raise ValueError(f'{where}: the run {name} had {other}; move the row to another file')
         found[name] = row
     return found
+
+
+def difference(found: Mapping, declared: Mapping) -> str:
+    """The first setting that is not as the grid declares it; empty where all are."""
+    for key, value in declared.items():
+        if found.get(key) != value:
+            return f'{key} {found.get(key)}, the grid has {value}'
+    return ''
 
 
 def check_version(row: Mapping, where: str) -> None:
@@ -71,6 +75,8 @@ def check_version(row: Mapping, where: str) -> None:
 
 def add(row: dict, file: Path = ROWS) -> None:
     """Put a row at the end, or in the place of the same run's."""
+    from mirl_mm.checkpoint.atomic import write_complete
+
     with locked(file.parent):
         rows = read(file) | {row['run']: row}
         write_complete(file, ''.join(f'{json.dumps(each)}\n' for each in rows.values()).encode())

@@ -7,7 +7,6 @@ come to the same row.
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,11 +15,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks.processes import ROOT, end, with_checkout
+from benchmarks.processes import ROOT, cpu_seconds, end, give_way, with_checkout
 from mirl_mm.checkpoint.atomic import write_complete
 
 from . import rows
@@ -31,16 +30,16 @@ STOPPING = 45.0  # seconds that a training has to save before the time is over
 LOOK = 0.2  # seconds between looks
 NICE = 19
 ONE_THREAD = dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-TICKS = os.sysconf('SC_CLK_TCK')  # of a process's CPU time, in a second
 
 
-class Job(NamedTuple):
+@dataclass
+class Job:
     """A run under way."""
 
     run: Run
     stage: Stage
     process: subprocess.Popen
-    used: list[float]  # the last reading of the CPU seconds of the process
+    used: float = 0.0  # CPU seconds of the process, when last read
 
 
 class Busy(OSError):
@@ -154,11 +153,8 @@ def check_begun(run: Run, folder: Path) -> None:
     if not (folder / SPEC).is_file():
         return
     begun, now = json.loads((folder / SPEC).read_text()), plain(run)
-    if other := [key for key in now if begun.get(key) != now[key]]:
-        raise ValueError(
-            f'{folder} was begun with {other[0]} {begun.get(other[0])}, the grid has '
-            f'{now[other[0]]}: remove it, or give another --work-dir'
-        )
+    if other := rows.difference(begun, now):
+        raise ValueError(f'{folder} was begun with {other}: remove it, or give another --work-dir')
 
 
 def plain(run: Run) -> dict:
@@ -183,48 +179,26 @@ def start(run: Run, stage: Stage, place: Place, lock: int) -> Job:
             start_new_session=True,
         )
     say(f'{run.name}: {stage.name}')
-    return Job(run, stage, process, [0.0])
+    return Job(run, stage, process)
 
 
 def ended(jobs: Sequence[Job], place: Place) -> list[Job]:
     """The jobs whose process has ended; of all others, what they have used is read."""
     found = []
     for job in jobs:
-        give_way(job.process.pid)
-        job.used[0] = max(job.used[0], cpu_seconds(job.process.pid))
+        give_way(job.process.pid, NICE)
+        job.used = max(job.used, cpu_seconds(job.process.pid))
         if job.process.poll() is not None:
             note_cpu(job, place)
             found.append(job)
     return found
 
 
-def give_way(process: int) -> None:
-    """Put the process's whole session last.
-
-    Where Linux groups processes by session (autogroup), groups share the cores, and nice values
-    count within a group alone. One change is taken in a tenth of a second: the next look tries
-    again.
-    """
-    group = Path(f'/proc/{process}/autogroup')
-    with suppress(OSError):  # there is none, or it was too soon
-        if not group.read_text().endswith(f'nice {NICE}\n'):
-            group.write_text(str(NICE))
-
-
-def cpu_seconds(process: int) -> float:
-    """What a process has used until now; 0 where it is gone."""
-    try:
-        fields = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS  # in the user's and in the system's code
-
-
 def note_cpu(job: Job, place: Place) -> None:
     """Add to the run's CPU seconds by stage."""
     file = place.of(job.run) / CPU
     found = json.loads(file.read_text()) if file.is_file() else {}
-    found[job.stage.name] = round(found.get(job.stage.name, 0.0) + job.used[0], 1)
+    found[job.stage.name] = round(found.get(job.stage.name, 0.0) + job.used, 1)
     write_complete(file, json.dumps(found).encode())
 
 

@@ -6,20 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmengine.runner.checkpoint import CheckpointLoader
-
-import mirl_mm  # noqa: F401  (from here on MMEngine's loader runs no code that a file has)
 
 from . import rows
-from .grid import SCRATCH, SCRATCH_LONG, UNTRAINED, WARM_UP, Run
+from .grid import CAMVID_IMAGES, FEW, LABELS, SCRATCH, SCRATCH_LONG, UNTRAINED, WARM_UP, Run
 
-HERE = 'benchmarks/study'
+HERE, PACKAGE = 'benchmarks/study', 'benchmarks.study'
 UPERNET = f'{HERE}/upernet_camvid.py'
 TINY, CAMVID = 'tiny_imagenet_100', 'camvid'  # below the data folder
 ITERATIONS, LONG = 600, 4600  # of UperNet: 0.58 s each; 1,720 of pre-training take 1.35 s each
 BATCH, WIDTH = dict(tiny=64, camvid=64), dict(tiny=64, camvid=96)
-CAMVID_IMAGES, FEW = 367, 10  # training images; every tenth is the 37 that have labels
-LABELS = ('all', 'few')
 LAST = 10  # the last loss is the mean over the last tenth of the steps
 CPU = 'cpu.json'  # seconds that the stages' processes used, in the run's folder
 SPEC = 'run.json'  # what the folder was begun as
@@ -60,12 +55,12 @@ def tiny(run: Run, place: Place) -> list[Stage]:
     config, checkpoint = config_of(run), f'train/epoch_{run.epochs}.pth'
     options = written(options_of(run, place))
     if run.method == UNTRAINED:
-        start = ['-m', f'{module()}.draw', config, '--out', folder / checkpoint, *options]
+        start = ['-m', f'{PACKAGE}.draw', config, '--out', folder / checkpoint, *options]
     else:
         start = train(config, folder / 'train', options)
     probe = ['tools/probe_depth.py', config, folder / checkpoint, '--labels', run.name]
     probe += ['--train', images / 'train', '--val', images / 'val', '--workers', '0']
-    measure = ['-m', f'{module()}.measure', config, folder / checkpoint]
+    measure = ['-m', f'{PACKAGE}.measure', config, folder / checkpoint]
     measure += ['--images', images / 'val', '--scenes', place.data / CAMVID]
     return [
         stage('train', start, checkpoint),
@@ -108,10 +103,6 @@ def stage(name: str, command: list[object], made: str) -> Stage:
 
 def train(config: str, work_dir: Path, options: list[str]) -> list[object]:
     return ['tools/train.py', config, '--work-dir', work_dir, '--resume', 'auto', *options]
-
-
-def module() -> str:
-    return HERE.replace('/', '.')
 
 
 def config_of(run: Run) -> str:
@@ -208,16 +199,15 @@ def camvid_results(run: Run, folder: Path) -> dict:
     found: dict = dict(miou={}, transfer=dict(config=UPERNET, iterations=length_of(run)))
     if run.epochs:
         checkpoint = folder / f'pretrain/iter_{pretraining_iterations(run)}.pth'
-        found |= summary_of(checkpoint, BATCH['camvid'])
+        found |= summary_of(*history(read(checkpoint)), BATCH['camvid'])
     for labels in LABELS:
         newest = sorted(folder.glob(f'{labels}-test/*/2*.json'))[-1]
         found['miou'][labels] = json.loads(newest.read_text())['mIoU']
     return found
 
 
-def summary_of(checkpoint: Path, batch: int) -> dict:
-    """Steps, rate and last loss of a pre-training."""
-    losses, times = history(checkpoint)
+def summary_of(losses: np.ndarray, times: np.ndarray, batch: int) -> dict:
+    """Steps, rate and last loss of a pre-training, as :func:`history` gives it."""
     return dict(
         steps=len(losses),
         images_per_s=round(float(batch / times.mean()), 1),
@@ -226,8 +216,16 @@ def summary_of(checkpoint: Path, batch: int) -> dict:
     )
 
 
-def history(checkpoint: Path) -> tuple[np.ndarray, np.ndarray]:
+def read(checkpoint: Path) -> dict:
+    """All that a training run's checkpoint has."""
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    import mirl_mm  # noqa: F401  (from here on MMEngine's loader runs no code that a file has)
+
+    return CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+
+
+def history(content: Mapping) -> tuple[np.ndarray, np.ndarray]:
     """Losses and seconds of every step, whichever process made it, as a checkpoint has them."""
-    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
     scalars = content['message_hub']['log_scalars']
     return scalars['train/loss'].data[0], scalars['train/time'].data[0]

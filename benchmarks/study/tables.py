@@ -10,6 +10,7 @@ from benchmarks.markdown import markdown
 from .grid import (
     DEPTHS,
     EPOCHS,
+    LABELS,
     METHODS,
     RATE,
     RATES,
@@ -38,7 +39,6 @@ PUBLISHED = (
     'by fine-tuning: what shows here need not show there, nor the other way round.'
 )
 NO_DENSE = 'Published figures of MIRL for segmentation are not available to us.'
-LABELS = dict(all=367, few=37)
 Groups = Mapping[tuple[int, str], Sequence[dict]]  # rows by depth and method, none empty
 
 
@@ -48,10 +48,10 @@ def all_tables(found: Mapping[str, dict]) -> dict[str, str]:
     return {f'study_{name}': make(list(found.values())) for name, make in made.items()}
 
 
-def tiny(found: Sequence[dict], epochs: int = EPOCHS[0]) -> str:
+def tiny(found: Sequence[dict]) -> str:
     """Grid A at its first length: a line for every depth and method, and what depth brings."""
     kinds = [(depth, method) for depth in DEPTHS for method in (*METHODS, UNTRAINED)]
-    groups = {kind: group for kind in kinds if (group := of(found, *kind, epochs))}
+    groups = {kind: group for kind in kinds if (group := of(found, *kind, EPOCHS[0]))}
     parts = [depths(groups), *sentences(groups)] if groups else []
     return '\n\n'.join([state(groups, len(kinds)), *parts, PUBLISHED])
 
@@ -144,7 +144,7 @@ def length(found: Sequence[dict]) -> str:
             NAMES[method],
             depth,
             *(
-                ' / '.join(spread([row[key][-1] for row in groups[depth, method, epochs]])
+                ' / '.join(spread(last_of(groups[depth, method, epochs], key))
                            for key in ('knn20', 'ridge'))
                 for epochs in sorted(EPOCHS)
             ),
