@@ -6,6 +6,7 @@ A table whose result is not there yet says "not run" and how to run it.
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -293,7 +294,11 @@ def stamp(name: str, result: Mapping) -> str:
 
 def main() -> None:
     README.write_text(filled(README.read_text(), tables()))
-    STUDY.write_text(filled(STUDY.read_text(), study.all_tables(study_rows.read())))
+    try:
+        rows = study_rows.read()
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    STUDY.write_text(filled(STUDY.read_text(), study.all_tables(rows)))
     PROJECT.write_text(filled(PROJECT.read_text(), gpu.status(RESULTS)))
 
 

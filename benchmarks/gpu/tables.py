@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.markdown import inverse, markdown, ratio
+from benchmarks.study.compare import sentences
 from benchmarks.study.rows import check_version
-from benchmarks.study.tables import depths, sentences
+from benchmarks.study.tables import depths
 
 COMMAND = '`python -m benchmarks.gpu --out benchmarks/results/gpu`'
 NAMES = dict(mirl='ours', mae='MAE')

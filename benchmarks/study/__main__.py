@@ -72,11 +72,18 @@ def run(args: argparse.Namespace) -> list[str]:
     from .run import ONE_THREAD, work
 
     asked = threading.Event()
-    for which in (signal.SIGTERM, signal.SIGINT):
+    for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(which, lambda *_: asked.set())
     os.environ |= ONE_THREAD  # rows name the device that the runs see
     place = Place(args.work_dir.absolute(), args.data.absolute())
     return work(chosen(args.only), place, 60 * args.minutes, args.jobs, args.out, asked)
+
+
+def known(file: Path) -> dict[str, dict]:
+    """The rows; FileNotFoundError where there is no file of them."""
+    if not file.exists():
+        raise FileNotFoundError(f'no rows at {file}: run some, or give another --out FILE')
+    return rows.read(file)
 
 
 def main() -> None:
@@ -87,9 +94,9 @@ def main() -> None:
         elif args.command == 'run':
             sys.exit(1 if run(args) else 0)
         elif args.command == 'table':
-            print('\n\n'.join(tables.all_tables(rows.read(args.out)).values()))
+            print('\n\n'.join(tables.all_tables(known(args.out)).values()))
         else:
-            for file in plots.draw(rows.read(args.out), args.to):
+            for file in plots.draw(known(args.out), args.to):
                 print(file)
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')

@@ -19,8 +19,8 @@ from benchmarks.images import normalised, read_folders
 from mirl_mm.checkpoint.atomic import write_complete
 from mirl_mm.engine.launch import load_config
 
+from .results import history, read, summary_of
 from .segment import segment_curve
-from .stages import history, read, summary_of
 
 CLASSES = 11  # of CamVid
 

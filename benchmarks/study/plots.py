@@ -4,8 +4,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .compare import CURVES, NAMES, by_seed
 from .grid import DEPTHS, EPOCHS, METHODS, UNTRAINED
-from .tables import CURVES, NAMES, last_of, of
+from .tables import of
 
 COLOURS = dict(mirl='tab:blue', mae='tab:orange') | {UNTRAINED: 'tab:gray'}
 
@@ -16,9 +17,7 @@ def draw(found: Mapping[str, dict], folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    from mirl_mm.evaluation.record import check_folder
-
-    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     rows = list(found.values())
     for name, picture in (('depth', by_depth), ('blocks', by_block), ('length', by_length)):
         figure = picture(rows)
@@ -82,7 +81,7 @@ def bars(
     key: str,
 ) -> None:
     """Means of the last block, the seeds' range as a bar; the number of rows in the legend."""
-    known = {x: last_of(group, key) for x, group in groups.items() if group}
+    known = {x: by_seed(group, key).values() for x, group in groups.items() if group}
     if not known:
         return
     means = [statistics.mean(values) for values in known.values()]

@@ -10,17 +10,18 @@ from pathlib import Path
 from benchmarks.processes import ROOT
 
 from .grid import RUNS, VERSION
+from .stages import what
 
 ROWS = Path(__file__).parents[1] / 'results/study/rows.jsonl'
 # seconds: as the clock went by beside whatever else there was; cpu_seconds: what the processes used
 NOTHING = dict(steps=0, images_per_s=None, seconds=0.0, last_loss=None, held_out_error=None)
 
 
-def form(what: Mapping, found: Mapping) -> dict:
+def form(run: Mapping, found: Mapping) -> dict:
     """A row, also of the GPU's depth stage: what was run, what it came to, where and with what.
 
     Args:
-        what: ``run`` (its name), ``grid``, ``method``, ``depth``, ``width``, ``data``, ``epochs``,
+        run: ``run`` (its name), ``grid``, ``method``, ``depth``, ``width``, ``data``, ``epochs``,
             ``batch``, ``rate``, ``seed``.
         found: of :data:`NOTHING` what there is, and curves by block in percent.
     """
@@ -30,17 +31,18 @@ def form(what: Mapping, found: Mapping) -> dict:
     here = environment()
     made = dict(device=here['hardware'], versions=here['versions'], date=here['date'])
     made['commit'] = (git_state(ROOT) or {}).get('commit')
-    return dict(study=VERSION) | dict(what) | NOTHING | dict(found) | made
+    return dict(study=VERSION) | dict(run) | NOTHING | dict(found) | made
 
 
 def read(file: Path = ROWS) -> dict[str, dict]:
     """The rows by name of the run; none where there is no file yet.
 
     Raises:
-        ValueError: a line that is no row, or one of another version of the grid.
+        ValueError: a line that is no row, or one of another version of the grid or of a run.
+        OSError: the file cannot be read.
     """
     found = {}
-    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], start=1):
+    for number, line in enumerate(file.read_text().splitlines() if file.exists() else [], start=1):
         where = f'{file}, line {number}'
         try:
             row = json.loads(line)
@@ -50,7 +52,7 @@ def read(file: Path = ROWS) -> dict[str, dict]:
         check_version(row, where)
         if name not in RUNS:
             raise ValueError(f'{where}: the grid has no run {name}; move the row to another file')
-        if other := difference(row, RUNS[name]._asdict()):
+        if other := difference(row, what(RUNS[name])):
             raise ValueError(f'{where}: the run {name} had {other}; move the row to another file')
         found[name] = row
     return found

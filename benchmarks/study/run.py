@@ -6,7 +6,7 @@ come to the same row.
 """
 
 import fcntl
-import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,14 +20,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.processes import ROOT, cpu_seconds, end, give_way, with_checkout
-from mirl_mm.checkpoint.atomic import write_complete
+from mirl_mm.evaluation.record import check_folder
 
 from . import rows
-from .grid import VERSION, Run
-from .stages import CAMVID, CPU, SPEC, TINY, Place, Stage, row_of, spec, unfinished
+from .begun import begun, note_code, note_cpu
+from .grid import CAMVID_IMAGES, Run
+from .results import row_of
+from .stages import CAMVID, TINY, Place, Stage, unfinished
 
 STOPPING = 45.0  # seconds that a training has to save before the time is over
 LOOK = 0.2  # seconds between looks
+NOTE = 30.0  # CPU seconds of a process between notes of them
+FILES = {  # below the data folder
+    f'{TINY}/train': 35_000,
+    f'{TINY}/val': 5_000,
+    f'{CAMVID}/images/training': CAMVID_IMAGES,
+    f'{CAMVID}/annotations/training': CAMVID_IMAGES,
+    f'{CAMVID}/images/test': 233,
+    f'{CAMVID}/annotations/test': 233,
+}
 NICE = 19
 ONE_THREAD = dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
 
@@ -39,7 +50,9 @@ class Job:
     run: Run
     stage: Stage
     process: subprocess.Popen
-    used: float = 0.0  # CPU seconds of the process, when last read
+    before: float = 0.0  # CPU seconds that the stage has used in earlier processes
+    used: float = 0.0  # and in this one, when last read
+    noted: float = 0.0  # of these
 
 
 class Busy(OSError):
@@ -54,28 +67,44 @@ def alone(work: Path) -> Iterator[int]:
         Busy: somebody holds it.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with (work / 'lock').open('a') as file:
+    with (work / 'lock').open('a+') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            file.seek(0)
             raise Busy(
-                f'{work} is in use by another driver (or a run that a killed one has left): wait '
-                'for it, or stop it'
+                f'{work} is in use by another driver, process {file.read()} (or by a run that it '
+                'has left): wait for it, or stop it'
             ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield file.fileno()
 
 
 def check_data(runs: Sequence[Run], data: Path) -> None:
-    """FileNotFoundError for data that the runs need and that are not unpacked."""
-    kinds, splits = ('images', 'annotations'), ('training', 'test')
-    needed = [data / CAMVID / kind / split for kind in kinds for split in splits]
-    if any(run.grid == 'tiny' or '+' in run.data for run in runs):
-        needed += [data / TINY / 'train', data / TINY / 'val']
-    for folder in needed:
-        if not folder.is_dir() or not any(folder.iterdir()):
+    """FileNotFoundError for data that the runs need and that are not all unpacked."""
+    tiny = any(run.grid == 'tiny' or '+' in run.data for run in runs)
+    for name, files in FILES.items():
+        folder = data / name
+        if name.startswith(TINY) and not tiny:
+            continue
+        found = sum(len(names) for _, _, names in os.walk(folder, followlinks=True))
+        if found != files:
             raise FileNotFoundError(
-                f'no data at {folder}: unpack them to {data}/{folder.relative_to(data).parts[0]}, '
-                'or give --data DIR (benchmarks/study/README.md says what they are)'
+                f'{found or "no"} files of {files:,} at {folder}: unpack them to '
+                f'{data / name.split("/")[0]}, or give --data DIR (benchmarks/study/README.md says '
+                'what they are)'
+            )
+
+
+def check_paths(place: Place) -> None:
+    """ValueError for folders whose names do not come through --cfg-options as they are."""
+    for option, folder in (('--work-dir', place.work), ('--data', place.data)):
+        if set(str(folder)) & set(' ,()[]'):
+            raise ValueError(
+                f'{str(folder)!r} has a space, a comma or a bracket, which --cfg-options does not '
+                f'leave as it is: give another {option}'
             )
 
 
@@ -103,16 +132,19 @@ def work(
     Raises:
         Busy: as :func:`alone`.
         FileNotFoundError: as :func:`check_data`.
-        ValueError: as :func:`rows.read`; or a run was begun with other settings.
+        OSError: rows cannot be written.
+        ValueError: as :func:`rows.read`, :func:`begun` and :func:`check_paths`.
     """
     deadline = time.monotonic() + seconds - STOPPING
     asked = asked or threading.Event()
+    check_paths(place)
     check_data(runs, place.data)
+    check_folder(file.parent)
     with alone(place.work) as lock:
         finished = rows.read(file)
         waiting = deque(run for run in runs if run.name not in finished)
         for run in waiting:
-            check_begun(run, place.of(run))
+            begun(run, place.of(run))
         active: list[Job] = []
         failed: list[str] = []
 
@@ -122,11 +154,12 @@ def work(
                 active.append(start(run, left[0], place, lock))
                 return
             try:
-                rows.add(row_of(run, place), file)
+                row = row_of(run, place)
             except (OSError, ValueError, LookupError) as error:
                 failed.append(run.name)
                 say(f'{run.name}: no row, {error!r}; remove {place.of(run)} to run it again')
                 return
+            rows.add(row, file)  # where it cannot, the folder stays for the next call
             shutil.rmtree(place.of(run), ignore_errors=True)  # nothing of it is kept behind a row
             say(f'{run.name}: done')
 
@@ -148,29 +181,18 @@ def work(
     return failed
 
 
-def check_begun(run: Run, folder: Path) -> None:
-    """ValueError where the folder was begun with other settings than the grid's."""
-    if not (folder / SPEC).is_file():
-        return
-    begun, now = json.loads((folder / SPEC).read_text()), plain(run)
-    if other := rows.difference(begun, now):
-        raise ValueError(f'{folder} was begun with {other}: remove it, or give another --work-dir')
-
-
-def plain(run: Run) -> dict:
-    """What a run is, as JSON gives it back."""
-    return json.loads(json.dumps(dict(study=VERSION) | spec(run)))
-
-
 def start(run: Run, stage: Stage, place: Place, lock: int) -> Job:
-    """The stage's process, in a session of its own: it hears of an interruption from the driver."""
+    """The stage's process.
+
+    In a session of its own: it hears of an interruption from the driver. Where the driver is
+    killed, it is told to stop.
+    """
     folder = place.of(run)
-    if not (folder / SPEC).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_complete(folder / SPEC, json.dumps(plain(run), indent=1).encode())
+    note_code(run, folder)
+    low = ['setpriv', '--pdeathsig', 'TERM', 'nice', '-n', str(NICE)]
     with (folder / f'{stage.name}.log').open('ab') as log:
         process = subprocess.Popen(
-            ['nice', '-n', str(NICE), sys.executable, *stage.command],
+            [*low, sys.executable, *stage.command],
             cwd=ROOT,
             env=with_checkout() | ONE_THREAD,
             stdout=log,
@@ -179,27 +201,25 @@ def start(run: Run, stage: Stage, place: Place, lock: int) -> Job:
             start_new_session=True,
         )
     say(f'{run.name}: {stage.name}')
-    return Job(run, stage, process)
+    return Job(run, stage, process, begun(run, folder)['cpu_seconds'].get(stage.name, 0.0))
 
 
 def ended(jobs: Sequence[Job], place: Place) -> list[Job]:
-    """The jobs whose process has ended; of all others, what they have used is read."""
+    """The jobs whose process has ended; of all, what they have used is read, and noted."""
     found = []
     for job in jobs:
         give_way(job.process.pid, NICE)
         job.used = max(job.used, cpu_seconds(job.process.pid))
-        if job.process.poll() is not None:
-            note_cpu(job, place)
-            found.append(job)
+        over = job.process.poll() is not None
+        if over or job.used - job.noted >= NOTE:
+            note(job, place)
+        found += [job] if over else []
     return found
 
 
-def note_cpu(job: Job, place: Place) -> None:
-    """Add to the run's CPU seconds by stage."""
-    file = place.of(job.run) / CPU
-    found = json.loads(file.read_text()) if file.is_file() else {}
-    found[job.stage.name] = round(found.get(job.stage.name, 0.0) + job.used, 1)
-    write_complete(file, json.dumps(found).encode())
+def note(job: Job, place: Place) -> None:
+    note_cpu(job.run, place.of(job.run), job.stage.name, job.before + job.used)
+    job.noted = job.used
 
 
 def stop(jobs: Sequence[Job], place: Place) -> None:
@@ -215,7 +235,7 @@ def stop(jobs: Sequence[Job], place: Place) -> None:
     for job in left:
         end(job.process.pid)
         job.process.wait()
-        note_cpu(job, place)
+        note(job, place)
     for job in jobs:
         say(f'{job.run.name}: stopped in {job.stage.name}, goes on with the next call')
 

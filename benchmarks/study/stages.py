@@ -1,13 +1,9 @@
 """What a run consists of: commands in order, each with the file that it leaves when it is done."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from . import rows
 from .grid import CAMVID_IMAGES, FEW, LABELS, SCRATCH, SCRATCH_LONG, UNTRAINED, WARM_UP, Run
 
 HERE, PACKAGE = 'benchmarks/study', 'benchmarks.study'
@@ -15,9 +11,6 @@ UPERNET = f'{HERE}/upernet_camvid.py'
 TINY, CAMVID = 'tiny_imagenet_100', 'camvid'  # below the data folder
 ITERATIONS, LONG = 600, 4600  # of UperNet: 0.58 s each; 1,720 of pre-training take 1.35 s each
 BATCH, WIDTH = dict(tiny=64, camvid=64), dict(tiny=64, camvid=96)
-LAST = 10  # the last loss is the mean over the last tenth of the steps
-CPU = 'cpu.json'  # seconds that the stages' processes used, in the run's folder
-SPEC = 'run.json'  # what the folder was begun as
 
 
 class Place(NamedTuple):
@@ -171,61 +164,16 @@ def written(options: Mapping[str, object]) -> list[str]:
     return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in options.items())]
 
 
+def what(run: Run) -> dict:
+    """What a row is of: rows of other settings are not compared."""
+    sizes = dict(run=run.name, width=WIDTH[run.grid], batch=BATCH[run.grid])
+    if run.grid == 'camvid':
+        sizes['transfer'] = dict(config=UPERNET, iterations=length_of(run))
+    return sizes | run._asdict()
+
+
 def spec(run: Run) -> dict:
     """All that a run is by the grid, whatever the folders."""
     options = options_of(run, Place(Path(), Path())).items()
     given = {key: value for key, value in options if not key.endswith('data_root')}
-    what = dict(run=run.name, width=WIDTH[run.grid], batch=BATCH[run.grid], **run._asdict())
-    return what | dict(config=config_of(run), options=given)
-
-
-def row_of(run: Run, place: Place) -> dict:
-    """A finished run's row: what was run, where, and what it came to."""
-    folder = place.of(run)
-    results = (tiny_results if run.grid == 'tiny' else camvid_results)(run, folder)
-    return rows.form(spec(run), results | dict(cpu_seconds=json.loads((folder / CPU).read_text())))
-
-
-def tiny_results(run: Run, folder: Path) -> dict:
-    blocks = json.loads((folder / 'probe/depth.json').read_text())['rows']
-    return json.loads((folder / 'measured.json').read_text()) | dict(
-        knn20=[round(block['knn'], 2) for block in blocks],
-        ridge=[round(block['linear'], 2) for block in blocks],
-    )
-
-
-def camvid_results(run: Run, folder: Path) -> dict:
-    """mIoU in percent by labels, and the pre-training."""
-    found: dict = dict(miou={}, transfer=dict(config=UPERNET, iterations=length_of(run)))
-    if run.epochs:
-        checkpoint = folder / f'pretrain/iter_{pretraining_iterations(run)}.pth'
-        found |= summary_of(*history(read(checkpoint)), BATCH['camvid'])
-    for labels in LABELS:
-        newest = sorted(folder.glob(f'{labels}-test/*/2*.json'))[-1]
-        found['miou'][labels] = json.loads(newest.read_text())['mIoU']
-    return found
-
-
-def summary_of(losses: np.ndarray, times: np.ndarray, batch: int) -> dict:
-    """Steps, rate and last loss of a pre-training, as :func:`history` gives it."""
-    return dict(
-        steps=len(losses),
-        images_per_s=round(float(batch / times.mean()), 1),
-        seconds=round(float(times.sum()), 1),
-        last_loss=round(float(losses[-max(len(losses) // LAST, 1) :].mean()), 5),
-    )
-
-
-def read(checkpoint: Path) -> dict:
-    """All that a training run's checkpoint has."""
-    from mmengine.runner.checkpoint import CheckpointLoader
-
-    import mirl_mm  # noqa: F401  (from here on MMEngine's loader runs no code that a file has)
-
-    return CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-
-
-def history(content: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Losses and seconds of every step, whichever process made it, as a checkpoint has them."""
-    scalars = content['message_hub']['log_scalars']
-    return scalars['train/loss'].data[0], scalars['train/time'].data[0]
+    return what(run) | dict(config=config_of(run), options=given)

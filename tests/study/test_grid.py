@@ -1,5 +1,6 @@
 """The grid: what is declared, and that every run's commands are of ordinary configs."""
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from mmengine.config import DictAction
 from benchmarks.study import grid
 from benchmarks.study.grid import RUNS, chosen
 from benchmarks.study.measure import CLASSES
-from benchmarks.study.stages import LONG, Place, spec, stages, unfinished
+from benchmarks.study.stages import LONG, Place, spec, stages, unfinished, written
 from mirl_mm.engine.launch import load_config
 
 PLACE = Place(Path('work'), Path('data'))
@@ -89,6 +90,14 @@ def test_every_stage_has_a_config_that_does_what_the_grid_says(run):
         assert 'indices' not in found['all'].train_dataloader.dataset
         start = found['few'].model.backbone.init_cfg
         assert (start is None) == (not run.epochs)
+
+
+def test_options_survive_the_command_line():
+    options = {'a.b': Path('/data/x'), 'c': [0, 10], 'd': 0.002, 'e': None}
+    parser = ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    found = parser.parse_args(written(options)).cfg_options
+    assert found == options | {'a.b': '/data/x'}
 
 
 def test_both_methods_are_trained_alike():

@@ -7,9 +7,10 @@ import pytest
 
 from benchmarks.study import rows
 from benchmarks.study.grid import RUNS
+from benchmarks.study.stages import what
 
 NAMES = ['tiny-mae-12-10e-s0', 'tiny-mae-12-10e-s1']
-WHAT, OTHER = (dict(run=name, **RUNS[name]._asdict()) for name in NAMES)
+WHAT, OTHER = (what(RUNS[name]) for name in NAMES)
 
 
 def test_rows_are_kept_and_replaced(tmp_path):
@@ -31,6 +32,7 @@ def test_rows_are_kept_and_replaced(tmp_path):
         (dict(study=0), 'a row of version 0 of the grid; this is version 1'),
         (dict(run='tiny-mae-7-10e-s0'), 'the grid has no run tiny-mae-7-10e-s0'),
         (dict(rate=0.5), 'the run tiny-mae-12-10e-s0 had rate 0.5, the grid has 0.002'),
+        (dict(width=32), 'the run tiny-mae-12-10e-s0 had width 32, the grid has 64'),
         (dict(run=NAMES[1]), 'the run tiny-mae-12-10e-s1 had seed 0, the grid has 1'),
     ],
 )
@@ -48,6 +50,16 @@ def test_lines_that_are_no_rows(tmp_path, line):
     file.write_text(f'{line}\n')
     with pytest.raises(ValueError, match='line 1 is no row of the study'):
         rows.read(file)
+
+
+def test_a_camvid_row_of_another_length(tmp_path):
+    row = rows.form(what(RUNS['camvid-scratch-12-s0']), {})
+    row['transfer']['iterations'] = 60
+    (tmp_path / 'rows.jsonl').write_text(json.dumps(row))
+    with pytest.raises(
+        ValueError, match=r"had transfer .*'iterations': 60}, the grid has .*: 600}"
+    ):
+        rows.read(tmp_path / 'rows.jsonl')
 
 
 def test_two_writers_lose_nothing(tmp_path):

@@ -9,7 +9,9 @@ import time
 
 import pytest
 
-from benchmarks.study import rows, run, stages
+from benchmarks.processes import ROOT
+from benchmarks.study import begun, rows, run, stages
+from benchmarks.study.begun import NOTES
 from benchmarks.study.grid import RUNS, SEEDS
 from benchmarks.study.stages import Place, Stage
 
@@ -29,13 +31,10 @@ time.sleep(0 if (folder / 'saved').exists() else 60)
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Data that are there, and stages that are short scripts."""
-    for folder in ('images/training', 'annotations/training', 'images/test', 'annotations/test'):
-        (tmp_path / 'data/camvid' / folder / 'a').mkdir(parents=True)
-    for folder in ('train', 'val'):
-        (tmp_path / 'data/tiny_imagenet_100' / folder / 'a').mkdir(parents=True)
-    monkeypatch.setattr(run, 'row_of', lambda each, place: rows.form(each._asdict() | dict(
-        run=each.name), json.loads((place.of(each) / 'two').read_text() or '{}')))  # fmt: skip
+    """No data, and what the last stage's script has written as results."""
+    monkeypatch.setattr(run, 'FILES', {})
+    monkeypatch.setattr(run, 'row_of', lambda each, place: rows.form(
+        stages.what(each), json.loads((place.of(each) / 'two').read_text() or '{}')))  # fmt: skip
     return Place(tmp_path / 'work', tmp_path / 'data')
 
 
@@ -123,7 +122,7 @@ def test_what_does_not_stop_is_killed(place, monkeypatch, tmp_path):
 
 def test_a_second_driver_is_refused(tmp_path):
     with run.alone(tmp_path) as lock:
-        words = f'{tmp_path} is in use by another driver'
+        words = f'{tmp_path} is in use by another driver, process {os.getpid()} '
         with pytest.raises(run.Busy, match=words), run.alone(tmp_path):
             pass
         left = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE,
@@ -135,21 +134,31 @@ def test_a_second_driver_is_refused(tmp_path):
         pass
 
 
-def test_data_that_are_not_unpacked(tmp_path):
+def test_data_that_are_not_all_unpacked(monkeypatch, tmp_path):
     tiny, camvid = RUNS['tiny-mae-12-10e-s0'], RUNS['camvid-scratch-12-s0']
-    with pytest.raises(
-        FileNotFoundError, match=f'no data at {tmp_path}/camvid/images/training: unp'
-    ):
+    both = RUNS['camvid-mirl-12-300e-camvid+tiny-s0']
+    scenes, images = 'camvid/annotations/test', 'tiny_imagenet_100/train'
+    monkeypatch.setattr(run, 'FILES', {images: 2, scenes: 2})
+    words = f'no files of 2 at {tmp_path}/{scenes}: unpack them to {tmp_path}/camvid, or'
+    with pytest.raises(FileNotFoundError, match=words):
         run.check_data([camvid], tmp_path)
-    for folder in ('images/training', 'images/test', 'annotations/training', 'annotations/test'):
-        with pytest.raises(FileNotFoundError, match=f'no data at {tmp_path}/camvid/{folder}'):
-            run.check_data([camvid], tmp_path)
-        (tmp_path / 'camvid' / folder / 'x').mkdir(parents=True)
+    (tmp_path / scenes).mkdir(parents=True)
+    for name in 'ab':
+        (tmp_path / scenes / name).touch()
     run.check_data([camvid], tmp_path)
-    (tmp_path / 'tiny_imagenet_100/train').mkdir(parents=True)
-    for runs in ([tiny], [RUNS['camvid-mirl-12-300e-camvid+tiny-s0']]):
-        with pytest.raises(FileNotFoundError, match='tiny_imagenet_100, or give --data DIR'):
-            run.check_data(runs, tmp_path)
+    (tmp_path / images / 'class').mkdir(parents=True)
+    (tmp_path / images / 'class/a').touch()
+    for needs in (tiny, both):
+        with pytest.raises(FileNotFoundError, match=f'1 files of 2 at {tmp_path}/{images}: unpack'):
+            run.check_data([needs], tmp_path)
+
+
+@pytest.mark.parametrize('name', ['a b', 'a,b', '[a]', 'a)'])
+def test_folders_that_options_cannot_hold(place, name, tmp_path):
+    for option, there in (('--data', place._replace(data=tmp_path / name)),
+                          ('--work-dir', place._replace(work=tmp_path / name))):  # fmt: skip
+        with pytest.raises(ValueError, match=f'a space, a comma or .*: give another {option}'):
+            run.work([RUNS[NAMES[0]]], there, 60 + run.STOPPING, file=tmp_path / 'rows')
 
 
 def test_a_folder_that_was_begun_as_something_else(place, monkeypatch, tmp_path):
@@ -157,12 +166,76 @@ def test_a_folder_that_was_begun_as_something_else(place, monkeypatch, tmp_path)
     each, file = RUNS[NAMES[0]], tmp_path / 'rows.jsonl'
     for _ in range(2):  # the second time the folder is there, and fits
         assert run.work([each], place, 60 + run.STOPPING, file=file) == NAMES[:1]
-    spec = place.of(each) / stages.SPEC
-    begun = json.loads(spec.read_text())
-    assert begun['options']['optim_wrapper.optimizer.lr'] == begun['rate'] == 0.002
-    spec.write_text(json.dumps(begun | dict(rate=0.1)))
-    with pytest.raises(ValueError, match=r'was begun with rate 0.1, the grid has 0.002: remove it'):
+    notes = place.of(each) / NOTES
+    found = json.loads(notes.read_text())
+    assert found['spec']['options']['optim_wrapper.optimizer.lr'] == found['spec']['rate'] == 0.002
+    found['spec']['rate'] = 0.1
+    for text, words in {
+        json.dumps(found): 'was begun with rate 0.1, the grid has 0.002: remove it',
+        '{"spec"': f'{notes} is not what the driver writes .*: remove {place.of(each)}, or',
+        '[]': 'is not what the driver writes',
+        '{"spec": [3], "cpu_seconds": {}, "code": []}': 'is not what the driver writes',
+    }.items():
+        notes.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            run.work([each], place, 60 + run.STOPPING, file=file)
+
+
+def test_notes_say_which_code_ran(place, monkeypatch):
+    each = RUNS[NAMES[0]]
+    folder = place.of(each)
+    for changed in ([], ['benchmarks/results/study/rows.jsonl'], ['mirl_mm/a.py'], []):
+        state = dict(commit='abc', changed=changed)
+        monkeypatch.setattr('mirl_mm.engine.hooks.run_record.git_state', lambda _, s=state: s)
+        begun.note_code(each, folder)
+    assert json.loads((folder / NOTES).read_text())['code'] == ['abc', 'abc, changed']
+
+
+def test_a_row_that_cannot_be_added_leaves_the_run(place, monkeypatch, tmp_path):
+    file, each = tmp_path / 'rows.jsonl', RUNS[NAMES[0]]
+    of_scripts(
+        monkeypatch,
+        write(f"pathlib.Path({str(file)!r}).write_text('<<<<'); "
+              "pathlib.Path(sys.argv[1], 'one').touch()"),
+        write("pathlib.Path(sys.argv[1], 'two').touch()"),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f'{file}, line 1 is no row of the study'):
         run.work([each], place, 60 + run.STOPPING, file=file)
+    assert (place.of(each) / 'two').exists()
+    file.unlink()
+    of_scripts(monkeypatch, 'raise SystemExit(1)', 'raise SystemExit(1)')
+    assert run.work([each], place, 60 + run.STOPPING, file=file) == []
+    assert list(rows.read(file)) == NAMES[:1]
+
+
+def test_rows_that_cannot_be_written(place, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match=f'cannot write to {tmp_path}/file'):
+        run.work([RUNS[NAMES[0]]], place, 60 + run.STOPPING, file=tmp_path / 'file/rows.jsonl')
+
+
+def test_a_run_is_told_to_stop_when_its_driver_is_killed(place):
+    each = RUNS[NAMES[0]]
+    folder = place.of(each)
+    driver = f"""
+import os, pathlib, signal, time
+from benchmarks.study import run
+from benchmarks.study.grid import RUNS
+from benchmarks.study.stages import Place, Stage
+place = Place(*map(pathlib.Path, {list(map(str, place))}))
+with run.alone(place.work) as lock:
+    run.start(RUNS[{each.name!r}], Stage('one', ['-c', {SAVES!r}, {str(folder)!r}], 'two'), place,
+              lock)
+    while not (place.of(RUNS[{each.name!r}]) / 'begun').exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    code = subprocess.run([sys.executable, '-c', driver], cwd=ROOT, timeout=120).returncode
+    assert code == -9
+    until = time.monotonic() + 20
+    while not (folder / 'saved').exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (folder / 'saved').exists() and not (folder / 'two').exists()
 
 
 def test_a_row_that_cannot_be_made_stops_no_other(place, monkeypatch, tmp_path, capsys):
@@ -199,5 +272,21 @@ def test_cpu_seconds_add_up_over_starts(place, monkeypatch, tmp_path):
     used = []
     for _ in range(2):
         run.work([each], place, 60 + run.STOPPING, file=tmp_path / 'rows')
-        used.append(json.loads((place.of(each) / stages.CPU).read_text())['one'])
+        used.append(json.loads((place.of(each) / NOTES).read_text())['cpu_seconds']['one'])
     assert 0.3 <= used[0] <= 1.0 and 1.5 * used[0] <= used[1] <= 2.5 * used[0]
+
+
+def test_cpu_seconds_are_noted_while_a_stage_runs(place, monkeypatch, tmp_path):
+    """A driver that is killed has noted them; the stage sees it."""
+    monkeypatch.setattr(run, 'NOTE', 0.2)
+    notes = """
+import json, pathlib, sys, time
+folder, until = pathlib.Path(sys.argv[1]), time.time() + 20
+while time.process_time() < 0.5: pass
+while not json.loads((folder / 'run.json').read_text())['cpu_seconds']:
+    time.sleep(0.05)
+    if time.time() > until: sys.exit(1)
+(folder / 'one').touch()
+"""
+    of_scripts(monkeypatch, notes, write("pathlib.Path(sys.argv[1], 'two').touch()"))
+    assert run.work([RUNS[NAMES[0]]], place, 60 + run.STOPPING, file=tmp_path / 'rows') == []

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,23 @@ from benchmarks.study.stages import Place
 from mirl_mm.checkpoint.reading import open_checkpoint
 
 DEPTH, EPOCHS, STEPS = 6, 3, 5  # steps of an epoch
+LIMIT = 1200  # seconds of a driver's call
 IMAGES = 10  # of CamVid's training images
 LENGTH = 31  # iterations of UperNet: one behind its warm-up
 MEASURED_TIME = ('images_per_s', 'seconds', 'cpu_seconds', 'date')
-STRIKES = [  # in a stage, with what there, by which signal; one after the other
+FILES = {'tiny_imagenet_100/train': 320, 'camvid/images/training': IMAGES}
+Strike = tuple[str, str, signal.Signals]  # in a stage, with what there, by which signal
+TINY_STRIKES: list[Strike] = [
     ('train', 'train/epoch_1.pth', signal.SIGKILL),
     ('train', 'train/epoch_2.pth', signal.SIGTERM),
-    ('probe', 'probe/features/*.npy', signal.SIGKILL),
+    ('probe', 'probe/features/*.json', signal.SIGKILL),
     ('measure', 'measure.log', signal.SIGKILL),
+]
+CAMVID_STRIKES: list[Strike] = [
+    ('pretrain', 'pretrain/iter_2.pth', signal.SIGKILL),
+    ('all', 'all/iter_10.pth', signal.SIGKILL),
+    ('all', 'all/iter_20.pth', signal.SIGTERM),
+    ('few-test', 'few-test.log', signal.SIGKILL),
 ]
 
 
@@ -55,7 +65,7 @@ def declared(monkeypatch, method: str, epochs: int) -> Run:
 
 def strike(folder: Path, stage: str, there: str, what: signal.Signals, jobs: list) -> None:
     """Signal the stage's process as soon as it runs and a file is there."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + LIMIT
     while time.monotonic() < until:
         if jobs and jobs[-1].stage.name == stage and any(folder.glob(there)):
             jobs[-1].process.send_signal(what)
@@ -63,62 +73,98 @@ def strike(folder: Path, stage: str, there: str, what: signal.Signals, jobs: lis
         time.sleep(0.01)
 
 
-@pytest.mark.long
-def test_a_run_that_is_killed_in_every_stage_comes_to_the_same_row(tmp_path, monkeypatch):
-    data = write_data(tmp_path / 'data')
-    mirl, mae = (declared(monkeypatch, method, EPOCHS) for method in ('mirl', 'mae'))
-    untrained = declared(monkeypatch, 'untrained', 0)
-    calm, struck = (Place(tmp_path / name, data) for name in ('calm', 'struck'))
-    files = [place.work / 'rows.jsonl' for place in (calm, struck)]
-    assert run.work([mirl, mae, untrained], calm, 600, jobs=2, file=files[0]) == []
-    expected = rows.read(files[0])
+def struck(runs: list[Run], strikes: list[Strike], place: Place, monkeypatch) -> dict[str, dict]:
+    """The runs' rows where each was struck again and again, then left to end.
 
-    jobs, start = [], run.start
+    Nothing is left out: every strike is in time, and ends the driver's call without a row.
+    """
+    jobs, start, file = [], run.start, place.work / 'rows.jsonl'
 
     def noting(*args) -> run.Job:
         jobs.append(start(*args))
         return jobs[-1]
 
     monkeypatch.setattr(run, 'start', noting)
-    for stage, there, what in STRIKES:
-        jobs.clear()
-        watch = threading.Thread(
-            target=strike, args=(struck.of(mirl), stage, there, what, jobs), daemon=True
-        )
-        watch.start()
-        assert run.work([mirl], struck, 300, file=files[1]) == [mirl.name], there
-        watch.join()
-        assert not rows.read(files[1]) and jobs[-1].stage.name == stage
-        if what == signal.SIGTERM:  # it has saved between the epochs' checkpoints
-            assert any((struck.of(mirl) / 'train').glob('iter_*.pth'))
-    assert run.work([mirl], struck, 300, file=files[1]) == []
-    found = rows.read(files[1])[mirl.name]
-    same = {key: value for key, value in found.items() if key not in MEASURED_TIME}
-    assert same == {k: v for k, v in expected[mirl.name].items() if k not in MEASURED_TIME}
+    for each in runs:
+        for stage, there, what in strikes:
+            jobs.clear()
+            watch = threading.Thread(
+                target=strike, args=(place.of(each), stage, there, what, jobs), daemon=True
+            )
+            watch.start()
+            assert run.work([each], place, LIMIT, file=file) == [each.name], there
+            watch.join()
+            assert each.name not in rows.read(file) and jobs[-1].stage.name == stage
+            if what == signal.SIGTERM:  # it has saved between the checkpoints
+                assert (place.of(each) / f'{stage}.log').read_text().count('SIGTERM after ') == 1
+        assert run.work([each], place, LIMIT, file=file) == []
+    return rows.read(file)
 
-    assert found['steps'] == EPOCHS * STEPS and found['images_per_s'] > 0
-    assert len(found['loss_by_epoch']) == EPOCHS and found['last_loss'] < found['loss_by_epoch'][0]
+
+def with_more(options: Callable[..., dict], more: dict) -> Callable[..., dict]:
+    """A stage's options and others."""
+    return lambda *args: options(*args) | more
+
+
+def lasting(row: dict) -> dict:
+    """What is the same, however long it took."""
+    return {key: value for key, value in row.items() if key not in MEASURED_TIME}
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_in_every_stage_comes_to_the_same_row(tmp_path, monkeypatch):
+    data = write_data(tmp_path / 'data')
+    monkeypatch.setattr(run, 'FILES', FILES)
+    mirl, mae = (declared(monkeypatch, method, EPOCHS) for method in ('mirl', 'mae'))
+    untrained = declared(monkeypatch, 'untrained', 0)
+    calm = Place(tmp_path / 'calm', data)
+    assert (
+        run.work([mirl, mae, untrained], calm, LIMIT, jobs=2, file=calm.work / 'rows.jsonl') == []
+    )
+    expected = rows.read(calm.work / 'rows.jsonl')
+    found = struck([mirl], TINY_STRIKES, Place(tmp_path / 'mirl', data), monkeypatch)
+    found |= struck([mae], TINY_STRIKES[:1], Place(tmp_path / 'mae', data), monkeypatch)
+    for each in (mirl, mae):
+        assert lasting(found[each.name]) == lasting(expected[each.name])
+        row, calm_row = found[each.name], expected[each.name]
+        assert row['steps'] == EPOCHS * STEPS and row['images_per_s'] > 0
+        assert len(row['loss_by_epoch']) == EPOCHS and row['last_loss'] < row['loss_by_epoch'][0]
+        assert sum(row['cpu_seconds'].values()) > sum(calm_row['cpu_seconds'].values())
+        assert len(row['code']) == 1 and row['code'][0].startswith(row['commit'])
+
     for row in expected.values():
         assert [len(row[key]) for key in ('knn20', 'ridge', 'segment')] == [DEPTH] * 3
         assert row['config'].endswith('mae_tiny.py' if row['method'] == 'mae' else 'mirl_tiny.py')
     assert expected[untrained.name]['steps'] == 0
     assert expected[untrained.name]['held_out_error'] is None
-    assert expected[mae.name]['held_out_error'] != found['held_out_error']
-    assert sum(found['cpu_seconds'].values()) > sum(expected[mirl.name]['cpu_seconds'].values())
+    assert expected[mae.name]['held_out_error'] != expected[mirl.name]['held_out_error']
 
 
 @pytest.mark.long
 def test_a_run_of_grid_b_with_both_sources(tmp_path, monkeypatch):
-    """Every stage at test size: images of both sources, the encoder handed on, both tests read."""
+    """Every stage at test size: images of both sources, the encoder handed on, both tests read.
+
+    Killed in training of each kind, it comes to the same row.
+    """
     data = write_data(tmp_path / 'data')
+    monkeypatch.setattr(run, 'FILES', FILES)
     monkeypatch.setattr(stages, 'CAMVID_IMAGES', IMAGES)  # 10 images: 6 iterations, one label
     monkeypatch.setattr(stages, 'ITERATIONS', LENGTH)
+    often = {'default_hooks.checkpoint.interval': 2}
+    for name, more in (
+        ('options_of', often),
+        ('upernet_options', often | {'train_dataloader.batch_size': 2}),
+    ):
+        monkeypatch.setattr(stages, name, with_more(getattr(stages, name), more))
     made = Run('camvid', 'mirl', 12, 40, 0, 'camvid+tiny')
     monkeypatch.setitem(RUNS, made.name, made)
-    place, file = Place(tmp_path / 'work', data), tmp_path / 'rows.jsonl'
     monkeypatch.setattr(run.shutil, 'rmtree', lambda *_, **__: None)
-    assert run.work([made], place, 600, file=file) == []
-    row = rows.read(file)[made.name]
+    place = Place(tmp_path / 'calm', data)
+    assert run.work([made], place, LIMIT, file=place.work / 'rows.jsonl') == []
+    row = rows.read(place.work / 'rows.jsonl')[made.name]
+    found = struck([made], CAMVID_STRIKES, Place(tmp_path / 'struck', data), monkeypatch)
+    assert lasting(found[made.name]) == lasting(row)
+
     assert row['steps'] == 40 * IMAGES // 64 == 6 and row['images_per_s'] > 0
     assert list(row['miou']) == ['all', 'few'] and all(0 <= v <= 100 for v in row['miou'].values())
     names = ['pretrain', 'all', 'all-test', 'few', 'few-test']
