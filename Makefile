@@ -26,7 +26,7 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup
 
-# About 11 min more: tests marked long, the GPU benchmarks rehearsed on a CPU, 46 faults.
+# About 15 min more: tests marked long, the GPU benchmarks rehearsed on a CPU, 46 faults.
 test-long: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m long -n $(JOBS) --dist loadgroup
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.gpu --rehearse
