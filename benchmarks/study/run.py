@@ -73,8 +73,8 @@ def alone(work: Path) -> Iterator[int]:
         except BlockingIOError as error:
             file.seek(0)
             raise Busy(
-                f'{work} is in use by another driver, process {file.read() or "unknown"} (or by a run that it '
-                'has left): wait for it, or stop it'
+                f'{work} is in use by another driver, process {file.read() or "unknown"} (or by a '
+                'run that it has left): wait for it, or stop it'
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
