@@ -293,13 +293,16 @@ def stamp(name: str, result: Mapping) -> str:
 
 
 def main() -> None:
-    README.write_text(filled(README.read_text(), tables()))
     try:
-        rows = study_rows.read()
+        made = {
+            README: tables(),
+            STUDY: study.all_tables(study_rows.read()),
+            PROJECT: gpu.status(RESULTS),
+        }
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
-    STUDY.write_text(filled(STUDY.read_text(), study.all_tables(rows)))
-    PROJECT.write_text(filled(PROJECT.read_text(), gpu.status(RESULTS)))
+    for page, of_page in made.items():
+        page.write_text(filled(page.read_text(), of_page))
 
 
 if __name__ == '__main__':

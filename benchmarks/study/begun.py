@@ -41,8 +41,8 @@ def plain(run: Run) -> dict:
     return json.loads(json.dumps(dict(study=VERSION) | spec(run)))
 
 
-def note_code(run: Run, folder: Path) -> None:
-    """Add the checkout's commit, and whether files are changed, to what has run it."""
+def note_code(run: Run, folder: Path) -> dict:
+    """Add the checkout's commit, and whether files are changed, to what has run it; the notes."""
     from mirl_mm.engine.hooks.run_record import git_state
 
     state = git_state(ROOT) or dict(commit='unknown', changed=[])
@@ -52,6 +52,7 @@ def note_code(run: Run, folder: Path) -> None:
     if code not in notes['code']:
         notes['code'].append(code)
     write(notes, folder)
+    return notes
 
 
 def note_cpu(run: Run, folder: Path, stage: str, seconds: float) -> None:

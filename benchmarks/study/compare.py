@@ -22,7 +22,7 @@ Groups = Mapping[Kind, Sequence[dict]]  # rows by kind
 
 
 def curves_of(groups: Groups) -> dict[str, str]:
-    """What these rows have measured behind every block."""
+    """What these rows, of which no group is empty, have measured behind every block."""
     return {key: name for key, name in CURVES.items() if all(key in g[0] for g in groups.values())}
 
 

@@ -188,7 +188,7 @@ def start(run: Run, stage: Stage, place: Place, lock: int) -> Job:
     killed, it is told to stop.
     """
     folder = place.of(run)
-    note_code(run, folder)
+    notes = note_code(run, folder)
     low = ['setpriv', '--pdeathsig', 'TERM', 'nice', '-n', str(NICE)]
     with (folder / f'{stage.name}.log').open('ab') as log:
         process = subprocess.Popen(
@@ -201,7 +201,7 @@ def start(run: Run, stage: Stage, place: Place, lock: int) -> Job:
             start_new_session=True,
         )
     say(f'{run.name}: {stage.name}')
-    return Job(run, stage, process, begun(run, folder)['cpu_seconds'].get(stage.name, 0.0))
+    return Job(run, stage, process, notes['cpu_seconds'].get(stage.name, 0.0))
 
 
 def ended(jobs: Sequence[Job], place: Place) -> list[Job]:

@@ -52,7 +52,7 @@ def test_what_it_cannot_do(monkeypatch, tmp_path, capsys):
     )
     words = failed(monkeypatch, *out, 'run', '--minutes', 5, '--data', tmp_path / 'none')
     assert words.startswith(
-        f'error: no files of 35,000 at {tmp_path}/none/tiny_imagenet_100/train: '
+        f'error: no files of 35,000 at {tmp_path}/none/tiny_imagenet_100/train: unpack'
     )
     monkeypatch.setattr(run, 'check_data', lambda *_: None)
     with run.alone(tmp_path / 'work'):

@@ -153,6 +153,22 @@ def test_data_that_are_not_all_unpacked(monkeypatch, tmp_path):
             run.check_data([needs], tmp_path)
 
 
+def test_every_folder_of_the_data_is_looked_at(monkeypatch, tmp_path):
+    assert set(run.FILES) == {
+        *(f'tiny_imagenet_100/{split}' for split in ('train', 'val')),
+        *(f'camvid/{kind}/{split}' for kind in ('images', 'annotations')
+          for split in ('training', 'test')),
+    }  # fmt: skip
+    monkeypatch.setattr(run, 'FILES', dict.fromkeys(run.FILES, 1))
+    needs = [RUNS['camvid-mirl-12-300e-camvid+tiny-s0']]
+    for name in run.FILES:
+        with pytest.raises(FileNotFoundError, match=f'no files of 1 at {tmp_path}/{name}: unpack'):
+            run.check_data(needs, tmp_path)
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / 'a').touch()
+    run.check_data(needs, tmp_path)
+
+
 @pytest.mark.parametrize('name', ['a b', 'a,b', '[a]', 'a)'])
 def test_folders_that_options_cannot_hold(place, name, tmp_path):
     for option, there in (('--data', place._replace(data=tmp_path / name)),

@@ -73,8 +73,8 @@ def strike(folder: Path, stage: str, there: str, what: signal.Signals, jobs: lis
         time.sleep(0.01)
 
 
-def struck(runs: list[Run], strikes: list[Strike], place: Place, monkeypatch) -> dict[str, dict]:
-    """The runs' rows where each was struck again and again, then left to end.
+def struck(each: Run, strikes: list[Strike], place: Place, monkeypatch) -> dict:
+    """The run's row where it was struck again and again, then left to end.
 
     Nothing is left out: every strike is in time, and ends the driver's call without a row.
     """
@@ -85,20 +85,20 @@ def struck(runs: list[Run], strikes: list[Strike], place: Place, monkeypatch) ->
         return jobs[-1]
 
     monkeypatch.setattr(run, 'start', noting)
-    for each in runs:
-        for stage, there, what in strikes:
-            jobs.clear()
-            watch = threading.Thread(
-                target=strike, args=(place.of(each), stage, there, what, jobs), daemon=True
-            )
-            watch.start()
-            assert run.work([each], place, LIMIT, file=file) == [each.name], there
-            watch.join()
-            assert each.name not in rows.read(file) and jobs[-1].stage.name == stage
-            if what == signal.SIGTERM:  # it has saved between the checkpoints
-                assert (place.of(each) / f'{stage}.log').read_text().count('SIGTERM after ') == 1
-        assert run.work([each], place, LIMIT, file=file) == []
-    return rows.read(file)
+    for stage, there, what in strikes:
+        jobs.clear()
+        watch = threading.Thread(
+            target=strike, args=(place.of(each), stage, there, what, jobs), daemon=True
+        )
+        watch.start()
+        assert run.work([each], place, LIMIT, file=file) == [each.name], there
+        watch.join()
+        assert not rows.read(file) and jobs[-1].stage.name == stage
+        if what == signal.SIGTERM:  # it has saved between the checkpoints
+            assert any((place.of(each) / stage).glob('iter_*.pth'))
+            assert (place.of(each) / f'{stage}.log').read_text().count('SIGTERM after ') == 1
+    assert run.work([each], place, LIMIT, file=file) == []
+    return rows.read(file)[each.name]
 
 
 def with_more(options: Callable[..., dict], more: dict) -> Callable[..., dict]:
@@ -122,11 +122,10 @@ def test_a_run_that_is_killed_in_every_stage_comes_to_the_same_row(tmp_path, mon
         run.work([mirl, mae, untrained], calm, LIMIT, jobs=2, file=calm.work / 'rows.jsonl') == []
     )
     expected = rows.read(calm.work / 'rows.jsonl')
-    found = struck([mirl], TINY_STRIKES, Place(tmp_path / 'mirl', data), monkeypatch)
-    found |= struck([mae], TINY_STRIKES[:1], Place(tmp_path / 'mae', data), monkeypatch)
-    for each in (mirl, mae):
-        assert lasting(found[each.name]) == lasting(expected[each.name])
-        row, calm_row = found[each.name], expected[each.name]
+    for each, strikes in ((mirl, TINY_STRIKES), (mae, TINY_STRIKES[:1])):
+        row = struck(each, strikes, Place(tmp_path / each.method, data), monkeypatch)
+        calm_row = expected[each.name]
+        assert lasting(row) == lasting(calm_row)
         assert row['steps'] == EPOCHS * STEPS and row['images_per_s'] > 0
         assert len(row['loss_by_epoch']) == EPOCHS and row['last_loss'] < row['loss_by_epoch'][0]
         assert sum(row['cpu_seconds'].values()) > sum(calm_row['cpu_seconds'].values())
@@ -162,8 +161,8 @@ def test_a_run_of_grid_b_with_both_sources(tmp_path, monkeypatch):
     place = Place(tmp_path / 'calm', data)
     assert run.work([made], place, LIMIT, file=place.work / 'rows.jsonl') == []
     row = rows.read(place.work / 'rows.jsonl')[made.name]
-    found = struck([made], CAMVID_STRIKES, Place(tmp_path / 'struck', data), monkeypatch)
-    assert lasting(found[made.name]) == lasting(row)
+    again = struck(made, CAMVID_STRIKES, Place(tmp_path / 'struck', data), monkeypatch)
+    assert lasting(again) == lasting(row)
 
     assert row['steps'] == 40 * IMAGES // 64 == 6 and row['images_per_s'] > 0
     assert list(row['miou']) == ['all', 'few'] and all(0 <= v <= 100 for v in row['miou'].values())

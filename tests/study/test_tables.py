@@ -89,6 +89,10 @@ def test_length_within_a_method():
         '* 20-NN, last block: MIRL with 12 blocks 4 to 10 epochs +5.0 (1 of 3 seeds, says nothing '
         'yet); MIRL against MAE with 12 blocks, 10 epochs +1.0 (within the spread); '
     ) in made
+    said = (
+        'MIRL against MAE with 12 blocks, 10 epochs +1.0 (within the spread); MIRL against MAE with'
+    )
+    assert any(said in line for line in made.splitlines() if line.startswith('* ridge, last block'))
     assert '85.3 and 86.2 with 48' in made and '"Beyond the spread" is said where' in made
 
 
