@@ -2,7 +2,7 @@
 
     python -m benchmarks.largest_batch --out benchmarks/results/NAME.json
 
-See mirl_mm/analysis/memory.py for what is counted and what room is left. One GPU, bfloat16, AdamW,
+See mirl_mm/measure/memory.py for what is counted and what room is left. One GPU, bfloat16, AdamW,
 with and without checkpointing of encoder and decoder blocks.
 """
 
@@ -11,8 +11,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mirl_mm.analysis.memory import step_memory, usable
-from mirl_mm.evaluation.record import environment, write_json
+from mirl_mm.engine.run_facts import environment
+from mirl_mm.files import write_json
+from mirl_mm.measure.memory import step_memory, usable
 
 ROOT = Path(__file__).parents[1]
 ARCHS = ('s12', 's54', 'b12', 'b24', 'b48')

@@ -25,9 +25,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from torch.utils.data import default_collate
 
-from mirl_mm.datasets.packed_writing import pack_images
-from mirl_mm.datasets.scenes import PHOTOGRAPHS
-from mirl_mm.evaluation.record import environment, write_json
+from mirl_mm.datasets.packed.writing import pack_images
+from mirl_mm.demo.scenes import PHOTOGRAPHS
+from mirl_mm.engine.run_facts import environment
+from mirl_mm.files import write_json
 
 CROP = dict(scale=224, crop_ratio_range=(0.2, 1.0))
 PILLOW = dict(type='RandomResizedCrop', backend='pillow', interpolation='bicubic', **CROP)

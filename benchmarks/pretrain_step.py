@@ -31,7 +31,7 @@ from benchmarks.timing import (
     summarise,
     use_threads,
 )
-from mirl_mm.analysis.flops import flops
+from mirl_mm.measure.flops import flops
 from tests.reference import Reference
 
 ROOT = Path(__file__).parents[1]

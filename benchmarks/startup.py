@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from mirl_mm.datasets.images import EXTENSIONS
-from mirl_mm.evaluation.record import environment, write_json
+from mirl_mm.engine.run_facts import environment
+from mirl_mm.files import write_json
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ('mmdet', 'mmseg', 'transformers', 'matplotlib', 'pycocotools', 'scipy', 'skimage')

@@ -2,7 +2,7 @@
 
     python -m benchmarks.step_cost --out benchmarks/results/NAME.json
 
-Operations, bytes and kernels from a trace on tensors without contents (mirl_mm/analysis/cost.py),
+Operations, bytes and kernels from a trace on tensors without contents (mirl_mm/measure/cost.py),
 under autocast to bfloat16, and the floor that follows for some GPUs. Peers as in pretrain_step.
 """
 
@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.pretrain_step import ROOT, loss_of, plain
 from benchmarks.timing import add_out, save
-from mirl_mm.analysis.cost import Operation, cost
-from mirl_mm.analysis.peak_rate import GPUS
-from mirl_mm.analysis.rehearsal import build, passes, rehearse
+from mirl_mm.measure.cost import Operation, cost
+from mirl_mm.measure.peak_rate import GPUS
+from mirl_mm.measure.rehearsal import build, passes, rehearse
 
 SIZES = {'s54': 256, 'b48': 64}  # images of a step
 DEVICES = ('A100', 'H100', 'H200')

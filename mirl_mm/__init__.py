@@ -6,6 +6,6 @@ prefix under any ``default_scope``) and makes MMEngine's checkpoint loading safe
 
 __version__ = '0.1.0'
 
-from . import checkpoint, datasets, engine, evaluation, models
+from . import checkpoint, datasets, engine, measure, models
 
-__all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'evaluation', 'models']
+__all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'measure', 'models']

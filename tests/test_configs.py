@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, init_default_scope
 
-from mirl_mm.engine.adapt import set_precision
 from mirl_mm.engine.config_keys import check_keys
 from mirl_mm.engine.launch import load_config
+from mirl_mm.engine.machine import set_precision
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p for p in (ROOT / 'configs').glob('*/*.py') if p.parent.name != '_base_')

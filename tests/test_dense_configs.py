@@ -12,11 +12,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 
-from mirl_mm.datasets.scene_set import write_scenes
-from mirl_mm.datasets.scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
-from mirl_mm.engine.adapt import set_precision
+from mirl_mm.demo.scene_set import write_scenes
+from mirl_mm.demo.scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
 from mirl_mm.engine.launch import load_config
-from mirl_mm.models.vit import ARCHS
+from mirl_mm.engine.machine import set_precision
+from mirl_mm.models.archs import ARCHS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mirl_mm.datasets.scene_set import write_scenes
+from mirl_mm.demo.scene_set import write_scenes
 from mirl_mm.engine.launch import build_runner, training_config
 from tests.class_folders import write_classes
 from tests.host_reads import HostReads, reads_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mirl_mm.engine.check_folders import check_folders
+from mirl_mm.engine.checks.folders import check_folders
 from mirl_mm.engine.launch import training_config
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ import sys
 
 from mirl_mm.checkpoint import convert_file
 from mirl_mm.checkpoint.convert import TARGETS
-from mirl_mm.models.vit import ARCHS
+from mirl_mm.models.archs import ARCHS
 
 
 def parse_args() -> argparse.Namespace:

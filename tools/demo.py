@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mirl_mm.datasets.scene_set import write_scenes
-from mirl_mm.demo import run_demo
+from mirl_mm.demo.run import run_demo
+from mirl_mm.demo.scene_set import write_scenes
 
 CONFIGS = Path(__file__).parents[1] / 'configs/demo'
 PRE_TRAINING = str(CONFIGS / 'mirl_24-blocks.py')

@@ -5,10 +5,10 @@ import sys
 
 from mmengine.config import DictAction
 
-from mirl_mm.engine.adapt import LAUNCHERS
-from mirl_mm.evaluation.features import Loading
-from mirl_mm.evaluation.knn import KS, TEMPERATURE
-from mirl_mm.evaluation.knn_run import run_knn
+from mirl_mm.apps.knn import run_knn
+from mirl_mm.engine.machine import LAUNCHERS
+from mirl_mm.measure.features import Loading
+from mirl_mm.measure.knn import KS, TEMPERATURE
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,9 +5,9 @@ import sys
 
 from mmengine.config import DictAction
 
-from mirl_mm.analysis.peak_rate import GPUS
-from mirl_mm.analysis.plan import plan
-from mirl_mm.analysis.plan_text import describe
+from mirl_mm.apps.plan import plan
+from mirl_mm.apps.plan_text import describe
+from mirl_mm.measure.peak_rate import GPUS
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,7 +5,7 @@ import sys
 
 from mmengine.config import DictAction
 
-from mirl_mm.analysis.predict import predict_pictures
+from mirl_mm.apps.predict import predict_pictures
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,8 +6,8 @@ import sys
 from mmengine.config import DictAction
 
 from mirl_mm.engine.launch import load_config
-from mirl_mm.evaluation.depth_probe import probe_depth
-from mirl_mm.evaluation.features import POOLS, Loading
+from mirl_mm.measure.depth import probe_depth
+from mirl_mm.measure.features import POOLS, Loading
 
 
 def parse_args() -> argparse.Namespace:

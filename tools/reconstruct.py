@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mirl_mm.analysis.reconstruct import reconstruct_pictures
+from mirl_mm.apps.reconstruct import reconstruct_pictures
 
 
 def parse_args() -> argparse.Namespace:

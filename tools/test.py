@@ -5,8 +5,8 @@ import sys
 
 from mmengine.config import DictAction
 
-from mirl_mm.engine.adapt import LAUNCHERS
 from mirl_mm.engine.launch import build_runner, testing_config
+from mirl_mm.engine.machine import LAUNCHERS
 from mirl_mm.errors import CheckpointError
 
 

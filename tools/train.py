@@ -5,9 +5,9 @@ import sys
 
 from mmengine.config import DictAction
 
-from mirl_mm.engine.adapt import LAUNCHERS
 from mirl_mm.engine.hooks import NonFiniteError
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.engine.machine import LAUNCHERS
 from mirl_mm.engine.resume import ResumeError
 from mirl_mm.errors import CheckpointError
 

@@ -24,7 +24,8 @@ os.environ['CUDA_VISIBLE_DEVICES'] = ''  # before torch looks: the runs are fork
 
 import mmpretrain.models  # noqa: F401  (so that they need not import it)
 
-from mirl_mm.evaluation.record import environment, write_json
+from mirl_mm.engine.run_facts import environment
+from mirl_mm.files import write_json
 
 from . import scenarios
 from .run import ROOT

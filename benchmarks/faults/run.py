@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mirl_mm.engine.launch import build_runner, training_config
-from mirl_mm.engine.segments import unwrapped
+from mirl_mm.models.segments import unwrapped
 
 ROOT = Path(__file__).parents[2]
 IMAGES, BATCH, ACCUMULATION, INTERVAL, ITERATIONS = 40, 4, 3, 4, 30

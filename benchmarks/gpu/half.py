@@ -11,7 +11,7 @@ import statistics
 import torch
 from torch import Tensor, nn
 
-from mirl_mm.engine.segments import parameter_segments
+from mirl_mm.models.segments import parameter_segments
 from tests.models.build import images
 
 from .device import exact_float32

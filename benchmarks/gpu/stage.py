@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.processes import end
-from mirl_mm.checkpoint.atomic import write_complete
-from mirl_mm.evaluation.record import environment
+from mirl_mm.engine.run_facts import environment
+from mirl_mm.files import write_complete
 
 from .device import description, forget, memory_gb
 

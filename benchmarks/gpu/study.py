@@ -21,9 +21,9 @@ from benchmarks.images import Labelled, normalised, random_crops
 from benchmarks.study.grid import UNTRAINED, WARM_UP
 from benchmarks.study.measure import held_out_error
 from benchmarks.study.rows import form
-from mirl_mm.evaluation.features import POOLS, block_features
-from mirl_mm.evaluation.knn import knn_accuracy
-from mirl_mm.evaluation.linear import ridge_accuracy
+from mirl_mm.measure.features import POOLS, block_features
+from mirl_mm.measure.knn import knn_accuracy
+from mirl_mm.measure.linear import ridge_accuracy
 
 HEAD_DIM, SEGMENTS, MAE_BLOCKS = 32, 6, 8
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.processes import ROOT
-from mirl_mm.checkpoint.atomic import write_complete
+from mirl_mm.files import write_complete
 
 from . import rows
 from .grid import VERSION, Run
@@ -43,7 +43,7 @@ def plain(run: Run) -> dict:
 
 def note_code(run: Run, folder: Path) -> dict:
     """Add the checkout's commit, and whether files are changed, to what has run it; the notes."""
-    from mirl_mm.engine.hooks.run_record import git_state
+    from mirl_mm.engine.run_facts import git_state
 
     state = git_state(ROOT) or dict(commit='unknown', changed=[])
     changed = [file for file in state['changed'] if not file.startswith(OURS)]

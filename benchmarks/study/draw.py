@@ -12,8 +12,8 @@ from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mirl_mm.checkpoint.atomic import complete_file
 from mirl_mm.engine.launch import load_config
+from mirl_mm.files import complete_file
 
 
 def drawn(config: str, options: dict) -> nn.Module:

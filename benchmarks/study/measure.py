@@ -16,8 +16,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from benchmarks.images import normalised, read_folders
-from mirl_mm.checkpoint.atomic import write_complete
 from mirl_mm.engine.launch import load_config
+from mirl_mm.files import write_complete
 
 from .results import history, read, summary_of
 from .segment import segment_curve

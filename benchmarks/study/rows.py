@@ -25,8 +25,7 @@ def form(run: Mapping, found: Mapping) -> dict:
             ``batch``, ``rate``, ``seed``.
         found: of :data:`NOTHING` what there is, and curves by block in percent.
     """
-    from mirl_mm.engine.hooks.run_record import git_state
-    from mirl_mm.evaluation.record import environment
+    from mirl_mm.engine.run_facts import environment, git_state
 
     here = environment()
     made = dict(device=here['hardware'], versions=here['versions'], date=here['date'])
@@ -77,7 +76,7 @@ def check_version(row: Mapping, where: str) -> None:
 
 def add(row: dict, file: Path = ROWS) -> None:
     """Put a row at the end, or in the place of the same run's."""
-    from mirl_mm.checkpoint.atomic import write_complete
+    from mirl_mm.files import write_complete
 
     with locked(file.parent):
         rows = read(file) | {row['run']: row}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.processes import ROOT, cpu_seconds, end, give_way, with_checkout
-from mirl_mm.evaluation.record import check_folder
+from mirl_mm.files import check_folder
 
 from . import rows
 from .begun import begun, note_code, note_cpu

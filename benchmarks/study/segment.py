@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.images import normalised
-from mirl_mm.evaluation.features import block_tokens
-from mirl_mm.evaluation.linear import HELD_OUT, PENALTIES
+from mirl_mm.measure.features import block_tokens
+from mirl_mm.measure.linear import HELD_OUT, PENALTIES
 
 IGNORED = 255
 EXTENT = (176, 240)  # pixels that scenes are brought to: 360 x 480 are 2.0 times as large

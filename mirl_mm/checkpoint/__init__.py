@@ -7,15 +7,16 @@ Importing this package makes all of MMEngine's checkpoint loading safe (``weight
 MMEngine is installed, and lets it read local safetensors: see :func:`make_loading_safe`.
 """
 
-from .arch import EncoderArch
-from .atomic import complete_file, remove_parts, write_complete
+from mirl_mm.files import complete_file, remove_parts, write_complete
+from mirl_mm.models.archs import EncoderArch
+from mirl_mm.models.fit import Fit, compare
+
 from .convert import convert_file
-from .fit import Fit, compare
 from .loading import check_stored_arch, load_weights
 from .names import backbone_state, to_ours, to_timm
 from .official import convert_official
 from .reading import CheckpointFile, open_checkpoint, read_checkpoint
-from .safe_loading import SAFE_GLOBALS, make_loading_safe, safely
+from .safety import SAFE_GLOBALS, make_loading_safe, safely
 from .writing import write_checkpoint
 
 make_loading_safe()

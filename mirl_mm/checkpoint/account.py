@@ -5,8 +5,9 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from .arch import EncoderArch
-from .fit import summary
+from mirl_mm.models.archs import EncoderArch
+from mirl_mm.models.fit import summary
+
 from .reading import CheckpointFile
 
 FORMS = {

@@ -1,17 +1,23 @@
 """From a checkpoint file of any form to another file, with an account of every name."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from mmpretrain.models import VisionTransformer
+from torch import Size, Tensor
 
 from mirl_mm import __version__
+from mirl_mm.errors import UserError
+from mirl_mm.models.archs import BACKBONE, EncoderArch, check_same
+from mirl_mm.models.fit import Shapes, compare, shapes, summary
+from mirl_mm.models.neck import MIRLNeck
 
 from .account import by_part, counted, described, timm_call
-from .arch import EncoderArch, check_same
-from .fit import compare, expected_shapes, shapes, summary
 from .loading import config_shapes
-from .names import BACKBONE, backbone_state, timm_name, to_ours, to_timm
+from .names import backbone_state, timm_name, to_ours, to_timm
 from .reading import CheckpointFile, open_checkpoint
 from .writing import check_destination, write_checkpoint
 
@@ -47,12 +53,12 @@ def convert_file(
             has no place in the target; the destination cannot be written.
     """
     if to not in TARGETS:
-        raise ValueError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
+        raise UserError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
     if arch and config:
-        raise ValueError('give an arch or a config, not both: the config has its arch')
+        raise UserError('give an arch or a config, not both: the config has its arch')
     check_destination(destination)
     if Path(destination).exists() and Path(source).exists() and Path(source).samefile(destination):
-        raise ValueError(f'{destination} is the source itself')
+        raise UserError(f'{destination} is the source itself')
 
     file = open_checkpoint(source, raw)
     state, unused = to_ours(file.state)
@@ -117,3 +123,54 @@ def _has_a_place(name: str, to: str) -> bool:
         'backbone': name.startswith(BACKBONE),
         'timm': timm_name(name) is not None,
     }[to]
+
+
+def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
+    """Shapes of a model of this arch with the parts that the weights have (full-model names).
+
+    Encoder, norms, decoders and classifier are those of the file; their sizes are the arch's. The
+    models are built without memory.
+    """
+    with torch.device('meta'):
+        encoder = VisionTransformer(
+            arch=dict(
+                embed_dims=arch.embed_dims,
+                num_layers=arch.num_layers,
+                num_heads=arch.num_heads or 1,
+                feedforward_channels=arch.feedforward_channels,
+            ),
+            img_size=arch.img_size or 224,
+            patch_size=arch.patch_size,
+            in_channels=arch.in_channels,
+            final_norm=BACKBONE + 'ln2.weight' not in state or BACKBONE + 'ln1.weight' in state,
+            out_type='avg_featmap' if BACKBONE + 'ln2.weight' in state else 'cls_token',
+        )
+        wanted = {BACKBONE + name: t.shape for name, t in encoder.state_dict().items()}
+        if neck := _neck_like(state, arch.embed_dims):
+            wanted |= {f'neck.{name}': t.shape for name, t in neck.state_dict().items()}
+    for head in ('head.fc', 'head.layers.head'):
+        if f'{head}.weight' in state:
+            classes = state[f'{head}.weight'].shape[0]
+            wanted[f'{head}.weight'] = Size([classes, arch.embed_dims])
+            wanted[f'{head}.bias'] = Size([classes])
+    return wanted
+
+
+def _neck_like(state: Mapping[str, Tensor], width: int) -> MIRLNeck | None:
+    """MIRLNeck with the decoders that the weights have."""
+    found = [re.match(r'neck\.decoders\.(\d+)\.(?:blocks\.(\d+)\.)?', name) for name in state]
+    numbers = [match.groups() for match in found if match]
+    needed = ('embed.weight', 'blocks.0.ffn.layers.0.0.weight', 'pred.bias')
+    embed, hidden, values = (state.get(f'neck.decoders.0.{name}') for name in needed)
+    if embed is None or values is None or hidden is None:
+        return None
+    return MIRLNeck(
+        width,
+        num_segments=1 + max(int(g) for g, _ in numbers),
+        decoder_embed_dim=embed.shape[0],
+        decoder_depth=1 + max(int(i) for _, i in numbers if i is not None),
+        decoder_num_heads=1,
+        mlp_ratio=(hidden.shape[0] + 0.5) / embed.shape[0],  # the neck rounds down
+        patch_size=1,
+        in_channels=values.shape[0],
+    )

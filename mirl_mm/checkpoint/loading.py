@@ -8,11 +8,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mirl_mm.errors import CheckpointError
+from mirl_mm.errors import CheckpointError, UserError
+from mirl_mm.models.archs import BACKBONE, EncoderArch, check_same
+from mirl_mm.models.fit import Fit, Shapes, compare, shapes, summary
+from mirl_mm.models.segments import strip_wrappers
 
-from .arch import EncoderArch, check_same
-from .fit import Fit, Shapes, compare, shapes, summary
-from .names import BACKBONE, strip_wrappers, to_ours
+from .names import to_ours
 from .reading import open_checkpoint
 
 BN_COUNTER = 'num_batches_tracked'  # which old files lack
@@ -84,11 +85,11 @@ def config_shapes(path: str) -> tuple[Shapes, EncoderArch | None]:
         raise FileNotFoundError(f'no config at {path}')
     cfg = Config.fromfile(path)
     if 'model' not in cfg:
-        raise ValueError(f'{path} has no model')
+        raise UserError(f'{path} has no model')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     try:
         with torch.device('meta'):
             model = MODELS.build(cfg.model)
     except KeyError as error:  # an unknown type
-        raise ValueError(f'the model of {path} cannot be built: {error.args[0]}') from error
+        raise UserError(f'the model of {path} cannot be built: {error.args[0]}') from error
     return shapes(model.state_dict()), EncoderArch.of_module(getattr(model, 'backbone', model))

@@ -1,15 +1,15 @@
 """From any known naming to ours, and from ours to the encoder alone and to timm's."""
 
 import re
-from collections.abc import Iterable
 
 from torch import Tensor
 
+from mirl_mm.errors import UserError
+from mirl_mm.models.archs import BACKBONE
+from mirl_mm.models.segments import strip_wrappers
+
 from .official import ENCODER_BLOCK, PROBE, convert_official, our_name
 
-BACKBONE = 'backbone.'
-# What torch.compile, FSDP and activation checkpointing put into names.
-_INSIDE = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 # MAE's decoder and its linear probe's head: not ours, and the encoder is whole without them.
 _BESIDE_THE_ENCODER = re.compile(r'decoder_|mask_token$|head\.')
 _TIMM_BLOCK = {ours: timm for timm, ours in ENCODER_BLOCK.items()}
@@ -21,14 +21,6 @@ _TIMM_RULES = [
     (r'head\.(?:fc|layers\.head)\.(weight|bias)', r'head.\1'),
 ]
 _BLOCK = re.compile(r'backbone\.layers\.(\d+)\.(.+)\.(weight|bias)')
-
-
-def strip_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """Name -> the name without what DDP, FSDP or torch.compile put in front of or inside it."""
-    clean = {name: _INSIDE.sub('', name) for name in names}
-    while clean and all(name.startswith('module.') for name in clean.values()):
-        clean = {name: short.removeprefix('module.') for name, short in clean.items()}
-    return clean
 
 
 def to_ours(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -43,14 +35,14 @@ def to_ours(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """
     clean = strip_wrappers(state)
     if len(set(clean.values())) < len(clean):
-        raise ValueError('two names differ only in the prefixes of wrappers such as _orig_mod.')
+        raise UserError('two names differ only in the prefixes of wrappers such as _orig_mod.')
     state = {clean[name]: tensor for name, tensor in state.items()}
     if any(name.startswith(BACKBONE + 'layers.') for name in state):
         return state, []
     if any(name.startswith('layers.') for name in state):
         return {BACKBONE + name: tensor for name, tensor in state.items()}, []
     if PROBE not in state:
-        raise ValueError(
+        raise UserError(
             'not a plain ViT of a known naming: there is no backbone.layers.N.*, layers.N.* or '
             f'blocks.N.*; it has {len(state)} names such as {list(state)[:3]}'
         )
@@ -80,7 +72,7 @@ def backbone_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(BACKBONE)
     }
     if not encoder:
-        raise ValueError(f'no name starts with {BACKBONE!r}; the first names are {list(state)[:3]}')
+        raise UserError(f'no name starts with {BACKBONE!r}; the first names are {list(state)[:3]}')
     return encoder
 
 
@@ -98,9 +90,9 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if timm := timm_name(name):
             converted[timm] = tensor
         elif name.startswith(BACKBONE):
-            raise ValueError(f"timm's ViT has no place for {name!r}")
+            raise UserError(f"timm's ViT has no place for {name!r}")
     if 'norm.weight' in converted and 'fc_norm.weight' in converted:
-        raise ValueError(
+        raise UserError(
             "this encoder norms before and after pooling (ln1 and ln2); timm's ViT does only one"
         )
     return converted

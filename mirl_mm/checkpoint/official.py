@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from mirl_mm.errors import UserError
+
 # Inside blocks, our names follow mmpretrain (encoder) and mirl_mm.models.decoder.
 ENCODER_BLOCK = {
     'norm1': 'ln1',
@@ -74,7 +76,7 @@ def our_name(name: str) -> str | None:
                 )
             except KeyError:
                 break  # an unknown part of a block
-    raise ValueError(
+    raise UserError(
         f'{name!r} is not a name of the official MIRL; known are names such as '
         'blocks.0.attn.qkv.weight, decoder_embed0.bias, decoder_pred0.weight_v'
     )
@@ -92,7 +94,7 @@ def convert_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ValueError: a name the official code does not have, or no qkv weight to tell the layout.
     """
     if PROBE not in state:
-        raise ValueError(
+        raise UserError(
             f'not an official MIRL state: {PROBE!r} is missing; it has '
             f'{len(state)} names such as {list(state)[:3]}'
         )

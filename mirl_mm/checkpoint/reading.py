@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mirl_mm.errors import CheckpointError
+from mirl_mm.models.segments import strip_wrappers
 
-from .names import strip_wrappers
-from .safe_loading import BROKEN, TORCH_STARTS, in_words, multiarray, safely
 from .safetensors_file import is_safetensors, read_safetensors
+from .safety import BROKEN, TORCH_STARTS, in_words, multiarray, safely
 
 PADDLE_GLOBALS = {
     ('builtins', 'tuple'): tuple,

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .atomic import complete_file
+from mirl_mm.errors import UserError
+from mirl_mm.files import complete_file
+
 from .safetensors_file import write_safetensors
 
 PADDLE_ENDINGS = ('.pd', '.pdparams', '.pdopt')
@@ -22,7 +24,7 @@ def check_destination(path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix in PADDLE_ENDINGS:
-        raise ValueError(
+        raise UserError(
             f'{path}: Paddle files are read, not written; end it in .safetensors for '
             'safetensors, in anything else (.pth) for a torch file'
         )

@@ -3,6 +3,6 @@
 from .decode import LoadAnyImage
 from .fast_crop import LoadRandomResizedCrop
 from .images import UnlabelledImages
-from .packed import PackedBackend
+from .packed.reading import PackedBackend
 
 __all__ = ['LoadAnyImage', 'LoadRandomResizedCrop', 'PackedBackend', 'UnlabelledImages']

@@ -9,6 +9,8 @@ from mmengine import fileio
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mirl_mm.errors import UserError
+
 
 @TRANSFORMS.register_module()
 class LoadAnyImage(BaseTransform):
@@ -44,7 +46,7 @@ def decode(content: bytes) -> np.ndarray:
         return mmcv.imfrombytes(content, backend='pillow')
     pixels = np.asarray(ImageOps.exif_transpose(image))  # Pillow's own conversion saturates at 255
     if image.mode == 'F' or pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise ValueError(
+        raise UserError(
             f'pixels of mode {image.mode!r} from {pixels.min()} to {pixels.max()}; '
             'accepted are 8 and 16 bit'
         )

@@ -21,6 +21,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from mirl_mm.errors import UserError
+
 from .decode import decode, opened
 
 Box = tuple[int, int, int, int]
@@ -86,9 +88,9 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             backend='pillow',
         )
         if reducing_gap is not None and reducing_gap < 1:
-            raise ValueError(f'reducing_gap must be at least 1, or None; got {reducing_gap}')
+            raise UserError(f'reducing_gap must be at least 1, or None; got {reducing_gap}')
         if not 0 <= flip_prob <= 1:
-            raise ValueError(f'flip_prob must be from 0 to 1, got {flip_prob}')
+            raise UserError(f'flip_prob must be from 0 to 1, got {flip_prob}')
         self.flip_prob = flip_prob
         self.reducing_gap = reducing_gap
         self.backend_args = backend_args

@@ -17,7 +17,9 @@ from mmpretrain.datasets.base_dataset import expanduser
 from mmpretrain.datasets.custom import get_samples
 from torch.utils.data import get_worker_info
 
-from .file_list import CACHE, list_files, read_list
+from mirl_mm.errors import UserError
+
+from .listing import CACHE, list_files, read_list
 
 _WORKERS = 256  # workers that count for themselves
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
@@ -65,14 +67,14 @@ class UnlabelledImages(CustomDataset):
         **kwargs,
     ) -> None:
         if not data_root and not data_prefix:
-            raise ValueError(
+            raise UserError(
                 'UnlabelledImages needs the folder of the images as data_root (or '
                 'data_prefix); both are empty'
             )
         if max_bad_images < 0:
-            raise ValueError(f'max_bad_images must be 0 or more, got {max_bad_images}')
+            raise UserError(f'max_bad_images must be 0 or more, got {max_bad_images}')
         if max_bad_share is not None and not 0 <= max_bad_share <= 1:
-            raise ValueError(f'max_bad_share must be from 0 to 1, got {max_bad_share}')
+            raise UserError(f'max_bad_share must be from 0 to 1, got {max_bad_share}')
         self.max_bad_images, self.max_bad_share = max_bad_images, max_bad_share
         self._list, self._listed_before = None, frozenset()
         self.list_cache = list_cache
@@ -140,7 +142,7 @@ class UnlabelledImages(CustomDataset):
             paths = [f'{folder}{name}' for name in self._found(backend)]
         if not paths:
             where = f'list {self.ann_file}' if self.ann_file else f'folder {self.img_prefix}'
-            raise ValueError(f'no image in the {where}{self._accepted()}')
+            raise UserError(f'no image in the {where}{self._accepted()}')
         # A look at the first few finds a wrong folder; a look at all may take minutes.
         if self.ann_file and not any(backend.isfile(path) for path in paths[:10]):
             raise FileNotFoundError(

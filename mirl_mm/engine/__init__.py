@@ -1,5 +1,5 @@
 """Training: hooks, optimizer groups and what the tools do."""
 
-from . import average, hooks, layer_decay, loops, merged_groups, terse
+from . import average, hooks, loops, merged_groups, optim, runner
 
-__all__ = ['average', 'hooks', 'layer_decay', 'loops', 'merged_groups', 'terse']
+__all__ = ['average', 'hooks', 'loops', 'merged_groups', 'optim', 'runner']

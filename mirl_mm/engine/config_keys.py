@@ -6,6 +6,8 @@ MMEngine adds a misspelt key to the config without a word and then never reads i
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
+from mirl_mm.errors import UserError
+
 RUNNER_KEYS = frozenset({
     # arguments of mmengine's Runner
     'model', 'work_dir', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg',
@@ -44,7 +46,7 @@ def check_keys(cfg: Mapping) -> None:
     """
     for key in cfg:
         if key not in RUNNER_KEYS | HELPER_KEYS and not key.startswith('_'):
-            raise ValueError(
+            raise UserError(
                 f'unknown config key {key!r}{_nearest(key, RUNNER_KEYS | HELPER_KEYS)}'
                 f'; accepted are {", ".join(sorted(RUNNER_KEYS))}, the helper '
                 f'variables {", ".join(sorted(HELPER_KEYS))} and names that start '
@@ -53,7 +55,7 @@ def check_keys(cfg: Mapping) -> None:
     for section, accepted in _SECTIONS.items():
         for key in cfg.get(section) or ():
             if key not in accepted:
-                raise ValueError(
+                raise UserError(
                     f'unknown config key {section}.{key}{_nearest(key, accepted)}; '
                     f'accepted are {", ".join(sorted(accepted))}'
                 )
@@ -69,13 +71,13 @@ def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
     for path in options:
         first, *others = path.split('.')
         if first in HELPER_KEYS or first.startswith('_'):
-            raise ValueError(
+            raise UserError(
                 f'--cfg-options {path}=... would have no effect: {first!r} is a '
                 'helper variable, already copied to where the config file uses it; '
                 'set the key there, as in train_dataloader.dataset.data_root=...'
             )
         if first not in RUNNER_KEYS:
-            raise ValueError(
+            raise UserError(
                 f'--cfg-options {path}=...: unknown config key {first!r}'
                 f'{_nearest(first, RUNNER_KEYS)}; accepted are '
                 f'{", ".join(sorted(RUNNER_KEYS))}'
@@ -87,7 +89,7 @@ def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
             if not isinstance(node, Mapping):
                 break
             if section not in node and get_close_matches(section, node, cutoff=0.8):
-                raise ValueError(
+                raise UserError(
                     f'--cfg-options {path}=...: the config has no {section!r} there'
                     f'{_nearest(section, node)}'
                 )

@@ -10,7 +10,12 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .adapt import (
+from mirl_mm.errors import UserError
+
+from .checks.dense import check_data
+from .checks.folders import check_folders
+from .config_keys import check_keys, check_options
+from .machine import (
     has_accelerator,
     has_bfloat16,
     pin_batches,
@@ -20,12 +25,9 @@ from .adapt import (
     start_gloo,
     world_size,
 )
-from .check_data import check_data
-from .check_folders import check_folders
-from .config_keys import check_keys, check_options
-from .death import fail_fast
 from .resume import ResumeError, find_checkpoint, is_whole
-from .terse import check_packages
+from .runner import check_packages
+from .stopping import fail_fast
 
 
 def training_config(
@@ -58,7 +60,7 @@ def training_config(
         key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None
     ]
     if missing:
-        raise ValueError(f'{config} cannot be trained: it has no {", ".join(missing)}')
+        raise UserError(f'{config} cannot be trained: it has no {", ".join(missing)}')
     processes = world_size(launcher, os.environ)
     splits = ['train', 'val'] if cfg.get('val_cfg') is not None else ['train']
     check_data(cfg, splits)
@@ -87,7 +89,7 @@ def testing_config(
         key for key in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(key) is None
     ]
     if missing:
-        raise ValueError(f'{config} cannot be tested: it has no {", ".join(missing)}')
+        raise UserError(f'{config} cannot be tested: it has no {", ".join(missing)}')
     world_size(launcher, os.environ)
     cfg.load_from, cfg.resume = checkpoint, False
     check_file(checkpoint, 'checkpoint')

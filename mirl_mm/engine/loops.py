@@ -16,8 +16,17 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
-from .seeding import ENDED, RUNNING, STEP, SeededLoader, kept_random_state, seed_everything
-from .segments import is_sharded, unwrapped
+from mirl_mm.models.segments import is_sharded, unwrapped
+
+from .seeding import (
+    ENDED,
+    RUNNING,
+    STEP,
+    SeededLoader,
+    kept_buffers,
+    kept_random_state,
+    seed_everything,
+)
 
 VALIDATED = 'validated_iter'  # in the message hub, and so in every checkpoint
 
@@ -83,14 +92,12 @@ class _Exact:
         runner = self.runner
         runner.logger.info(f'running {count} micro-batches of the open accumulation again')
         runner.model.train()
-        buffers = [buffer.clone() for buffer in runner.model.buffers()]
-        for iteration in range(self._iter - count, self._iter):
-            batch = next(batches)
-            runner.optim_wrapper._inner_count = iteration
-            self.seed_step(iteration)
-            runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
-        for buffer, before in zip(runner.model.buffers(), buffers, strict=True):
-            buffer.copy_(before)  # running averages have seen these batches already
+        with kept_buffers(runner.model):  # running averages have seen these batches already
+            for iteration in range(self._iter - count, self._iter):
+                batch = next(batches)
+                runner.optim_wrapper._inner_count = iteration
+                self.seed_step(iteration)
+                runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
 
     @contextmanager
     def repeating(self, iteration: int) -> Iterator[Callable[[], dict] | None]:

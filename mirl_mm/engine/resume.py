@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from mmengine.runner import Runner
 
+from mirl_mm.errors import ResumeError
+
 _NAMES = ('epoch_*.pth', 'iter_*.pth')
 
 # Settings of MMEngine's config that do not change what is trained, or that start no run anew.
@@ -27,10 +29,6 @@ _STORED = {
     'param_scheduler': 'the schedule goes on as it was',
     'randomness': "the checkpoint's seed stays",
 }
-
-
-class ResumeError(ValueError):
-    """A checkpoint that this run cannot go on from."""
 
 
 def is_whole(path: str | Path) -> bool:

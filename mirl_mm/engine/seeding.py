@@ -18,8 +18,10 @@ from functools import partial
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from mirl_mm.errors import UserError
 
 SAMPLE, STEP = 0, 1  # first number of a key, so that the two never share one
 RUNNING, ASKED, ENDED = 0, 1, 2  # a run as its workers see it; ASKED: by SIGTERM to stop
@@ -56,6 +58,18 @@ def kept_random_state() -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, the model's buffers (running averages) are as they were."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+
 class SeededLoader:
     """A DataLoader that can start anywhere, with every sample seeded by its place.
 
@@ -67,7 +81,7 @@ class SeededLoader:
 
     def __init__(self, loader: DataLoader) -> None:
         if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
-            raise ValueError(
+            raise UserError(
                 'a run can be resumed to the bit if its dataset has indices and its loader makes '
                 f'batches; {type(loader.dataset).__name__} with batch_size={loader.batch_size} '
                 'needs a train_cfg.type of EpochBasedTrainLoop or IterBasedTrainLoop'
@@ -103,7 +117,7 @@ class SeededLoader:
             if before + left_out == first or before > first:
                 yield from self._inner()
             if self._draws.given == 0:
-                raise ValueError('the training set gives no batch: see batch_size and drop_last')
+                raise UserError('the training set gives no batch: see batch_size and drop_last')
             before += self._draws.given
             number += 1
 

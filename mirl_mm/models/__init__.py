@@ -1,9 +1,10 @@
+from .archs import ARCHS
 from .dense import MIRLDenseViT
 from .head import MIRLHead, MIRLResidualLoss
 from .mirl import MIRL, Reconstruction
 from .neck import MIRLNeck
 from .pyramid import MIRLPyramid
-from .vit import ARCHS, MaskedFeatures, MIRLViT
+from .vit import MaskedFeatures, MIRLViT
 
 __all__ = [
     'ARCHS',

@@ -13,6 +13,8 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mirl_mm.errors import UserError
+
 from .attention import attend
 from .half import Layers
 from .windows import Windows
@@ -125,7 +127,7 @@ def compile_settings(compile_blocks: bool | dict) -> tuple | None:
         return tuple(sorted(compile_blocks.items()))
     if compile_blocks is False or compile_blocks is None:
         return None
-    raise ValueError(
+    raise UserError(
         f'compile_blocks must be True, False or a dict of arguments of torch.compile, '
         f'got {compile_blocks!r}'
     )

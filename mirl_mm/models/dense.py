@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from mirl_mm.errors import UserError
+
+from .archs import arch_settings
 from .half import no_autocast
-from .vit import MIRLViT, arch_settings
+from .vit import MIRLViT
 from .windows import Windows
 
 
@@ -71,22 +74,20 @@ class MIRLDenseViT(MIRLViT):
         settings = arch_settings(arch)
         depth = settings['num_layers']
         if not isinstance(window_size, int) or window_size < 0:
-            raise ValueError(f'window_size must be 0 or a number of patches, got {window_size!r}')
+            raise UserError(f'window_size must be 0 or a number of patches, got {window_size!r}')
         if global_indices is None:
             global_indices = sorted({-(-quarter * depth // 4) - 1 for quarter in (1, 2, 3, 4)})
         elif not window_size:
-            raise ValueError(
+            raise UserError(
                 f'global_indices={global_indices} has no effect with window_size=0: every block '
                 'is global; give a window_size or leave it out'
             )
         if not -1 <= frozen_stages <= depth:
-            raise ValueError(
-                f'frozen_stages must be -1 to {depth} (the depth), got {frozen_stages}'
-            )
+            raise UserError(f'frozen_stages must be -1 to {depth} (the depth), got {frozen_stages}')
         taps = [out_indices] if isinstance(out_indices, int) else out_indices
         taps = block_indices('out_indices', taps, depth)
         if not taps:
-            raise ValueError('out_indices names no block; give at least one')
+            raise UserError('out_indices names no block; give at least one')
         kwargs.setdefault('num_segments', settings.get('num_segments', 2))  # play no part here
         super().__init__(
             arch=arch,
@@ -113,7 +114,7 @@ class MIRLDenseViT(MIRLViT):
         try:
             super().init_weights()
         except AssertionError as error:
-            raise ValueError(
+            raise UserError(
                 f'init_cfg={self.init_cfg} cannot be used: {error}. MIRL pre-training checkpoints '
                 "have prefix='backbone.'; an encoder alone has none (leave it out)"
             ) from error
@@ -170,7 +171,7 @@ class MIRLDenseViT(MIRLViT):
             return None
         small = any(map(int.__lt__, grid, self.patch_resolution))
         if self.training and not small and self.window_size > max(grid):
-            raise ValueError(
+            raise UserError(
                 f'window_size={self.window_size} (in patches) is larger than the map, '
                 f'{grid[0]}x{grid[1]} patches, so windows do nothing; take at most '
                 f'{max(grid) - 1}, or 0 for global attention'
@@ -193,7 +194,7 @@ def block_indices(name: str, indices: Sequence[int], depth: int) -> list[int]:
     outside = [i for i in indices if not -depth <= i < depth]
     resolved = [i % depth for i in indices]
     if outside or resolved != sorted(set(resolved)):
-        raise ValueError(
+        raise UserError(
             f'{name}={tuple(indices)} does not fit: blocks are 0 to {depth - 1} (or -{depth} to -1 '
             'from the end), in ascending order and without repeats'
         )

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mirl_mm.errors import UserError
+
 
 def num_kept(num_patches: int, mask_ratio: float) -> int:
     """K, the number of patches that stay visible; at least one stays and at least one is masked."""
     kept = int(num_patches * (1 - mask_ratio))
     if not 1 <= kept < num_patches:
-        raise ValueError(
+        raise UserError(
             f'mask_ratio={mask_ratio} keeps {kept} of {num_patches} patches; it must keep at least '
             f'1 and mask at least 1, so accepted is 0 < mask_ratio < 1 - 1/{num_patches}'
         )
@@ -78,7 +80,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
 def check_image_size(size: tuple[int, int], patch_size: int) -> None:
     """ValueError unless both sides (pixels) are positive multiples of the patch size."""
     if any(side < patch_size or side % patch_size for side in size):
-        raise ValueError(
+        raise UserError(
             f'image size {size[0]}x{size[1]} (height x width) does not fit patch_size='
             f'{patch_size}: each side must be a multiple of it, and at least one patch'
         )
@@ -101,7 +103,7 @@ def sincos_positions(dim: int, grid: tuple[int, int], cls_token: bool = True) ->
         [1, (1+)L, D] float32.
     """
     if dim % 4:
-        raise ValueError(f'sine-cosine positions need a width divisible by 4, got {dim}')
+        raise UserError(f'sine-cosine positions need a width divisible by 4, got {dim}')
     omega = 10000.0 ** -(np.arange(dim // 4, dtype=np.float64) / (dim / 4))
     rows, cols = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing='ij')
     halves = [np.outer(axis.reshape(-1), omega) for axis in (cols, rows)]

@@ -16,6 +16,8 @@ from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from mirl_mm.errors import UserError
+
 from .head import pairs
 from .masking import masked_ids, unpatchify
 
@@ -187,4 +189,4 @@ class MIRL(BaseSelfSupervisor):
             ('values per patch of head and neck', values, neck.out_dim),
         ]:
             if left != right:
-                raise ValueError(f'{what} must be equal, got {left} and {right}')
+                raise UserError(f'{what} must be equal, got {left} and {right}')

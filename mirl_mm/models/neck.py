@@ -9,6 +9,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mirl_mm.errors import UserError
+
 from .block import compile_settings
 from .decoder import LN_EPS, Layout, SegmentDecoder
 from .half import Layers
@@ -55,11 +57,11 @@ class MIRLNeck(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if num_segments < 2 or num_segments % 2:
-            raise ValueError(f'num_segments must be even and at least 2, got {num_segments}')
+            raise UserError(f'num_segments must be even and at least 2, got {num_segments}')
         if decoder_depth < 1:
-            raise ValueError(f'decoder_depth must be at least 1, got {decoder_depth}')
+            raise UserError(f'decoder_depth must be at least 1, got {decoder_depth}')
         if decoder_embed_dim % decoder_num_heads or decoder_embed_dim % 4:
-            raise ValueError(
+            raise UserError(
                 f'decoder_embed_dim={decoder_embed_dim} must be a multiple of 4 and '
                 f'of decoder_num_heads={decoder_num_heads}'
             )
@@ -172,7 +174,7 @@ class MIRLNeck(BaseModule):
         }
         for name in [*own, *given] if given else []:
             if own.get(name) != given.get(name):
-                raise ValueError(
+                raise UserError(
                     f'the checkpoint has other decoders: {name!r} is '
                     f'{given.get(name, "missing")} there and {own.get(name, "unknown")} in this '
                     f'neck ({self.num_segments} decoders for an encoder {self.embed_dim} wide)'

@@ -14,6 +14,8 @@ from mmengine.registry import MODELS
 from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor, nn
 
+from mirl_mm.errors import UserError
+
 STRIDES = (4, 8, 16, 32, 64)
 
 
@@ -52,11 +54,11 @@ class MIRLPyramid(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if mode not in ('simple', 'taps'):
-            raise ValueError(f"mode must be 'simple' or 'taps', got {mode!r}")
+            raise UserError(f"mode must be 'simple' or 'taps', got {mode!r}")
         strides = list(strides)
         known = [stride for stride in STRIDES if stride in strides]
         if not strides or known != strides or (64 in strides and 32 not in strides):
-            raise ValueError(
+            raise UserError(
                 f'strides={tuple(strides)} does not fit: accepted is an ascending part of '
                 f'{STRIDES}, where 64 needs 32'
             )
@@ -72,7 +74,7 @@ class MIRLPyramid(BaseModule):
         """The backbone's maps [B, C, h, w] -> per stride s, [B, F or C, 16/s*h, 16/s*w]."""
         channels = [each.shape[1] for each in maps]
         if channels != [self.in_channels] * self.num_inputs:
-            raise ValueError(
+            raise UserError(
                 f'mode={self.mode!r} with strides={tuple(self.strides)} takes {self.num_inputs} '
                 f'maps of in_channels={self.in_channels}; the backbone gives {len(channels)}, of '
                 f'{channels} channels. Set out_indices or embed_dims there, or mode, strides or '

@@ -15,8 +15,9 @@ from mmengine.registry import MODELS
 from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
-from mirl_mm.errors import CheckpointError
+from mirl_mm.errors import CheckpointError, UserError
 
+from .archs import ARCHS, DICT_ARCH_SEGMENTS, arch_settings, check_segments
 from .block import adopt, compile_settings
 from .masking import (
     check_image_size,
@@ -26,29 +27,6 @@ from .masking import (
     sincos_positions,
     take_patches,
 )
-
-
-def _arch(width: int, depth: int, heads: int, segments: int) -> dict:
-    return dict(
-        embed_dims=width,
-        num_layers=depth,
-        num_heads=heads,
-        feedforward_channels=4 * width,
-        num_segments=segments,
-    )
-
-
-# Named as in the paper: S or B for the width, then the depth. The 384-wide models have 12 heads.
-# 6 segments are official for s54 and b48; 4 is the paper's figure.
-ARCHS = {
-    'test': _arch(48, 12, 4, 6),
-    's12': _arch(384, 12, 12, 4),
-    's54': _arch(384, 54, 12, 6),
-    'b12': _arch(768, 12, 12, 4),
-    'b24': _arch(768, 24, 12, 4),
-    'b48': _arch(768, 48, 12, 6),
-}
-DICT_ARCH_SEGMENTS = 6
 
 
 class MaskedFeatures(NamedTuple):
@@ -158,14 +136,14 @@ class MIRLViT(VisionTransformer):
             ValueError: H or W is not a multiple of the patch size, or the noise has another shape.
         """
         if self.cls_token is None or not self.final_norm:
-            raise ValueError('masked encoding needs with_cls_token=True and final_norm=True')
+            raise UserError('masked encoding needs with_cls_token=True and final_norm=True')
         check_image_size(tuple(imgs.shape[-2:]), self.patch_size)
         grid = tuple(side // self.patch_size for side in imgs.shape[-2:])
         batch, num_patches = len(imgs), grid[0] * grid[1]
         if noise is None:
             noise = torch.rand(batch, num_patches, device=imgs.device)
         elif noise.shape != (batch, num_patches):
-            raise ValueError(
+            raise UserError(
                 f'noise has shape {tuple(noise.shape)}; {batch} images of '
                 f'{grid[0]}x{grid[1]} patches need {(batch, num_patches)}'
             )
@@ -238,38 +216,6 @@ class MIRLViT(VisionTransformer):
         for name in [*state_dict]:
             if name.startswith(prefix + 'ln1.') and not self.final_norm:
                 del state_dict[name]
-
-
-def arch_settings(arch: str | dict) -> dict:
-    """The numbers of an arch name or dict; ValueError says which names and keys are accepted."""
-    if isinstance(arch, str):
-        if arch.lower() not in ARCHS:
-            raise ValueError(f'unknown arch {arch!r}; known are {", ".join(ARCHS)}, or a dict')
-        return ARCHS[arch.lower()]
-    needed = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
-    missing = [key for key in needed if key not in arch]
-    if missing:
-        raise ValueError(
-            f'the arch dict lacks {", ".join(missing)}; needed are '
-            f'{", ".join(needed)}, got {sorted(arch)}'
-        )
-    if arch['embed_dims'] % arch['num_heads']:
-        raise ValueError(
-            f'embed_dims={arch["embed_dims"]} of the arch dict must be a multiple of '
-            f'num_heads={arch["num_heads"]}'
-        )
-    return arch
-
-
-def check_segments(num_segments: int, depth: int) -> int:
-    """Return num_segments if it is even and divides the depth; ValueError names what does."""
-    fitting = [n for n in range(2, depth + 1, 2) if depth % n == 0]
-    if num_segments not in fitting:
-        raise ValueError(
-            f'num_segments={num_segments} does not fit a depth of {depth}: it must be '
-            f'even and divide the depth, so one of {fitting}'
-        )
-    return num_segments
 
 
 def is_pretrained(init_cfg: dict | list[dict] | None) -> bool:

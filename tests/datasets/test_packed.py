@@ -12,9 +12,10 @@ from mmpretrain.datasets import CustomDataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mirl_mm.datasets import LoadAnyImage, UnlabelledImages, packed_writing
-from mirl_mm.datasets.packed import Packed, PackedError
-from mirl_mm.datasets.packed_writing import pack_images, verify
+from mirl_mm.datasets import LoadAnyImage, UnlabelledImages
+from mirl_mm.datasets.packed import writing as packed_writing
+from mirl_mm.datasets.packed.reading import Packed, PackedError
+from mirl_mm.datasets.packed.writing import pack_images, verify
 
 ROOT = Path(__file__).parents[2]
 SMALL = 4000  # bytes of a shard: a few images

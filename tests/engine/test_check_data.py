@@ -8,8 +8,8 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mirl_mm.datasets.scene_set import SceneSet, write_scenes
-from mirl_mm.engine.check_data import _value, check_data
+from mirl_mm.demo.scene_set import SceneSet, write_scenes
+from mirl_mm.engine.checks.dense import _value, check_data
 from mirl_mm.engine.launch import load_config
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from mirl_mm.engine.check_folders import check_folders
+from mirl_mm.engine.checks.folders import check_folders
 from tests.class_folders import write_classes
 
 CLASSES = ('blue', 'green', 'red')

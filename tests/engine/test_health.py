@@ -11,9 +11,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
-from mirl_mm.analysis.flops import Flops
 from mirl_mm.engine.hooks import HealthHook, health
-from mirl_mm.engine.segments import parameter_segments
+from mirl_mm.measure.flops import Flops
+from mirl_mm.models.segments import parameter_segments
 from tests.models.build import images, small_mirl
 
 IMAGES = images(8, 32).split(2)  # four micro-batches of two

@@ -9,10 +9,10 @@ from mmpretrain.models import SelfSupDataPreprocessor
 from PIL import Image
 from torch import nn
 
-from mirl_mm.analysis.plots import panel_columns
 from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.hooks import PanelHook
 from mirl_mm.engine.hooks.panel import GAP, HEADER, TILE, held_out, panel
+from mirl_mm.pictures.plots import panel_columns
 from tests.models.build import small_mirl
 from tests.models.downstream import build, classifier
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 import mirl_mm
-from mirl_mm.engine.hooks.run_record import git_state
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.engine.run_facts import git_state
 
 TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
 

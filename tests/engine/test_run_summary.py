@@ -7,8 +7,9 @@ from PIL import Image
 from torch import nn
 
 from mirl_mm.engine.hooks import RunSummaryHook
-from mirl_mm.engine.hooks.run_summary import explain_lr, parameter_rows, peak_lr, precision, table
+from mirl_mm.engine.hooks.run_summary import explain_lr
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.engine.run_facts import parameter_rows, peak_lr, precision, table
 
 TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
 

@@ -7,8 +7,8 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mirl_mm.engine.blame import find_blame
 from mirl_mm.engine.hooks import FiniteHook, NonFiniteError
+from mirl_mm.engine.nonfinite import find_blame
 
 from .small import differs, log_of, run, small_config
 

@@ -81,7 +81,7 @@ def refuse(runner) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     patch = pytest.MonkeyPatch()
-    patch.setattr('mirl_mm.checkpoint.atomic.CompleteFileBackend.put', put)
+    patch.setattr('mirl_mm.files.CompleteFileBackend.put', put)
     runner.undo = patch.undo
 
 

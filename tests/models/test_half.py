@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mirl_mm.engine.segments import parameter_segments
 from mirl_mm.models.half import Layers
 from mirl_mm.models.head import MIRLResidualLoss
 from mirl_mm.models.masking import sincos_positions
+from mirl_mm.models.segments import parameter_segments
 from tests.models.build import images, mirl, small_mirl
 
 

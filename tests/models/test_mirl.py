@@ -6,7 +6,7 @@ from mmengine.evaluator import Evaluator
 from mmpretrain.structures import DataSample
 
 from mirl_mm.checkpoint import convert_official
-from mirl_mm.evaluation import ReconstructionError
+from mirl_mm.measure import ReconstructionError
 from mirl_mm.models import MIRLHead, MIRLResidualLoss
 from mirl_mm.models.masking import patchify, sincos_positions
 from tests.models.build import images, load, mirl, numbers, reference, small_mirl

@@ -202,7 +202,7 @@ def test_notes_say_which_code_ran(place, monkeypatch):
     folder = place.of(each)
     for changed in ([], ['benchmarks/results/study/rows.jsonl'], ['mirl_mm/a.py'], []):
         state = dict(commit='abc', changed=changed)
-        monkeypatch.setattr('mirl_mm.engine.hooks.run_record.git_state', lambda _, s=state: s)
+        monkeypatch.setattr('mirl_mm.engine.run_facts.git_state', lambda _, s=state: s)
         begun.note_code(each, folder)
     assert json.loads((folder / NOTES).read_text())['code'] == ['abc', 'abc, changed']
 

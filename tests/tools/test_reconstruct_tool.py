@@ -13,8 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mirl_mm.analysis.plots import panel_columns
-from mirl_mm.analysis.reconstruct import (
+from mirl_mm.apps.reconstruct import (
     PAGE_ROWS,
     assign_panels,
     find_pictures,
@@ -24,6 +23,7 @@ from mirl_mm.analysis.reconstruct import (
 )
 from mirl_mm.checkpoint import EncoderArch, convert_file, read_checkpoint, write_checkpoint
 from mirl_mm.models import MIRLViT
+from mirl_mm.pictures.plots import panel_columns
 from tests.models.build import mirl
 
 ROOT = Path(__file__).parents[2]

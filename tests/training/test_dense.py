@@ -15,8 +15,8 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch.distributed.elastic.utils.distributed import get_free_port
 
-from mirl_mm.analysis.predict import predict_pictures
-from mirl_mm.datasets.scene_set import SceneSet, write_scenes
+from mirl_mm.apps.predict import predict_pictures
+from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.engine import launch
 from mirl_mm.engine.launch import build_runner, training_config
 

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import set_random_seed
 from torch.distributed.elastic.utils.distributed import get_free_port
 
-from mirl_mm.datasets.scene_set import write_scenes
+from mirl_mm.demo.scene_set import write_scenes
 
 pytestmark = pytest.mark.xdist_group('training')  # one worker: the runs are shared
 

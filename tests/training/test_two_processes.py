@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mirl_mm.checkpoint import read_checkpoint
-from mirl_mm.datasets.scene_set import write_scenes
+from mirl_mm.demo.scene_set import write_scenes
 
 from .test_training import CONFIG, ROOT, run
 

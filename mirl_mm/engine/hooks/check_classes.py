@@ -5,7 +5,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mirl_mm.evaluation.folders import check_classes, check_number, class_names, where
+from mirl_mm.datasets.class_folders import check_classes, check_number, class_names, where
 
 
 @HOOKS.register_module()

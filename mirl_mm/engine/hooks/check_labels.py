@@ -9,6 +9,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mirl_mm.errors import UserError
+
 
 @HOOKS.register_module()
 class CheckLabelsHook(Hook):
@@ -43,7 +45,7 @@ def check_labels(samples: Sequence, num_classes: int, ignored: int) -> None:
         values = ', '.join(str(value) for value in np.unique(wrong)[:5])
         file = sample.metainfo.get('seg_map_path', sample.metainfo.get('img_path'))
         zero = ' (after 0 became the ignored one)' if sample.get('reduce_zero_label') else ''
-        raise ValueError(
+        raise UserError(
             f'the mask {file} has the label {values}{zero}; accepted are 0 to {num_classes - 1}, '
             f'for the {num_classes} classes of the model, and {ignored}, which is ignored'
         )

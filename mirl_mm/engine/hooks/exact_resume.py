@@ -6,11 +6,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mirl_mm.checkpoint.arch import EncoderArch, check_same
+from mirl_mm.models.archs import EncoderArch, check_same
 
 from ..loops import ExactEpochLoop, ExactIterLoop
 from ..resume import ResumeError, differences, misfit, move_to_length
-from .run_summary import accumulation_of, batch_size
+from ..run_facts import accumulation_of, batch_size
 
 _LAYOUT = dict(
     processes='processes',

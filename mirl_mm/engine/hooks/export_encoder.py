@@ -9,8 +9,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mirl_mm.checkpoint import EncoderArch, write_checkpoint
-from mirl_mm.checkpoint.arch import check_same
-from mirl_mm.checkpoint.names import BACKBONE, strip_wrappers
+from mirl_mm.errors import UserError
+from mirl_mm.models.archs import BACKBONE, check_same
+from mirl_mm.models.segments import strip_wrappers
 
 
 @HOOKS.register_module()
@@ -42,14 +43,14 @@ class ExportEncoderHook(Hook):
 
     def __init__(self, filename: str = 'encoder.pth') -> None:
         if not filename or Path(filename).name != filename:
-            raise ValueError(f'filename must be a plain file name, got {filename!r}')
+            raise UserError(f'filename must be a plain file name, got {filename!r}')
         self.filename = filename
 
     def before_run(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.arch = EncoderArch.of_module(getattr(model, 'backbone', None))
         if self.arch is None:
-            raise ValueError(
+            raise UserError(
                 f'ExportEncoderHook needs a model with a ViT as backbone; {type(model).__name__} '
                 'has none'
             )
@@ -58,7 +59,7 @@ class ExportEncoderHook(Hook):
         meta = checkpoint.get('meta') or {}
         check_same(EncoderArch.of_meta(meta), self.arch, 'this model')
         if runner._resume and meta.get('form') == 'encoder':
-            raise ValueError(
+            raise UserError(
                 f'{runner._load_from} is an encoder file, without optimizer and schedule: resume '
                 'from a checkpoint such as epoch_20.pth, or start from this file with load_from'
             )

@@ -16,19 +16,17 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..blame import PLACES, Blame, find_blame
+from mirl_mm.errors import NonFiniteError, UserError
+from mirl_mm.models.segments import is_sharded, unwrapped
+
 from ..looks import EVERY, due
-from ..segments import is_sharded, unwrapped
+from ..nonfinite import PLACES, Blame, find_blame
+from ..run_facts import accumulation_of
 from ..zero import own_part
 from .health import local
-from .run_summary import accumulation_of
 
 POLICIES = ('stop', 'skip')
 _NO_CHECKPOINT = 'There is no checkpoint yet'
-
-
-class NonFiniteError(RuntimeError):
-    """Loss or gradients are not finite; the message says where, and what to go back to."""
 
 
 class Seen(NamedTuple):
@@ -84,13 +82,13 @@ class FiniteHook(Hook):
         min_loss_scale: float = 2.0**-10,
     ) -> None:
         if policy not in POLICIES:
-            raise ValueError(f'policy must be one of {", ".join(POLICIES)}, got {policy!r}')
+            raise UserError(f'policy must be one of {", ".join(POLICIES)}, got {policy!r}')
         if interval < 0 or max_skips < 1:
-            raise ValueError(
+            raise UserError(
                 f'interval must be 0 or more, max_skips 1 or more, got {interval} and {max_skips}'
             )
         if policy == 'skip' and interval != 1:
-            raise ValueError(
+            raise UserError(
                 f'policy skip has to look before every update: interval must be 1, got {interval}'
             )
         self.policy, self.interval = policy, interval

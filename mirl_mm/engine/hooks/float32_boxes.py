@@ -5,7 +5,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..segments import unwrapped
+from mirl_mm.models.segments import unwrapped
 
 
 @HOOKS.register_module()

@@ -17,13 +17,14 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from mirl_mm.analysis.flops import flops_per_image
-from mirl_mm.analysis.peak_rate import peak_rate
+from mirl_mm.errors import UserError
+from mirl_mm.measure.flops import flops_per_image
+from mirl_mm.measure.peak_rate import peak_rate
+from mirl_mm.models.segments import is_sharded, parameter_segments, unwrapped
 
 from ..looks import until_log
+from ..run_facts import accumulation_of, batch_size
 from ..seeding import kept_random_state
-from ..segments import is_sharded, parameter_segments, unwrapped
-from .run_summary import accumulation_of, batch_size
 
 COUNTED = ('MIRL', 'MAE', 'ImageClassifier')  # all images of a run have one size
 
@@ -49,7 +50,7 @@ class HealthHook(Hook):
       not measured.
     * ``images_per_s`` over all processes since the last log line, without validation.
     * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate (see
-      :mod:`mirl_mm.analysis.flops` and :mod:`mirl_mm.analysis.peak_rate`); for pre-training and
+      :mod:`mirl_mm.measure.flops` and :mod:`mirl_mm.measure.peak_rate`); for pre-training and
       plain classifiers.
 
     Other iterations cost nothing. A measurement keeps a copy of the weights for the time of one
@@ -63,13 +64,13 @@ class HealthHook(Hook):
 
     def __init__(self, interval: int | None = None) -> None:
         if interval is not None and interval < 1:
-            raise ValueError(f'interval must be at least 1 or None, got {interval}')
+            raise UserError(f'interval must be at least 1 or None, got {interval}')
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
         optim_wrapper = runner.optim_wrapper
         if not hasattr(optim_wrapper, 'optimizer'):
-            raise ValueError(
+            raise UserError(
                 f'HealthHook needs one optimizer, got a {type(optim_wrapper).__name__}: switch it '
                 'off with default_hooks=dict(health=None)'
             )

@@ -9,11 +9,13 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mirl_mm.evaluation.features import Loading, preprocessor_of, test_pipeline_of
-from mirl_mm.evaluation.folders import check_classes, class_folders
-from mirl_mm.evaluation.knn import KS, TEMPERATURE, check_ks, evaluate_knn
+from mirl_mm.datasets.class_folders import check_classes, class_folders
+from mirl_mm.errors import UserError
+from mirl_mm.measure.encoder import evaluating
+from mirl_mm.measure.features import Loading, preprocessor_of, test_pipeline_of
+from mirl_mm.measure.knn import KS, TEMPERATURE, check_ks, evaluate_knn
 
-from ..terse import FOR_TERMINAL
+from ..runner import FOR_TERMINAL
 
 
 @HOOKS.register_module()
@@ -57,7 +59,7 @@ class KNNHook(Hook):
         amp: bool = False,
     ) -> None:
         if interval < 1:
-            raise ValueError(f'interval must be at least 1, got {interval}')
+            raise UserError(f'interval must be at least 1, got {interval}')
         self.folders = (train, val)
         self.interval, self.at_start, self.limit = interval, at_start, limit
         self.ks, self.temperature = ks, temperature
@@ -65,7 +67,7 @@ class KNNHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if isinstance(runner.model, FullyShardedDataParallel):
-            raise ValueError(
+            raise UserError(
                 'KNNHook needs the whole encoder on every process, which FSDP shards: take it out '
                 'of custom_hooks and run tools/knn.py on a checkpoint'
             )
@@ -98,20 +100,10 @@ class KNNHook(Hook):
 
     def evaluate(self, runner: Runner, step: int) -> dict[str, float]:
         """Evaluate and log; the encoder goes back to the mode it was in."""
-        modes = [(module, module.training) for module in self.encoder.modules()]
-        self.encoder.eval()
-        try:
+        with evaluating(self.encoder):
             found = evaluate_knn(
-                self.encoder,
-                self.preprocessor,
-                *self.sets,
-                self.ks,
-                self.temperature,
-                self.loading,
+                self.encoder, self.preprocessor, *self.sets, self.ks, self.temperature, self.loading
             )
-        finally:
-            for module, training in modes:
-                module.training = training
         scalars = {f'knn/{name}': accuracy for name, accuracy in found.items()}
         text = '  '.join(f'{name}: {accuracy:.2f}' for name, accuracy in scalars.items())
         unit = 'epoch' if self.by_epoch else 'iteration'

@@ -3,8 +3,7 @@
 Shapes: B images, C columns.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,15 +14,17 @@ from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 from mmpretrain.models import MAE
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from mirl_mm.analysis.plots import panel_columns
+from mirl_mm.errors import UserError
+from mirl_mm.measure.encoder import evaluating
 from mirl_mm.models import MIRL
 from mirl_mm.models.masking import unpatchify
+from mirl_mm.models.segments import is_sharded, unwrapped
+from mirl_mm.pictures.plots import panel_columns
 
 from ..seeding import kept_random_state
-from ..segments import is_sharded, unwrapped
 
 TILE = 128  # pixels; larger pictures are shrunk, smaller ones magnified by a whole number
 GAP, HEADER = 2, 16
@@ -53,9 +54,9 @@ class PanelHook(Hook):
 
     def __init__(self, interval: int | None = None, images: int = 8) -> None:
         if interval is not None and interval < 1:
-            raise ValueError(f'interval must be at least 1 or None, got {interval}')
+            raise UserError(f'interval must be at least 1 or None, got {interval}')
         if images < 1:
-            raise ValueError(f'images must be at least 1, got {images}')
+            raise UserError(f'images must be at least 1, got {images}')
         self.interval, self.images = interval, images
 
     def before_train(self, runner: Runner) -> None:
@@ -166,15 +167,3 @@ def panel(columns: Mapping[str, Tensor]) -> np.ndarray:
             tile = Image.fromarray(picture).resize(size, filter_)
             sheet.paste(tile, (left, HEADER + y * (size[1] + GAP)))
     return np.asarray(sheet)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards every module is as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

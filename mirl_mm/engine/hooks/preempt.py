@@ -9,8 +9,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mirl_mm.errors import UserError
+
+from ..runner import FOR_TERMINAL
 from ..seeding import ASKED
-from ..terse import FOR_TERMINAL
 from .safe_checkpoint import SafeCheckpointHook
 
 
@@ -38,7 +40,7 @@ class PreemptHook(Hook):
     def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown or not signals:
-            raise ValueError(f'signals must be names such as SIGTERM or SIGUSR1, got {signals}')
+            raise UserError(f'signals must be names such as SIGTERM or SIGUSR1, got {signals}')
         self.signals = [signal.Signals[name] for name in signals]
         self.asked: str | None = None
         self.group, self.pending = None, None

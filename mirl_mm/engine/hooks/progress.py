@@ -20,7 +20,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from .run_summary import batch_size
+from mirl_mm.errors import UserError
+
+from ..run_facts import batch_size
 
 SECONDS = 0.5  # between two pictures of the live line
 WINDOW = 60.0  # seconds over which throughput and waiting are averaged
@@ -49,7 +51,7 @@ class ProgressHook(Hook):
 
     def __init__(self, lines: int = 20) -> None:
         if lines < 1:
-            raise ValueError(f'lines must be at least 1, got {lines}')
+            raise UserError(f'lines must be at least 1, got {lines}')
         self.lines = lines
         self.stream = sys.stdout
         self.live: Live | None = None

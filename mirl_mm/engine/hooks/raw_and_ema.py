@@ -4,7 +4,9 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..adapt import accumulative_counts
+from mirl_mm.errors import UserError
+
+from ..machine import accumulative_counts
 
 
 @HOOKS.register_module()
@@ -28,7 +30,7 @@ class RawAndEMAHook(Hook):
     def before_train(self, runner: Runner) -> None:
         hook = next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
         if hook is None:
-            raise ValueError('RawAndEMAHook has no effect without an EMAHook in custom_hooks')
+            raise UserError('RawAndEMAHook has no effect without an EMAHook in custom_hooks')
         self.training = True
         interval, updates = hook.ema_model.interval, accumulative_counts(runner.cfg)
         if interval != updates:

@@ -5,7 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
-from ..terse import FOR_TERMINAL
+from ..runner import FOR_TERMINAL
 
 
 @HOOKS.register_module()

@@ -1,10 +1,6 @@
 """What a run was, written down when it starts: ``run.json`` beside its log, read by the report."""
 
-import os
-import platform
-import re
 import shlex
-import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +12,20 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 import mirl_mm
-from mirl_mm.evaluation.record import environment, write_json
+from mirl_mm.files import write_json
+from mirl_mm.models.segments import unwrapped
 
-from ..segments import unwrapped
-from .run_summary import accumulation_of, batch_size, count, peak_lr, precision
+from ..run_facts import (
+    accumulation_of,
+    batch_size,
+    count,
+    cpu_name,
+    encoder_of,
+    environment,
+    git_state,
+    peak_lr,
+    precision,
+)
 
 FILE = 'run.json'
 SOURCE = Path(mirl_mm.__file__).parents[1]
@@ -96,41 +102,3 @@ def start_of(runner: Runner, kind: str) -> dict:
         git=git_state(SOURCE),
         **environment(),
     )
-
-
-def encoder_of(model: torch.nn.Module) -> str | None:
-    """A ViT's size in words."""
-    backbone = getattr(model, 'backbone', None)
-    depth, width = (getattr(backbone, name, None) for name in ('num_layers', 'embed_dims'))
-    kind = type(backbone).__name__
-    return f'{kind}, {depth} blocks of {width}' if depth and width else kind
-
-
-def cpu_name() -> str:
-    """The processor and the number of its cores."""
-    name = platform.machine()
-    if (info := Path('/proc/cpuinfo')).is_file():
-        found = re.search(r'^model name\s*: (.+)$', info.read_text(), re.MULTILINE)
-        name = found[1] if found else name
-    return f'{name}, {os.cpu_count()} cores'
-
-
-def git_state(folder: Path) -> dict | None:
-    """Commit, branch and whether tracked files were changed; None outside a git checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ['git', '-C', str(folder), *arguments]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return run.stdout.rstrip('\n')
-
-    try:
-        if Path(git('rev-parse', '--show-toplevel')).resolve() != folder.resolve():
-            return None  # installed inside another project's checkout
-        changed = git('status', '--porcelain', '--untracked-files=no').splitlines()
-        return dict(
-            commit=git('rev-parse', 'HEAD'),
-            branch=git('rev-parse', '--abbrev-ref', 'HEAD'),
-            changed=[line[3:] for line in changed],
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -2,19 +2,23 @@
 
 from math import isclose
 
-import torch
-from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import AmpOptimWrapper, BaseOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmpretrain.models import BaseSelfSupervisor
-from torch import nn
-from torch.utils.data import DataLoader
 
-from ..terse import FOR_TERMINAL
+from mirl_mm.errors import UserError
+
+from ..run_facts import (
+    accumulation_of,
+    batch_size,
+    device,
+    parameter_rows,
+    peak_lr,
+    precision,
+    table,
+)
+from ..runner import FOR_TERMINAL
 
 
 @HOOKS.register_module()
@@ -32,9 +36,9 @@ class RunSummaryHook(Hook):
 
     def __init__(self, base_lr: float | None = None, base_batch_size: int = 256) -> None:
         if base_lr is not None and base_lr <= 0:
-            raise ValueError(f'base_lr must be positive or None, got {base_lr}')
+            raise UserError(f'base_lr must be positive or None, got {base_lr}')
         if base_batch_size <= 0:
-            raise ValueError(f'base_batch_size must be positive, got {base_batch_size}')
+            raise UserError(f'base_batch_size must be positive, got {base_batch_size}')
         self.base_lr = base_lr
         self.base_batch_size = base_batch_size
 
@@ -61,51 +65,6 @@ class RunSummaryHook(Hook):
         runner.logger.info('Run summary\n' + table(rows), extra=FOR_TERMINAL)
         if warning:
             runner.logger.warning(warning)
-
-
-def table(rows: list[tuple[str, str]]) -> str:
-    """Two aligned columns, one row a line."""
-    width = max(len(name) for name, _ in rows)
-    return '\n'.join(f'  {name:<{width}}  {value}' for name, value in rows)
-
-
-def parameter_rows(model: nn.Module) -> list[tuple[str, str]]:
-    """Trainable parameters of each part of the model, and the frozen ones of all, as rows."""
-    model = model.module if is_model_wrapper(model) else model
-    names = dict(backbone='encoder (backbone)')
-    if isinstance(model, BaseSelfSupervisor):
-        names['neck'] = 'decoders (neck)'
-    counts = {
-        names.get(part, part): count(module, trainable=True)
-        for part, module in model.named_children()
-    }
-    rows = [(name, f'{number:,}') for name, number in counts.items() if number]
-    total = count(model, trainable=True)
-    return [
-        *rows,
-        ('trainable parameters', f'{total:,}'),
-        ('frozen parameters', f'{count(model, trainable=False):,}'),
-    ]
-
-
-def count(module: nn.Module, trainable: bool) -> int:
-    """Number of parameters that are trained, or that are not."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad == trainable)
-
-
-def batch_size(loader: DataLoader) -> int:
-    """Images of one process and one iteration, also where a batch sampler decides it."""
-    return loader.batch_size or loader.batch_sampler.batch_size
-
-
-def accumulation_of(optim_wrapper: BaseOptimWrapper) -> int:
-    """Micro-batches of an update."""
-    return getattr(optim_wrapper, '_accumulative_counts', 1)
-
-
-def peak_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The rate that the schedule multiplies, of the group with the largest (layer decay)."""
-    return max(group.get('initial_lr', group['lr']) for group in optimizer.param_groups)
 
 
 def explain_lr(
@@ -144,7 +103,7 @@ def schedule_rows(runner: Runner, step_batch: int, accumulation: int) -> list[tu
         ]
     length = len(runner.train_dataloader)
     if length == 0:
-        raise ValueError(
+        raise UserError(
             f'an epoch has no iteration: the dataset has {images} images, fewer than '
             f'the {step_batch} of one batch, and drop_last drops them'
         )
@@ -166,17 +125,3 @@ def checkpoints(runner: Runner) -> str:
     unit = 'epochs' if hook.by_epoch else 'iterations'
     often = f'every {hook.interval} {unit}' if hook.interval > 0 else 'at the end'
     return f'{hook.out_dir}, {often}'
-
-
-def precision(optim_wrapper: object) -> str:
-    """The dtype in which the model computes."""
-    if not isinstance(optim_wrapper, AmpOptimWrapper):
-        return 'float32 (AMP off)'
-    dtype = str(optim_wrapper.cast_dtype or torch.float16).removeprefix('torch.')
-    return f'{dtype} (AMP)'
-
-
-def device() -> str:
-    """The device's type and, where torch knows it, its name."""
-    kind = get_device()
-    return f'{kind} ({torch.cuda.get_device_name()})' if kind == 'cuda' else kind

@@ -1,0 +1,139 @@
+"""A plan in words, and the command that follows from it."""
+
+from mmengine.config import Config
+
+from mirl_mm.engine.launch import load_config
+from mirl_mm.engine.machine import accumulative_counts
+from mirl_mm.engine.run_facts import table
+from mirl_mm.measure.memory import SHARE
+
+from .plan import GIGA, Plan, Run
+from .plan_settings import SIZES_GB, that_fit
+
+FLOOR = 'a floor of eager steps: every kernel at the peak rates of the data sheet, and no waiting'
+
+
+def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
+    """Rows of text; `config` and `cfg_options` are what the plan was made from."""
+    run, memory = plan.run, plan.memory
+    batch = run.batch
+    fixed = (memory.fixed + plan.extra_bytes) / GIGA
+    exact = batch.effective == plan.recipe_batch
+    how = f'{batch.per_gpu} x {batch.gpus} GPUs x {batch.accumulation} accumulated'
+    rows = [
+        *plan.parameters,
+        (
+            'training step',
+            f'{plan.flops.training / GIGA:,.4g} GFLOP an image '
+            f'({plan.flops.forward / GIGA:,.4g} forward)',
+        ),
+        ('', 'counted: products and attention, a multiply-add as two; not what is recomputed'),
+        *[('', 'of regions the heads alone, not how they are found, pooled and compared')]
+        * ('roi_head' in plan.model.cfg),
+        (
+            'encoder, whole image',
+            f'{plan.linear_macs / GIGA:,.3f} G multiply-adds in linear layers alone (what papers '
+            'print as GFLOPs)',
+        ),
+        (
+            'memory, estimated',
+            f'{fixed:,.3g} GB + {memory.per_image / GIGA:,.3g} GB an image: at most '
+            f'{run.largest:,} images in {run.memory_gb:g} GB, {1 - SHARE:.0%} left over',
+        ),
+        *(that_fit_in_words(plan) if plan.model.dense else []),
+        (
+            'effective batch',
+            f'{batch.effective:,} = {how}'
+            + ('' if exact else f'; the recipe has {plan.recipe_batch:,}'),
+        ),
+        ('peak memory, estimated', f'{plan.peak_bytes / GIGA:,.3g} GB per GPU'),
+        (
+            'kernels of a step',
+            f'{run.step.kernels:,}, which move {run.step.bytes / GIGA:,.3g} GB at least',
+        ),
+        ('length', f'{plan.length}: {run.updates:,} updates, {run.images_seen:,} images seen'),
+        (f'rate, {run.gpu}', rate(plan, run)),
+        ('', 'as given' if plan.measured else FLOOR),
+        ('time', ('' if plan.measured else 'at least ') + time(run)),
+        *((f'{other.gpu}, {other.memory_gb:g} GB', f'{rate(plan, other)}: {time(other)}')
+          for other in plan.others),
+        ('command', command(plan, config, cfg_options)),
+    ]  # fmt: skip
+    return table(rows)
+
+
+def rate(plan: Plan, run: Run) -> str:
+    """Images per second of a GPU and of all."""
+    most = '' if plan.measured else 'at most '
+    own, whole = (
+        f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
+        for rate in (run.rate, run.rate * run.batch.gpus)
+    )
+    return f'{most}{own} images/s per GPU, {whole} in all'
+
+
+def time(run: Run) -> str:
+    return f'{duration(run.days)}, without validation and checkpoints'
+
+
+def duration(days: float) -> str:
+    """In the largest unit of which there is one, of days two."""
+    if days >= 2:
+        return f'{days:.3g} days'
+    units = {'h': days * 24, 'min': days * 1440, 's': days * 86400}
+    unit = next((unit for unit, number in units.items() if number >= 1), 's')
+    return f'{units[unit]:.3g} {unit}'
+
+
+def that_fit_in_words(plan: Plan) -> list[tuple[str, str]]:
+    """What fits into which memory, by setting."""
+    rows = []
+    for name, images in that_fit(plan).items():
+        parts = [f'{n or "none"} in {gb} GB' for n, gb in zip(images, SIZES_GB, strict=True)]
+        rows.append(('' if rows else 'images that fit', f'{name}: {", ".join(parts)}'))
+    return rows
+
+
+def command(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
+    """How to start the run that was planned."""
+    batch, options = plan.run.batch, dict(cfg_options or {})
+    options['train_dataloader.batch_size'] = batch.per_gpu
+    options['optim_wrapper.accumulative_counts'] = batch.accumulation
+    options |= followers(load_config(config, cfg_options), batch.accumulation)
+    words = ['tools/dist_train.sh', config, str(batch.gpus)]
+    if batch.effective != plan.recipe_batch:
+        words.append('--auto-scale-lr')
+    return ' '.join(
+        [*words, '--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+    )
+
+
+def followers(cfg: Config, accumulation: int) -> dict[str, object]:
+    """Settings that follow the accumulation, since MMEngine counts iterations, not updates.
+
+    Those of EMAHook, and in iteration-based runs the lengths of training and schedules.
+    """
+    options: dict[str, object] = {}
+    before = accumulative_counts(cfg)
+
+    def scaled(value: int) -> int:
+        return round(value / before * accumulation)
+
+    for i, hook in enumerate(cfg.get('custom_hooks') or ()):
+        if 'EMAHook' in str(hook.get('type')) and hook.get('interval', 1) == before:
+            options[f'custom_hooks.{i}.interval'] = accumulation
+            if 'gamma' in hook:
+                options[f'custom_hooks.{i}.gamma'] = scaled(hook['gamma'])
+    if 'max_iters' not in cfg.train_cfg or accumulation == before:
+        return options
+    for key in ('max_iters', 'val_interval'):
+        if key in cfg.train_cfg:
+            options[f'train_cfg.{key}'] = scaled(cfg.train_cfg[key])
+    for i, scheduler in enumerate(cfg.param_scheduler):
+        for key in ('begin', 'end', 'T_max'):
+            if scheduler.get(key):
+                options[f'param_scheduler.{i}.{key}'] = scaled(scheduler[key])
+        if 'milestones' in scheduler:
+            steps = ','.join(str(scaled(step)) for step in scheduler.milestones)
+            options[f'param_scheduler.{i}.milestones'] = f'[{steps}]'
+    return options

@@ -1,0 +1,175 @@
+"""What a pre-trained model paints into arbitrary pictures."""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.device import get_device
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+
+from mirl_mm.checkpoint import load_weights
+from mirl_mm.datasets.images import EXTENSIONS
+from mirl_mm.engine.launch import load_config
+from mirl_mm.errors import UserError
+from mirl_mm.measure.features import test_pipeline_of
+from mirl_mm.models import MIRL
+from mirl_mm.models.fit import summary
+from mirl_mm.models.masking import num_kept
+from mirl_mm.pictures.plots import plot_panel
+
+PAGE_ENDINGS = ('.png', '.jpg', '.pdf', '.svg')
+PAGE_ROWS = 32
+
+
+@torch.no_grad()
+def reconstruct_pictures(
+    config: str,
+    checkpoint: str,
+    pictures: str,
+    out: str = 'reconstructions',
+    mask_ratio: float | None = None,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Draw the panel (original, masked, then main, residual and sum per pair) of every picture.
+
+    Args:
+        config: path of a MIRL config; its test pipeline resizes and crops.
+        checkpoint: a whole model in any form, official Paddle files included.
+        pictures: an image file or a folder of them, in any nesting.
+        out: a folder for one panel per picture, or an image file (.png, .jpg, .pdf, .svg) for one
+            page of them all.
+        mask_ratio: share of patches hidden; None takes the config's.
+        seed: with a picture's file name, decides its mask.
+
+    Yields:
+        A line on every picture: its errors and its panel, or why it was skipped.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: config, checkpoint or pictures cannot be used, or
+            nothing can be written.
+    """
+    cfg = load_config(config)
+    panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
+    model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
+    pipeline = Compose(picture_pipeline(cfg, model.backbone.img_size[0]))
+    make_folders(panels)
+    std, mean = (getattr(model.data_preprocessor, k).flatten().tolist() for k in ('std', 'mean'))
+    drawn = 0
+    for panel, paths in panels.items():
+        read, packed = [], []
+        for path in paths:
+            try:
+                packed.append(pipeline(dict(img_path=str(path))))
+                read.append(path)
+            except Exception as error:  # decoders raise whatever they like
+                yield f'{path}: skipped ({type(error).__name__}: {error})'
+        if not read:
+            continue
+        imgs = model.data_preprocessor(default_collate(packed))['inputs']  # [B, 3, H, W]
+        num_patches = imgs[0, 0].numel() // model.backbone.patch_size**2
+        noise = picture_noise([path.name for path in read], seed, num_patches)
+        result = model.reconstruct(imgs, noise.to(imgs))
+        plot_panel(imgs, result, panel, mean, std)
+        for path, errors in zip(read, result.pair_errors.tolist(), strict=True):
+            each = ', '.join(f'{n} {e:.3f}' for n, e in zip(model.pair_names, errors, strict=True))
+            yield f'{path}: error {sum(errors) / len(errors):.3f} ({each}) -> {panel}'
+        drawn += len(read)
+    if not drawn:
+        raise UserError(f'no picture of {pictures} can be read')
+
+
+def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) -> MIRL:
+    """The config's model with the checkpoint's weights, in eval mode.
+
+    Raises:
+        FileNotFoundError, ValueError: the config is not MIRL's; the checkpoint cannot be read, is
+            of another arch or has no decoders; a mask ratio that keeps or hides nothing.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    model = MODELS.build(cfg.model)
+    if not isinstance(model, MIRL):
+        raise UserError(
+            f'{cfg.filename} is no MIRL config: its model is {type(model).__name__}; accepted are '
+            'the configs of configs/mirl and configs/demo'
+        )
+    if mask_ratio is not None:
+        height, width = (side // model.backbone.patch_size for side in model.backbone.img_size)
+        num_kept(height * width, mask_ratio)
+        model.backbone.mask_ratio = mask_ratio
+    fit = load_weights(model, checkpoint)
+    if lacking := [name for name in fit.missing if not name.endswith('pos_embed')]:
+        raise UserError(
+            f'{checkpoint} cannot paint: it lacks {summary(lacking)}; needed is a whole '
+            "pre-training checkpoint, such as a run's epoch_*.pth, not the encoder alone"
+        )
+    return model.eval()
+
+
+def picture_pipeline(cfg: Config, img_size: int) -> list[dict]:
+    """How the config prepares test images (see :func:`test_pipeline_of`), of any kind of file."""
+    return [
+        dict(type='LoadAnyImage') if step['type'] == 'LoadImageFromFile' else step
+        for step in test_pipeline_of(cfg, img_size)
+    ]
+
+
+def find_pictures(path: str) -> list[Path]:
+    """The file itself, or all images below the folder, sorted.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the folder has no image.
+    """
+    if Path(path).is_file():
+        return [Path(path)]
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f'no image or folder at {path}')
+    found = sorted(p for p in Path(path).rglob('*') if p.suffix.lower() in EXTENSIONS)
+    if not found:
+        raise UserError(f'no image in {path}; accepted are files ending in {" ".join(EXTENSIONS)}')
+    return found
+
+
+def assign_panels(pictures: Sequence[Path], root: Path, out: Path) -> dict[Path, list[Path]]:
+    """Which pictures go on which panel: one page, or a PNG each that keeps the folders' structure.
+
+    Raises:
+        ValueError: too many pictures for one page.
+    """
+    if out.suffix.lower() in PAGE_ENDINGS:
+        if len(pictures) > PAGE_ROWS:
+            raise UserError(
+                f'{len(pictures)} pictures do not fit on one page of {PAGE_ROWS} rows; give --out '
+                'a folder for a panel each'
+            )
+        return {out: list(pictures)}
+    panels: dict[Path, list[Path]] = {}
+    for picture in pictures:
+        name = Path(picture.name) if picture == root else picture.relative_to(root)
+        panel = out / name.with_suffix('.png')
+        if panel in panels:  # dog.png beside dog.jpg
+            panel = out / name.with_name(name.name + '.png')
+        panels[panel] = [picture]
+    return panels
+
+
+def make_folders(paths: Iterable[Path]) -> None:
+    """Make the folders that the files will lie in; OSError where that cannot be done."""
+    for folder in sorted({path.parent for path in paths}):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f'cannot write to {folder} ({error.strerror}); choose --out') from error
+
+
+def picture_noise(names: Sequence[str], seed: int, num_patches: int) -> Tensor:
+    """Noise [B, L] whose smallest values stay visible: a row depends on its name and the seed."""
+    rows = []
+    for name in names:
+        generator = torch.Generator().manual_seed(zlib.crc32(f'{seed} {name}'.encode()))
+        rows.append(torch.rand(num_patches, generator=generator))
+    return torch.stack(rows)

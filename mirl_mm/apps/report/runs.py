@@ -1,0 +1,202 @@
+"""What the work dir of a run tells, however often the run was stopped and resumed."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mirl_mm.engine.hooks.run_record import FILE
+from mirl_mm.errors import UserError
+
+SCALARS = '*/vis_data/scalars.json'
+NOT_RESULTS = ('step', 'iter', 'epoch', 'time', 'data_time')
+PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
+DRAWN_ANYWAY = ('loss.png', 'panel.png', 'depth.png')  # the report has them as curves and panels
+
+
+@dataclass
+class Run:
+    """One work dir. Rows are in the order of their ``iter``, which is the iteration they follow."""
+
+    folder: Path
+    name: str = ''
+    records: list[dict] = field(default_factory=list)  # of every start, as RunRecordHook wrote them
+    training: list[dict] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)  # on validation data, and k-NN
+    tests: list[dict] = field(default_factory=list)  # of tools/test.py, with the `checkpoint`
+    panels: dict[int, Path] = field(default_factory=dict)  # by iteration
+    probes: list[dict] = field(default_factory=list)  # rows of tools/probe_depth.py
+    pictures: list[Path] = field(default_factory=list)
+    config: str | None = None
+    unreadable: int = 0  # lines of logs
+
+    @property
+    def record(self) -> dict:
+        """The newest record of training, else of testing; empty for runs older than records."""
+        trained = [record for record in self.records if record.get('kind') == 'train']
+        return (trained or self.records or [{}])[-1]
+
+    @property
+    def kind(self) -> str:
+        """The model's name; of a run without a record, what its loss is made of."""
+        keys = sorted({key for row in self.training for key in row if re.search('loss_|pair', key)})
+        return self.record.get('model') or ', '.join(keys) or 'one loss'
+
+    def metrics(self) -> list[str]:
+        """Names of evaluation results."""
+        names = dict.fromkeys(name for row in self.evaluations for name in numbers(row))
+        return [name for name in names if name not in NOT_RESULTS]
+
+
+def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
+    """Read work dirs and give them names that differ.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+        ValueError: one holds no run, or none is given.
+    """
+    if not work_dirs:
+        raise UserError('no work dir is given; needed is the folder of at least one run')
+    runs = [read_run(Path(folder)) for folder in dict.fromkeys(map(str, work_dirs))]
+    for run, name in zip(runs, distinct_names([run.folder for run in runs]), strict=True):
+        run.name = name
+    return runs
+
+
+def read_run(folder: Path) -> Run:
+    """Read a work dir; raises as :func:`read_runs`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f'no such work dir: {folder}')
+    run = Run(folder)
+    for log in sorted({path.parents[1] for path in folder.glob(SCALARS)} | record_folders(folder)):
+        record = read_json(log / FILE)
+        if record:
+            run.records.append(record)
+        add_log(run, log, record)
+    for path in sorted(folder.glob('2*/2*.json')):  # what LoggerHook leaves of a test
+        if metrics := read_json(path):
+            checkpoint = read_json(path.parent / FILE).get('checkpoint')
+            run.tests.append(dict(numbers(metrics), checkpoint=checkpoint))
+    for path in sorted([*folder.glob('depth.json'), *folder.glob('*/depth.json')]):
+        run.probes += [
+            row for row in read_json(path).get('rows', []) if {'label', 'block'} <= {*row}
+        ]
+    if not (run.records or run.training or run.evaluations or run.tests or run.probes):
+        below = sorted({path.parents[2].name for path in folder.glob('*/' + SCALARS)})
+        raise UserError(
+            f'{folder} holds no run: neither {SCALARS}, nor a test result or depth.json'
+            + (f'; there are runs in its folders {", ".join(below[:8])}' if below else '')
+        )
+    run.pictures = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURES and path.name not in DRAWN_ANYWAY
+    )
+    return run
+
+
+def record_folders(folder: Path) -> set[Path]:
+    """Folders of starts that may not have logged anything yet."""
+    return {path.parent for path in folder.glob(f'*/{FILE}')}
+
+
+def add_log(run: Run, log: Path, record: dict) -> None:
+    """Add one start: what it logged replaces what earlier ones had logged for the same steps."""
+    training, evaluations, bad = place_rows(read_lines(log / 'vis_data/scalars.json'), record)
+    run.unreadable += bad
+    if record.get('kind') == 'train' and 'first_iteration' in record:
+        start = record['first_iteration']
+    else:
+        start = training[0]['iter'] - 1 if training else None
+    if start is not None:
+        run.training = [row for row in run.training if row['iter'] <= start]
+        run.evaluations = [row for row in run.evaluations if row['iter'] <= start]
+        run.panels = {step: path for step, path in run.panels.items() if step <= start}
+    run.training += training
+    run.evaluations += evaluations
+    for path in log.glob('vis_data/vis_image/panel_*.png'):
+        if found := re.fullmatch(r'panel_(\d+)\.png', path.name):
+            run.panels[int(found[1])] = path
+    run.panels = dict(sorted(run.panels.items()))
+    config = log / 'vis_data/config.py'
+    if config.is_file():
+        run.config = config.read_text(errors='replace')
+
+
+def place_rows(lines: Sequence[dict | None], record: dict) -> tuple[list[dict], list[dict], int]:
+    """Training rows, evaluation rows with the iteration they belong to, and unreadable lines."""
+    training, evaluations, bad = [], [], 0
+    last, per_epoch = record.get('first_iteration', 0), None
+    if record.get('epochs'):
+        per_epoch = record['iterations'] / record['epochs']
+    for row in lines:
+        if row is None:
+            bad += 1
+        elif 'iter' in row:
+            last = row['iter']
+            training.append(row)
+        else:  # its step is the epoch, where the run goes by epochs
+            step = row.get('step', 0)
+            place = round(step * per_epoch) if per_epoch else last
+            evaluations.append(dict(row, iter=place))
+    return training, evaluations, bad
+
+
+def read_lines(path: Path) -> list[dict | None]:
+    """The rows of a file with a JSON object a line; None for a line that is none (cut, garbled)."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(errors='replace').splitlines():
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        rows.append(row if isinstance(row, dict) and is_number(row.get('step', 0)) else None)
+    return rows
+
+
+def read_json(path: Path) -> dict:
+    """A file's JSON object; empty where there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def numbers(row: dict) -> dict[str, float]:
+    """The entries of a row that are numbers, also those that are not finite."""
+    return {name: value for name, value in row.items() if is_number(value)}
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Errors and losses; everything else that these tasks report is an accuracy."""
+    return bool(re.search(r'loss|error|recon', metric))
+
+
+def best(rows: Sequence[dict], metric: str) -> dict | None:
+    """The row with the best finite value of a metric, the earliest among equals."""
+    found = [row for row in rows if is_number(row.get(metric)) and math.isfinite(row[metric])]
+    if not found:
+        return None
+    choose = min if lower_is_better(metric) else max
+    return choose(found, key=lambda row: row[metric])
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ['/'.join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            break
+    return names

@@ -1,0 +1,250 @@
+"""Packing a folder of images into tar shards that ``packed://`` reads, and checking them.
+
+Every shard is written under another name, read back, compared with what went in, and only then
+renamed; the manifest comes last. So a packed folder is whole or says that it is not, and an
+interrupted run goes on where it stopped.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from mirl_mm.errors import UserError
+
+from ..images import EXTENSIONS
+from ..listing import list_files
+from .reading import FORMAT, INDEX, MANIFEST, Packed, PackedError
+
+SHARD_BYTES = 512 << 20
+READ_AHEAD = 64  # images that are read at once
+BLOCK = 512  # of a tar file
+
+
+class Result(NamedTuple):
+    images: int
+    bytes: int
+    shards: int
+    kept: int  # shards that were there already
+
+
+class Source(NamedTuple):
+    """One file to pack."""
+
+    name: str
+    content: bytes
+    mtime: float
+
+
+def pack_images(
+    source: str | Path,
+    destination: str | Path,
+    names: Sequence[str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 8,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Result:
+    """Pack files of a folder; what was packed before from the same files is kept.
+
+    Args:
+        source: folder of the images.
+        destination: new or empty folder, or one that was packed to before.
+        names: paths relative to `source`; None takes all images below it.
+        shard_bytes: a shard is full when it holds so much.
+        workers: threads that read.
+        progress: called with the number of images that were done since.
+
+    Raises:
+        FileNotFoundError: no such source, or a file of the list is not there.
+        ValueError: no image, a destination with other things in it, or shard_bytes below 1.
+        PackedError: what was read back is not what was written.
+    """
+    source, destination = Path(source), Path(destination)
+    names = check(source, destination, names, shard_bytes)
+    parts, kept, first = [], 0, 0
+    with ThreadPoolExecutor(workers) as pool:
+        while first < len(names):
+            shard = destination / f'shard-{len(parts):05d}.tar'
+            part = packed_before(shard, source, names[first:], shard_bytes)
+            if part is None:
+                (destination / MANIFEST).unlink(missing_ok=True)
+                part = write_shard(
+                    shard, sources(source, names[first:], pool), shard_bytes, progress
+                )
+            else:
+                kept += 1
+                progress(len(part))
+            part['shard'] = len(parts)
+            parts.append(part)
+            first += len(part)
+    finish(destination, parts)
+    index = np.concatenate(parts)
+    return Result(len(index), int(index['size'].sum()), len(parts), kept)
+
+
+def check(
+    source: Path, destination: Path, names: Sequence[str] | None, shard_bytes: int
+) -> list[str]:
+    """The names to pack, sorted and each once; raises as pack_images. Makes the destination."""
+    if not source.is_dir():
+        raise FileNotFoundError(f'no such folder of images: {source}')
+    if shard_bytes < 1:
+        raise UserError(f'shard_bytes must be at least 1, got {shard_bytes}')
+    if names is None:
+        names = list_files(source, is_image)
+    if not names:
+        raise UserError(f'no image to pack in {source}')
+    inside = [path.name for path in destination.iterdir()] if destination.is_dir() else []
+    foreign = [name for name in inside if not is_ours(name)]
+    if foreign:
+        raise UserError(
+            f'{destination} holds {sorted(foreign)[:3]}; accepted is a new or empty folder, or one '
+            'that was packed to before'
+        )
+    destination.mkdir(parents=True, exist_ok=True)
+    return sorted(set(names))
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith(('shard-', MANIFEST, INDEX))
+
+
+def sources(folder: Path, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterator[Source]:
+    """The files in order, some of them read ahead."""
+
+    def read(name: str) -> Source:
+        with (folder / name).open('rb') as file:
+            return Source(name, file.read(), os.fstat(file.fileno()).st_mtime)
+
+    for first in range(0, len(names), READ_AHEAD):
+        yield from pool.map(read, names[first : first + READ_AHEAD])
+
+
+def write_shard(
+    shard: Path, files: Iterator[Source], shard_bytes: int, progress: Callable[[int], None]
+) -> np.ndarray:
+    """Write files until the shard is full, and check it; its part of the index."""
+    unfinished = shard.with_suffix('.tar.part')
+    rows = []
+    with unfinished.open('wb') as target, tarfile.open(fileobj=target, mode='w') as tar:
+        for file in files:
+            header = tarfile.TarInfo(file.name)
+            header.size, header.mtime = len(file.content), int(file.mtime)
+            tar.addfile(header, BytesIO(file.content))
+            start = tar.offset - -(-header.size // BLOCK) * BLOCK
+            rows.append((os.fsencode(file.name), 0, start, header.size, crc32(file.content)))
+            progress(1)
+            if tar.offset >= shard_bytes:
+                break
+    part = as_index(rows)
+    read_back(unfinished, part)
+    write_array(shard.with_suffix('.npy'), part)
+    unfinished.rename(shard)
+    return part
+
+
+def as_index(rows: list[tuple]) -> np.ndarray:
+    longest = max(len(row[0]) for row in rows)
+    fields = [('shard', '<u4'), ('offset', '<u8'), ('size', '<u8'), ('crc32', '<u4')]
+    return np.array(rows, [('name', f'S{longest}'), *fields])
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    unfinished = path.with_name(f'{path.name}.part')
+    with unfinished.open('wb') as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+
+
+def read_back(shard: Path, part: np.ndarray) -> None:
+    """Compare a shard, as tarfile sees it, with its index; PackedError names the first image."""
+    with shard.open('rb') as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not memory
+        with tarfile.open(fileobj=file, mode='r:') as tar:
+            for row in part:
+                member = tar.next()
+                name = os.fsdecode(row['name'])
+                place = member and (member.name, member.offset_data, member.size)
+                if place != (name, row['offset'], row['size']):
+                    raise PackedError(
+                        f'{shard}: {place} is where {name} should be; is the disk full?'
+                    )
+                if crc32(tar.extractfile(member).read()) != row['crc32']:
+                    raise PackedError(f'{shard}: {name} is not what was written; check the disk')
+                tar.members.clear()  # or it keeps every header
+
+
+def packed_before(
+    shard: Path, source: Path, names: Sequence[str], shard_bytes: int
+) -> np.ndarray | None:
+    """The part of the index of a shard that is there already, if it holds the next names."""
+    try:
+        part = np.load(shard.with_suffix('.npy'), allow_pickle=False)
+        written = shard.stat()
+    except (OSError, ValueError):
+        return None
+    ends = -(-(part['offset'] + part['size']).astype(np.int64) // BLOCK) * BLOCK
+    full = np.flatnonzero(ends >= shard_bytes)
+    length = full[0] + 1 if len(full) else len(names)
+    same = [os.fsdecode(name) for name in part['name']] == list(names[:length])
+    if not same or written.st_size < ends[-1]:
+        return None
+    for name, size in zip(names, part['size'].tolist(), strict=False):
+        now = (source / name).stat()
+        if now.st_size != size or now.st_mtime > written.st_mtime:
+            return None
+    return part
+
+
+def finish(destination: Path, parts: list[np.ndarray]) -> None:
+    """Index and manifest; shards of an earlier, longer list go."""
+    shards = [destination / f'shard-{i:05d}.tar' for i in range(len(parts))]
+    keep = {path.name for path in shards} | {path.with_suffix('.npy').name for path in shards}
+    manifest = dict(
+        format=FORMAT,
+        images=sum(map(len, parts)),
+        shards=[dict(file=path.name, bytes=path.stat().st_size) for path in shards],
+    )
+    text = json.dumps(manifest, indent=1) + '\n'
+    target = destination / MANIFEST
+    if not target.is_file() or target.read_text() != text:
+        target.unlink(missing_ok=True)
+        for path in destination.glob('shard-*'):
+            if path.name not in keep:
+                path.unlink()
+        index = np.concatenate(parts)
+        write_array(destination / INDEX, index[np.argsort(index['name'], kind='stable')])
+        unfinished = target.with_name(f'{MANIFEST}.part')
+        unfinished.write_text(text)
+        unfinished.rename(target)
+
+
+def verify(folder: str | Path, progress: Callable[[int], None] = lambda images: None) -> list[str]:
+    """Read every packed image; one message for each that is not what was packed.
+
+    Raises:
+        PackedError: The folder is incomplete.
+    """
+    packed, broken = Packed(folder), []
+    order = np.argsort(packed.index, order=('shard', 'offset'))
+    for row in order.tolist():
+        try:
+            packed.read(row)
+        except (PackedError, OSError) as error:
+            broken.append(str(error))
+        progress(1)
+    return broken

@@ -1,0 +1,132 @@
+"""The demo: from pictures to painted pictures, boxes and masks, in minutes on a CPU."""
+
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from mmengine.runner import Runner
+
+from mirl_mm.apps.report.page import write_report
+from mirl_mm.datasets.images import UnlabelledImages
+from mirl_mm.engine.hooks.panel import spread_over
+from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.errors import UserError
+from mirl_mm.pictures.plots import plot_losses, plot_panel, read_scalars
+
+from .scene_set import SceneSet, write_scenes
+from .transfer import run_transfer, table
+
+PANEL_IMAGES = 8
+MIN_PICTURES = 2 * PANEL_IMAGES
+
+
+def run_demo(
+    config: str,
+    transfer: Mapping[str, str],
+    data: str | None = None,
+    work_dir: str = 'work_dirs/demo',
+    scenes_dir: str = 'data/scenes',
+    cfg_options: dict | None = None,
+    transfer_options: dict | None = None,
+) -> dict[str, Path]:
+    """Pre-train with MIRL and look at it; then detect and segment, with the encoder and without.
+
+    Args:
+        config: path of the pre-training's config.
+        transfer: paths of ``detection``'s and ``segmentation``'s config.
+        data: a folder of the user's own pictures, which have no labels: pre-training alone. None
+            writes and uses the generated scenes.
+        work_dir: where the runs go.
+        scenes_dir: where the generated scenes go.
+        cfg_options: as ``--cfg-options``, for pre-training.
+        transfer_options: likewise, for the four trainings behind it.
+
+    Returns:
+        What was written, by name: ``checkpoint``, ``encoder``, ``curve``, ``panel`` and, on the
+        scenes, ``detection`` and ``segmentation``.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder of pictures is missing or holds too few.
+    """
+    started = time.perf_counter()
+    scenes, options = None, dict(cfg_options or {})
+    if data is None:
+        print(f'Drawing scenes in {scenes_dir} ...', flush=True)
+        scenes = write_scenes(scenes_dir)
+        options |= scene_options(scenes)
+    else:
+        options |= folder_options(data, Path(work_dir))
+    print('Pre-training:', flush=True)
+    written, runs = pre_train(config, work_dir, options), [Path(work_dir)]
+    if scenes is not None:
+        result = run_transfer(transfer, written['encoder'], scenes, work_dir, transfer_options)
+        written |= result.pages
+        runs += result.work_dirs
+        print(f'On {len(list(scenes.images("val").iterdir()))} held-out scenes, in percent:')
+        print(table(result.scores))
+    else:
+        print('Detection and segmentation are left out: they need labels, which pictures have not.')
+    written['report'] = write_report(runs, Path(work_dir) / 'report.html')
+    print(f'Done in {time.perf_counter() - started:.0f} s:')
+    for name, path in written.items():
+        print(f'  {name:<12} {path}')
+    return written
+
+
+def pre_train(config: str, work_dir: str, options: dict) -> dict[str, Path]:
+    """Run the pre-training, draw it, and say where everything is."""
+    cfg, notes = training_config(config, work_dir, cfg_options=options)
+    runner = build_runner(cfg, notes)
+    runner.train()
+    checkpoint = Path((Path(work_dir) / 'last_checkpoint').read_text())
+    return dict(checkpoint=checkpoint, encoder=Path(work_dir) / 'encoder.pth', **draw(runner))
+
+
+def scene_options(scenes: SceneSet) -> dict[str, str]:
+    """Config options that point pre-training's loaders at the generated scenes."""
+    options = {}
+    for loader, split in (('train', 'train'), ('val', 'val'), ('test', 'val')):
+        options[f'{loader}_dataloader.dataset.data_root'] = str(scenes.images(split))
+        options[f'{loader}_dataloader.dataset.data_prefix'] = ''
+    return options
+
+
+def folder_options(folder: str, work_dir: Path) -> dict[str, str]:
+    """Config options for a user's folder: one picture in ten, 8 to 64 of them, is held out."""
+    found = UnlabelledImages(data_root=folder, pipeline=[], lazy_init=False)
+    names = [
+        str(Path(found.get_data_info(i)['img_path']).relative_to(folder)) for i in range(len(found))
+    ]
+    if len(names) < MIN_PICTURES:
+        raise UserError(
+            f'{folder} holds {len(names)} pictures; the demo needs at least '
+            f'{MIN_PICTURES}, and some hundreds to learn from'
+        )
+    random.Random(0).shuffle(names)
+    held = min(max(len(names) // 10, PANEL_IMAGES), 64)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    options = {}
+    for loader, part in (('train', names[held:]), ('val', names[:held]), ('test', names[:held])):
+        listed = work_dir.absolute() / f'pictures_{loader}.txt'
+        listed.write_text('\n'.join(part) + '\n')
+        options[f'{loader}_dataloader.dataset.data_root'] = str(folder)
+        options[f'{loader}_dataloader.dataset.data_prefix'] = ''
+        options[f'{loader}_dataloader.dataset.ann_file'] = str(listed)
+    return options
+
+
+@torch.no_grad()
+def draw(runner: Runner) -> dict[str, Path]:
+    """Write the loss curve and the panel of some held-out images, under their fixed masks."""
+    model, loader, folder = runner.model.eval(), runner.val_dataloader, Path(runner.work_dir)
+    picks = spread_over(len(loader.dataset), PANEL_IMAGES)
+    batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in picks]))
+    imgs = batch['inputs']
+    result = model.reconstruct(imgs, model.fixed_noise(imgs, batch['data_samples']))
+    written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
+    plot_losses(read_scalars(folder), written['curve'])
+    preprocessor = runner.cfg.model.data_preprocessor
+    plot_panel(imgs, result, written['panel'], preprocessor.mean, preprocessor.std)
+    return written

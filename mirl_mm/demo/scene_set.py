@@ -1,0 +1,155 @@
+"""The demo's scenes on disk, in the layouts that pre-training, detection and segmentation read.
+
+S side of a scene in pixels.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mirl_mm.errors import UserError
+
+from .scenes import CLASSES, MASK_PALETTE, MIN_SIZE, SPLITS, VERSION, draw_scene
+
+MANIFEST = 'scenes.json'
+
+
+class SceneSet(NamedTuple):
+    """Where the files of a written set lie; `split` is 'train' or 'val'."""
+
+    root: Path
+
+    def images(self, split: str) -> Path:
+        return self.root / 'images' / split
+
+    def masks(self, split: str) -> Path:
+        return self.root / 'masks' / split
+
+    def annotations(self, split: str) -> Path:
+        return self.root / 'annotations' / f'instances_{split}.json'
+
+
+def _run_lengths(mask: np.ndarray) -> dict:
+    """COCO's uncompressed RLE: runs down the columns, the first of them of zeros."""
+    pixels = np.concatenate([[False], mask.ravel(order='F')])
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1])
+    return {'size': list(mask.shape), 'counts': np.diff([0, *edges, mask.size]).tolist()}
+
+
+def _instance(mask: np.ndarray, label: int) -> dict:
+    """The part of a COCO annotation that one visible mask [S,S] decides."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top, right, bottom = (int(v) for v in (columns[0], rows[0], columns[-1], rows[-1]))
+    return {
+        'category_id': int(label) + 1,
+        'bbox': [left, top, right + 1 - left, bottom + 1 - top],
+        'area': int(mask.sum()),
+        'iscrowd': 0,
+        'segmentation': _run_lengths(mask),
+    }
+
+
+def _write_split(scenes: SceneSet, split: str, count: int, size: int, seed: int) -> None:
+    for folder in (scenes.images(split), scenes.masks(split), scenes.annotations(split).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for index in range(count):
+        image, labels, masks = draw_scene(split, index, size, seed)
+        name = f'{index + 1:06d}'
+        file = scenes.images(split) / f'{name}.jpg'
+        Image.fromarray(image).save(file, quality=95, subsampling=0)
+        classes = np.tensordot(labels + 1, masks, axes=1).astype(np.uint8)
+        indexed = Image.fromarray(classes)
+        indexed.putpalette(bytes(np.ravel(MASK_PALETTE).tolist()))
+        indexed.save(scenes.masks(split) / f'{name}.png')
+        images.append({'id': index + 1, 'file_name': file.name, 'width': size, 'height': size})
+        for mask, label in zip(masks, labels, strict=True):
+            ids = {'id': len(annotations) + 1, 'image_id': index + 1}
+            annotations.append(ids | _instance(mask, label))
+    content = {
+        'info': {'description': f'mirl_mm demo scenes, {split}'},
+        'licenses': [],
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(CLASSES, 1)],
+        'images': images,
+        'annotations': annotations,
+    }
+    scenes.annotations(split).write_text(json.dumps(content))
+
+
+def _is_complete(scenes: SceneSet, manifest: dict) -> bool:
+    """Whether the folder says that it is this set, and every file of it is there."""
+    try:
+        if json.loads((scenes.root / MANIFEST).read_text()) != manifest:
+            return False
+    except (OSError, ValueError):  # no manifest, or not a readable one
+        return False
+    files = [scenes.annotations(split) for split in SPLITS]
+    for split in SPLITS:
+        for index in range(1, manifest[f'num_{split}'] + 1):
+            files.append(scenes.images(split) / f'{index:06d}.jpg')
+            files.append(scenes.masks(split) / f'{index:06d}.png')
+    return all(file.is_file() for file in files)
+
+
+def _check_replaceable(root: Path) -> None:
+    """Raises ValueError unless the folder `root` is absent, empty or nothing but scenes."""
+    inside = set(os.listdir(root)) if root.is_dir() else set()
+    foreign = inside - {'images', 'masks', 'annotations', MANIFEST}
+    if foreign or (inside and MANIFEST not in inside):
+        raise UserError(
+            f'out_dir {root} holds {sorted(foreign or inside)}, which would be lost; accepted is a '
+            f'new or empty folder, or one that holds nothing but scenes (with their {MANIFEST})'
+        )
+
+
+def write_scenes(
+    out_dir: str | Path, num_train: int = 320, num_val: int = 64, size: int = 128, seed: int = 0
+) -> SceneSet:
+    """Writes a set of scenes, or leaves it alone if just this set is in `out_dir` already.
+
+    Files: images/{train,val}/000001.jpg; masks/{train,val}/000001.png, palette PNGs of indices into
+    MASK_CLASSES; annotations/instances_{train,val}.json, COCO instances as run lengths (the shapes
+    have holes, which polygons cannot say; mmdet reads them with its default poly2mask=True). The
+    same arguments and library versions give the same bytes. Another set in `out_dir`, or one with
+    files missing, is replaced as a whole: the folder never holds half a set.
+
+    Raises:
+        ValueError: num_train or num_val below 1, size below MIN_SIZE, a negative seed, an out_dir
+            that cannot be written or that holds anything but scenes.
+    """
+    manifest = {'num_train': num_train, 'num_val': num_val, 'size': size, 'seed': seed}
+    for (name, value), least in zip(manifest.items(), (1, 1, MIN_SIZE, 0), strict=True):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f'{name} is {value!r}; accepted is a whole number from {least} on')
+    manifest |= {'generator': 'mirl_mm.demo.scene_set', 'version': VERSION}
+    scenes = SceneSet(Path(out_dir).resolve())
+    if _is_complete(scenes, manifest):
+        return scenes
+    _check_replaceable(scenes.root)
+    try:
+        if scenes.root.exists() and not scenes.root.is_dir():
+            raise NotADirectoryError('it is a file')
+        scenes.root.parent.mkdir(parents=True, exist_ok=True)
+        workshop = tempfile.TemporaryDirectory(
+            prefix=f'.{scenes.root.name}-', dir=scenes.root.parent
+        )
+    except OSError as error:
+        raise UserError(
+            f'out_dir {scenes.root} cannot be written ({error}); accepted is a folder, new or not, '
+            'inside one that you may write'
+        ) from error
+    with workshop as folder:
+        fresh = SceneSet(Path(folder) / 'fresh')
+        for split in SPLITS:
+            _write_split(fresh, split, manifest[f'num_{split}'], size, seed)
+        (fresh.root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
+        if not _is_complete(scenes, manifest):  # unless another process was faster
+            if scenes.root.exists():
+                scenes.root.rename(Path(folder) / 'replaced')
+            fresh.root.rename(scenes.root)
+    return scenes

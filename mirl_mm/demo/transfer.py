@@ -1,0 +1,160 @@
+"""The demo's second half: the fresh encoder in Mask R-CNN and UperNet, beside none at all."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.runner import Runner
+from PIL import Image
+
+from mirl_mm.engine.hooks.panel import spread_over
+from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.pictures.plots import read_scalars
+from mirl_mm.pictures.predictions import Instances, Regions, plot_predictions
+
+from .scene_set import SceneSet
+from .scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
+
+SHOWN = 6  # scenes on a page of predictions
+SHOWN_SCORE = 0.2  # of the least certain instance on it
+PRE_TRAINED, SCRATCH = 'MIRL pre-trained', 'from scratch'
+AP = {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}  # 0 to 1
+MIOU = 'mIoU'  # 0 to 100
+
+
+class Transfer(NamedTuple):
+    """What came of the four trainings."""
+
+    scores: dict[str, dict[str, float]]  # by start, then metric, in percent
+    pages: dict[str, Path]  # by task
+    work_dirs: list[Path]
+
+
+def run_transfer(
+    configs: Mapping[str, str],
+    encoder: str | Path,
+    scenes: SceneSet,
+    work_dir: str | Path,
+    cfg_options: Mapping[str, object] | None = None,
+) -> Transfer:
+    """Fine-tune on the scenes from the encoder and from scratch, and evaluate on the held-out ones.
+
+    Args:
+        configs: paths of ``detection``'s and ``segmentation``'s config.
+        encoder: what pre-training left.
+        scenes: the written scenes.
+        work_dir: every training gets a folder of its own in it, each task a page of predictions.
+        cfg_options: as ``--cfg-options``, for all trainings.
+    """
+    starts = {
+        PRE_TRAINED: dict(type='Pretrained', checkpoint=str(encoder), prefix='backbone.'),
+        SCRATCH: None,
+    }
+    scores = {name: {} for name in starts}
+    pages, work_dirs = {}, []
+    for task, config in configs.items():
+        columns = {}
+        for name, init_cfg in starts.items():
+            print(f'{task.capitalize()}, {name}:', flush=True)
+            folder = Path(work_dir) / f'{task}_{name.split()[0].lower()}'
+            options = scene_options(task, scenes) | dict(cfg_options or {})
+            options['model.backbone.init_cfg'] = init_cfg
+            options['custom_hooks'] = []  # four summaries would fill the screen
+            cfg, notes = training_config(config, str(folder), cfg_options=options)
+            cfg.visualizer.name = str(folder)  # MMEngine keeps one per name, and its folder
+            runner = build_runner(cfg, notes)
+            with bare_prints_to(folder / 'printed.txt'):
+                runner.train()
+            scores[name] |= measured(folder)
+            images, truth, columns[name] = predictions(runner)
+            work_dirs.append(folder)
+        pages[task] = Path(work_dir) / f'{task}.png'
+        classes, palette = (
+            (CLASSES, PALETTE) if task == 'detection' else (MASK_CLASSES, MASK_PALETTE)
+        )
+        plot_predictions(images, {'ground truth': truth, **columns}, classes, palette, pages[task])
+    if 'segmentation' in configs:
+        scores['nothing found'] = dict.fromkeys(scores[SCRATCH], 0.0) | {
+            MIOU: all_background(scenes)
+        }
+    return Transfer(scores, pages, work_dirs)
+
+
+def scene_options(task: str, scenes: SceneSet) -> dict[str, object]:
+    """Config options that point the loaders and the metric at the scenes."""
+    loaders = [f'{loader}_dataloader.dataset.data_root' for loader in ('train', 'val', 'test')]
+    options = dict.fromkeys(loaders, f'{scenes.root}/')
+    if task == 'detection':
+        evaluators = [f'{split}_evaluator.ann_file' for split in ('val', 'test')]
+        options |= dict.fromkeys(evaluators, str(scenes.annotations('val')))
+    return options
+
+
+@contextlib.contextmanager
+def bare_prints_to(path: Path) -> Iterator[None]:
+    """What is printed past the log goes to a file: pycocotools prints a table at every metric.
+
+    Logs and progress, built before, keep the standard output that they have.
+    """
+    with path.open('w') as file, contextlib.redirect_stdout(file):
+        yield
+
+
+def measured(work_dir: Path) -> dict[str, float]:
+    """The last evaluation that a run has logged, in percent.
+
+    mmdet logs no AP where a detector has found nothing at all: that is 0.
+    """
+    last = {key: value for row in read_scalars(work_dir) for key, value in row.items()}
+    if MIOU in last:
+        return {MIOU: last[MIOU]}
+    return {name: 100 * last.get(key, 0.0) for name, key in AP.items()}
+
+
+@torch.no_grad()
+def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
+    """Some held-out images [H, W, 3] of RGB, what is on them, and what the model finds."""
+    model, loader = runner.model.eval(), runner.val_dataloader
+    picks = spread_over(len(loader.dataset), SHOWN)
+    batch = loader.collate_fn([loader.dataset[i] for i in picks])
+    samples = model.test_step(batch)  # in the size of the file, whatever the model saw
+    images = [np.asarray(Image.open(each.img_path).convert('RGB')) for each in samples]
+    if hasattr(samples[0], 'pred_sem_seg'):
+        truth = [Regions(each.gt_sem_seg.data[0].numpy()) for each in samples]
+        return images, truth, [Regions(each.pred_sem_seg.data[0].numpy()) for each in samples]
+    truth, found = [], []
+    for each in samples:
+        there, seen = each.gt_instances, each.pred_instances
+        seen = seen[seen.scores >= SHOWN_SCORE]
+        boxes, masks = there.bboxes, there.masks
+        truth.append(
+            Instances(
+                there.labels.numpy(),
+                getattr(boxes, 'tensor', boxes).numpy(),
+                masks.to_ndarray().astype(bool),
+            )
+        )
+        found.append(
+            Instances(
+                seen.labels.numpy(), seen.bboxes.numpy(), seen.masks.numpy(), seen.scores.numpy()
+            )
+        )
+    return images, truth, found
+
+
+def all_background(scenes: SceneSet) -> float:
+    """The mIoU of a segmentor that finds nothing: the background's share over all classes."""
+    masks = [np.asarray(Image.open(file)) for file in sorted(scenes.masks('val').glob('*.png'))]
+    return 100 * float(np.mean([mask == 0 for mask in masks])) / len(MASK_CLASSES)
+
+
+def table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """One line per start, one column per metric."""
+    metrics = next(iter(scores.values()))
+    lines = ['  ' + ' ' * 18 + ''.join(f'{metric:>9}' for metric in metrics)]
+    for name, values in scores.items():
+        lines.append(f'  {name:<18}' + ''.join(f'{values[metric]:9.1f}' for metric in metrics))
+    return '\n'.join(lines)

@@ -1,0 +1,181 @@
+"""Fit a config to the machine it runs on: precision, processes, learning rate.
+
+Every function changes the config in place and returns the messages, if any, that the log should
+carry.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from mirl_mm.errors import UserError
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+_WORLD_SIZE = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+_STARTER = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun', mpi='mpirun')
+
+
+def world_size(launcher: str, environ: Mapping[str, str]) -> int:
+    """Number of processes that the launcher started; ValueError where it did not start us."""
+    if launcher not in LAUNCHERS:
+        raise UserError(f'unknown launcher {launcher!r}; accepted are {", ".join(LAUNCHERS)}')
+    if launcher == 'none':
+        return 1
+    variable = _WORLD_SIZE[launcher]
+    if variable not in environ:
+        raise UserError(
+            f'launcher {launcher!r} was given but {variable} is not in the '
+            f'environment; {_STARTER[launcher]} sets it'
+        )
+    return int(environ[variable])
+
+
+def has_accelerator() -> bool:
+    """Whether there is a device on which mmengine can train in mixed precision."""
+    return get_device() not in ('cpu', 'mps')
+
+
+def has_bfloat16() -> bool:
+    """Whether the accelerator computes in bfloat16 itself (torch also counts emulation)."""
+    return get_device() != 'cuda' or torch.cuda.get_device_capability()[0] >= 8
+
+
+def set_precision(cfg: Config, amp: bool, accelerator: bool, bfloat16: bool) -> list[str]:
+    """Turn mixed precision on where asked for, and off or to float16 where it must be.
+
+    Args:
+        cfg: A training config.
+        amp: Turn an OptimWrapper into an AmpOptimWrapper.
+        accelerator: See :func:`has_accelerator`.
+        bfloat16: See :func:`has_bfloat16`.
+    """
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    kind = kind if isinstance(kind, str) else kind.__name__
+    if amp and kind == 'OptimWrapper':
+        # bfloat16 has float32's range: scaling the loss would only add work.
+        wrapper.update(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))
+        if not bfloat16:
+            wrapper.update(dtype='float16', loss_scale='dynamic')
+        kind = 'AmpOptimWrapper'
+    elif amp and kind != 'AmpOptimWrapper':
+        raise UserError(
+            f'--amp needs an optim_wrapper of type OptimWrapper or AmpOptimWrapper; '
+            f'this config has {kind}'
+        )
+    if kind != 'AmpOptimWrapper':
+        return []
+    if not accelerator:
+        wrapper.type = 'OptimWrapper'
+        for key in ('dtype', 'loss_scale', 'use_fsdp'):
+            wrapper.pop(key, None)
+        return ['AMP is switched off: this machine has no GPU; training in float32']
+    if wrapper.get('dtype') == 'bfloat16' and not bfloat16:
+        wrapper.update(dtype='float16', loss_scale='dynamic')
+        return ['this GPU has no bfloat16: training in float16 with a dynamic loss scale']
+    return []
+
+
+def pin_batches(cfg: Config, accelerator: bool) -> None:
+    """Keep batches in pinned memory, from which they are copied while the host goes on.
+
+    Without an accelerator torch would warn of it. A loader's own ``pin_memory`` wins.
+    """
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if accelerator and cfg.get(key):
+            cfg[key].setdefault('pin_memory', True)
+
+
+def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
+    """Set the launcher and how processes exchange gradients; without an accelerator, over gloo.
+
+    DDP's gradients are views of its buckets, which saves a copy of all of them. Settings of the
+    config's own ``model_wrapper_cfg`` win.
+
+    Raises:
+        ValueError: a launcher that needs GPUs, or an optimizer that needs a launcher.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none':
+        optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+        if optimizer.get('type') == 'ZeroRedundancyOptimizer':
+            raise UserError(
+                'ZeroRedundancyOptimizer spreads its state over processes, and there is one: start '
+                'with tools/dist_train.sh, or take optim_wrapper.optimizer.type='
+                f'{optimizer.get("optimizer_type", "AdamW")}'
+            )
+        return []
+    if not accelerator and launcher != 'pytorch':
+        raise UserError(
+            f'launcher {launcher!r} needs GPUs, and this machine has none; on a CPU '
+            f'the launcher "pytorch" works ({_STARTER["pytorch"]})'
+        )
+    wrapper = dict(cfg.get('model_wrapper_cfg') or {})
+    if wrapper.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
+        wrapper = (
+            dict(
+                type='MMDistributedDataParallel',
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+                gradient_as_bucket_view=True,
+            )
+            | wrapper
+        )
+        if not accelerator:
+            # mmengine's default passes the local rank as a device, which a CPU's model refuses.
+            wrapper['device_ids'] = None
+    cfg.model_wrapper_cfg = wrapper
+    if accelerator:
+        return []
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    notes = [f'{launcher} launcher without a GPU: gloo backend, running on the CPU']
+    if cfg.get('sync_bn'):
+        cfg.sync_bn = None
+        notes.append('sync_bn is switched off: torch has it on GPUs alone; each process has its BN')
+    return notes
+
+
+def start_gloo(cfg: Config) -> None:
+    """Open the process group that mmengine cannot open without a GPU (it sets a CUDA device)."""
+    if cfg.launcher == 'pytorch' and not has_accelerator():
+        settings = cfg.env_cfg.dist_cfg
+        timeout = timedelta(seconds=settings.get('timeout', 1800))
+        torch.distributed.init_process_group(backend=settings.backend, timeout=timeout)
+
+
+def scale_lr(cfg: Config, processes: int) -> list[str]:
+    """Scale the learning rate linearly from ``auto_scale_lr.base_batch_size`` to the real batch.
+
+    The real batch is batch per process x processes x accumulation. mmengine leaves out the last
+    factor, so its own scaling is switched off; the base becomes the real batch, so that scaling
+    the result once more (a dumped config) changes nothing.
+    """
+    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    if not base:
+        raise UserError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
+            'batch for which the learning rate is meant'
+        )
+    if 'optimizer' not in cfg.optim_wrapper:
+        raise UserError(
+            '--auto-scale-lr needs optim_wrapper.optimizer; the optim_wrapper has '
+            f'{", ".join(cfg.optim_wrapper)}'
+        )
+    optimizer = cfg.optim_wrapper.optimizer
+    batch, accumulation = cfg.train_dataloader.batch_size, accumulative_counts(cfg)
+    real = batch * processes * accumulation
+    before, after = optimizer.lr, optimizer.lr * real / base
+    optimizer.lr = after
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=real)
+    return [
+        f'learning rate {before:g} -> {after:g}: batch {batch} x processes {processes} x '
+        f'accumulation {accumulation} = {real}, base_batch_size {base}'
+    ]
+
+
+def accumulative_counts(cfg: Config) -> int:
+    """Micro-batches for one optimizer step."""
+    return cfg.optim_wrapper.get('accumulative_counts', 1)

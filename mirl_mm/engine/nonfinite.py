@@ -1,0 +1,135 @@
+"""Where a value stopped being finite: in a weight, in a module's output, or on the way back."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mirl_mm.models.segments import parameter_segments
+
+from .seeding import kept_buffers
+
+PLACES = ('weight', 'forward', 'backward', 'nowhere', 'unknown')  # the most telling first
+
+
+@dataclass
+class Blame:
+    """What was found; names as in ``named_parameters`` and ``named_modules``."""
+
+    place: str  # one of PLACES
+    module: str = ''  # forward: the first whose output is not finite
+    parameter: str = ''  # the first bad one, or the first of the module
+    segment: str = ''
+    losses: dict[str, float] = field(default_factory=dict)  # of the repeated forward pass
+    bad_gradients: int = 0
+    gradients: int = 0
+    why: str = ''  # unknown: what torch said
+
+    def __str__(self) -> str:
+        where = {
+            'weight': f'the weight {self.parameter} ({self.segment}) itself is not finite',
+            'forward': f'the first bad value is in the output of {self.module or "the model"} '
+            f'({self.segment})' + (f', parameter {self.parameter}' if self.parameter else ''),
+            'backward': 'the forward pass is finite; on the way back the first bad gradient is '
+            f'that of {self.parameter} ({self.segment})',
+            'nowhere': 'the pass, repeated, is finite',
+            'unknown': 'the pass cannot be repeated to find the place'
+            + (f' ({self.why})' if self.why else ''),
+        }[self.place]
+        bad = f'; {self.bad_gradients} of {self.gradients} gradients are bad'
+        losses = ', '.join(f'{name} {value:g}' for name, value in self.losses.items())
+        return where + (bad if self.bad_gradients else '') + (f'; {losses}' if losses else '')
+
+
+@torch.no_grad()
+def find_blame(model: nn.Module, forward: Callable[[], dict] | None = None) -> Blame:
+    """Look at the weights, then repeat the pass and look at every module's output and gradient.
+
+    The model keeps the gradients and the buffers that it has.
+
+    Args:
+        model: without wrappers.
+        forward: repeats the forward pass and returns its losses, 'loss' their sum; None where that
+            cannot be done.
+    """
+    named = dict(model.named_parameters())
+    segments = parameter_segments(model)
+    for name, parameter in named.items():
+        if not is_finite(parameter):
+            return Blame('weight', '', name, segments[name])
+    if forward is None:
+        return Blame('unknown')
+    try:
+        with kept_buffers(model):
+            losses, gradients, module = _repeated(model, forward)
+    except RuntimeError as error:  # such as memory for a second set of gradients
+        return Blame('unknown', why=str(error).partition('\n')[0])
+    values = {name: value.item() for name, value in losses.items() if 'loss' in name}
+    bad = [name for name, gradient in gradients.items() if not is_finite(gradient)]
+    counts = dict(losses=values, bad_gradients=len(bad), gradients=len(gradients))
+    if module is not None:
+        prefix = f'{module}.' if module else ''
+        inside = [name for name in named if name.startswith(prefix)]
+        # a bad gradient of the module itself, else its first parameter
+        name = next((n for n in inside if n in bad), inside[0] if inside else '')
+        segment = segments.get(name) or _segment_of(module, segments)
+        return Blame('forward', module, name, segment, **counts)
+    if bad:  # backward goes through the modules in the opposite order
+        return Blame('backward', '', bad[-1], segments[bad[-1]], **counts)
+    return Blame('nowhere', **counts)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every value is; waits for the device."""
+    return bool(torch.isfinite(tensor).all())
+
+
+def _repeated(
+    model: nn.Module, forward: Callable[[], dict]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], str | None]:
+    """Losses, gradients by name, and the first module that gave something not finite."""
+    first: list[str] = []
+
+    def look(name: str) -> Callable:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if not first and not all(map(is_finite, _tensors(output))):
+                first.append(name)
+
+        return hook
+
+    handles = [m.register_forward_hook(look(name)) for name, m in model.named_modules()]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    try:
+        with torch.enable_grad():
+            losses = forward()
+            found = torch.autograd.grad(losses['loss'], trained.values(), allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    gradients = {n: g for n, g in zip(trained, found, strict=True) if g is not None}
+    return losses, gradients, (first[0] if first else None)
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _tensors(value)
+    elif hasattr(output, '__dataclass_fields__'):
+        yield from _tensors(vars(output))
+
+
+def _segment_of(module: str, segments: dict[str, str]) -> str:
+    """Of a module without parameters: that of the nearest one around it that has some."""
+    while module:
+        module = module.rpartition('.')[0]
+        for name, segment in segments.items():
+            if module and name.startswith(f'{module}.'):
+                return segment
+    return 'model'

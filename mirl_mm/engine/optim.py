@@ -1,0 +1,152 @@
+"""Layer-wise learning-rate decay for classifiers, detectors and segmentors alike.
+
+Reference: the fine-tuning of MAE, https://arxiv.org/abs/2111.06377. The keys of ``paramwise_cfg``
+are those of mmpretrain's LearningRateDecayOptimWrapperConstructor, which makes a group of every
+single parameter and takes nothing but classifiers.
+"""
+
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
+from torch import nn
+
+from mirl_mm.errors import UserError
+
+NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+STEM = ('pos_embed', 'cls_token', 'patch_embed')
+RATE = 'layer_decay_rate'
+DECAYS = ('norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult')
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Parameter groups of lr = base lr * rate^(last layer - layer), one per layer and weight decay.
+
+    Layer 0 is positions, cls and patch embedding; layer i the i-th block; the last one everything
+    behind the blocks (final norms, necks, heads). The backbone says which is which by
+    ``get_layer_depth`` and is checked. Parameters that are frozen when the optimizer is built stay
+    out. The table of groups is logged once, at INFO.
+
+    Args:
+        optim_wrapper_cfg: as in MMEngine; ``optimizer`` needs ``lr`` and ``weight_decay``.
+        paramwise_cfg: ``layer_decay_rate``, above 0 and at most 1; and factors on the weight
+            decay, of which the first that applies to a parameter counts: ``custom_keys``
+            (``{part of a name: dict(decay_mult=...)}``, the longest match first),
+            ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult`` (1-D parameters).
+
+    Raises:
+        ValueError: a setting that is unknown, out of range or without effect; a model without a
+            backbone that tells its layers, or with one that tells them wrong.
+    """
+
+    def _validate_cfg(self) -> None:
+        cfg, known = self.paramwise_cfg, (RATE, *DECAYS, 'custom_keys')
+        if unknown := sorted(set(cfg) - set(known)):
+            raise UserError(f'paramwise_cfg has {unknown}; known are {", ".join(known)}')
+        if not 0 < cfg.get(RATE, 0) <= 1:
+            raise UserError(f'{RATE} must be above 0 and at most 1, got {cfg.get(RATE)}')
+        for key, setting in cfg.get('custom_keys', {}).items():
+            if set(setting) != {'decay_mult'}:
+                raise UserError(
+                    f'custom_keys[{key!r}] is {dict(setting)}; it takes decay_mult alone (the '
+                    'learning rate follows from the layer)'
+                )
+        if self.base_lr is None or self.base_wd is None:
+            raise UserError(
+                'the optimizer needs lr and weight_decay, of which the groups are made; got '
+                f'lr={self.base_lr}, weight_decay={self.base_wd}'
+            )
+        if (factors := sorted(set(cfg) - {RATE})) and not self.base_wd:
+            raise UserError(f'{factors} have no effect with weight_decay={self.base_wd}')
+
+    def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
+        """Append the groups of a whole model to ``params``, the first layer first."""
+        layers, last = layers_of(module)
+        rate, custom = self.paramwise_cfg[RATE], self.paramwise_cfg.get('custom_keys', {})
+        idle = {*custom, *self.paramwise_cfg} - {RATE, 'custom_keys'}
+        groups, frozen = {}, 0
+        for name, owner, param in parameters_of(module):
+            factors = self._decay_factors(name, owner, param)
+            idle -= factors.keys()
+            if not param.requires_grad:
+                frozen += param.numel()
+                continue
+            layer, decay = layers[name], self.base_wd * next(iter(factors.values()), 1)
+            lr = self.base_lr * rate ** (last - layer)
+            group = dict(params=[], lr=lr, weight_decay=decay, layer_id=layer)
+            groups.setdefault((layer, decay), group)['params'].append(param)
+        if idle:
+            raise UserError(
+                f'in paramwise_cfg, {sorted(idle)} apply to no parameter of {type(module).__name__}'
+            )
+        params.extend(groups[key] for key in sorted(groups))
+        print_log(f'{RATE}={rate}\n{table(params, frozen)}', logger='current')
+
+    def _decay_factors(self, name: str, owner: nn.Module, param: nn.Parameter) -> dict[str, float]:
+        """The factors that apply to a parameter, by setting; the first one counts."""
+        custom = self.paramwise_cfg.get('custom_keys', {})
+        matches = sorted((key for key in custom if key in name), key=lambda key: (-len(key), key))
+        factors = {key: custom[key]['decay_mult'] for key in matches}
+        applies = (isinstance(owner, NORMS), name.endswith('.bias'), param.ndim == 1)
+        for key, yes in zip(DECAYS, applies, strict=True):
+            if yes and key in self.paramwise_cfg:
+                factors[key] = self.paramwise_cfg[key]
+        return factors
+
+
+def parameters_of(model: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
+    """Name, owner and parameter; a shared parameter once, under its first name."""
+    found = {}
+    for prefix, owner in model.named_modules():
+        for name, param in owner.named_parameters(prefix, recurse=False):
+            found.setdefault(param, (name, owner, param))
+    return list(found.values())
+
+
+def layers_of(model: nn.Module) -> tuple[dict[str, int], int]:
+    """The layer of every parameter by name, and the last layer.
+
+    Raises:
+        ValueError: there is no backbone that tells, a block is missing, a layer is out of range,
+            positions, cls or patch embedding are not the first layer, or a head is not the last.
+    """
+    backbone = getattr(model, 'backbone', None)
+    who = f'the backbone of {type(model).__name__}, {type(backbone).__name__},'
+    if not hasattr(backbone, 'get_layer_depth'):
+        raise UserError(f'{who} has no get_layer_depth; MIRLViT and MIRLDenseViT have it')
+    names = [name for name, *_ in parameters_of(model)]
+    told = {name: backbone.get_layer_depth(name, prefix='backbone.') for name in names}
+    totals = {total for _, total in told.values()}
+    if len(totals) != 1:
+        raise UserError(f'{who} tells different numbers of layers: {sorted(totals)}')
+    layers, last = {name: layer for name, (layer, _) in told.items()}, totals.pop() - 1
+
+    own = {layer for name, layer in layers.items() if name.startswith('backbone.')}
+    if missing := sorted(set(range(1, last)) - own):
+        raise UserError(f'{who} tells {last - 1} blocks, but no parameter is in layers {missing}')
+    stem = tuple(f'backbone.{name}' for name in STEM)
+    wrong = [
+        f'{name}: {layer}'
+        for name, layer in layers.items()
+        if not 0 <= layer <= last
+        or (name.startswith(stem) and layer != 0)
+        or (not name.startswith('backbone.') and layer != last)
+    ]
+    if wrong:
+        raise UserError(
+            f'{who} tells wrong layers: of 0 to {last}, {", ".join(STEM)} are 0 and what is '
+            f'outside the backbone is {last}; it tells {", ".join(wrong[:3])}'
+        )
+    return layers, last
+
+
+def table(groups: list[dict], frozen: int) -> str:
+    """The groups as text, one a line."""
+    lines = [f'{"layer":>5} {"lr":>10} {"weight decay":>12} {"parameters":>12}']
+    for group in groups:
+        size = sum(param.numel() for param in group['params'])
+        lines.append(
+            f'{group["layer_id"]:5} {group["lr"]:10.3e} {group["weight_decay"]:12g} {size:12,}'
+        )
+    return '\n'.join([*lines, f'frozen, in no group: {frozen:,} parameters'])

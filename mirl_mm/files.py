@@ -1,0 +1,86 @@
+"""Files that are there whole or not at all: one writer; and one probe of folders."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+
+
+@contextmanager
+def complete_file(path: str | Path) -> Iterator[Path]:
+    """Give a path beside ``path`` to write to; it takes the name when the block has ended.
+
+    An older file stays until then, and for good where the block or the disk fails. What a killed
+    process leaves behind is called ``.<name>.<process>.part``; see :func:`remove_parts`.
+
+    Raises:
+        OSError: the disk is full, the folder is gone.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        yield part
+        _to_disk(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    _to_disk(path.parent)  # the name
+
+
+def write_complete(path: str | Path, content: bytes) -> None:
+    """Write bytes as :func:`complete_file` does."""
+    with complete_file(path) as part:
+        part.write_bytes(content)
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write plain data as :func:`complete_file` does, making the folder."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_complete(path, f'{json.dumps(content, indent=1)}\n'.encode())
+
+
+def remove_parts(folder: str | Path) -> list[str]:
+    """Remove what killed processes left half written in a folder; returns the names."""
+    parts = sorted(Path(folder).glob('.*.part'))
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return [part.name for part in parts]
+
+
+def check_folder(path: str | Path, setting: str = '--out') -> None:
+    """Make a folder and prove that files can be written into it, before anything is computed.
+
+    Raises:
+        OSError: it cannot be; the message names the setting that chooses another.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(f'cannot write to {path} ({why}); choose another {setting}') from error
+
+
+@register_backend('complete')
+class CompleteFileBackend(LocalBackend):
+    """MMEngine's backend for local files, with complete files alone: ``backend='complete'``."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
+        write_complete(filepath, obj)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        self.put(obj.encode(encoding), filepath)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

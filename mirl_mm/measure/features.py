@@ -1,0 +1,191 @@
+"""Features of a frozen ViT over a folder of images, on one process or many.
+
+Shapes: N images, B batch, L patches, D width, K blocks, P pools (cls, avg).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.dataset import DefaultSampler, default_collate
+from mmengine.dist import all_gather, get_world_size, is_main_process
+from mmpretrain.models import ClsDataPreprocessor, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mirl_mm.errors import UserError
+
+POOLS = ('cls', 'avg')
+"""The cls token, and the average of the patch tokens."""
+
+Encode = Callable[[Tensor], Tensor]
+
+
+class Loading(NamedTuple):
+    """How images reach the encoder."""
+
+    batch_size: int = 128  # of one process
+    num_workers: int = 4  # of one process
+    amp: bool = False  # encode in bfloat16
+
+
+def final_features(vit: VisionTransformer, imgs: Tensor) -> Tensor:
+    """What the encoder hands on, [B, P, D]: behind its final norms, as far as it has them.
+
+    Args:
+        vit: any of mmpretrain's plain ViTs with a cls token, or ours.
+        imgs: [B, 3, H, W], normalised pixels.
+    """
+    (tokens,) = _tokens(vit, imgs, [vit.num_layers - 1], vit.final_norm)
+    average = tokens[:, vit.num_extra_tokens :].mean(dim=1)
+    if vit.out_type == 'avg_featmap':  # fine-tuned on the average: it has a norm of its own
+        average = vit.ln2(average)
+    return torch.stack([tokens[:, 0], average], dim=1)
+
+
+def block_features(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) -> Tensor:
+    """Features behind blocks, [B, K, P, D].
+
+    Args:
+        vit: any of mmpretrain's plain ViTs with a cls token, or ours.
+        imgs: [B, 3, H, W], normalised pixels.
+        blocks: 0-based, ascending.
+    """
+    features = []
+    for tokens in block_tokens(vit, imgs, blocks):
+        average = tokens[:, vit.num_extra_tokens :].mean(dim=1)
+        features.append(torch.stack([tokens[:, 0], average], dim=1))
+    return torch.stack(features, dim=1)
+
+
+def block_tokens(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) -> Iterator[Tensor]:
+    """Tokens [B, 1+L, D] behind each of the blocks, as :func:`block_features` takes them.
+
+    A pre-norm ViT reads its token stream through layer norms alone, so tokens pass one here too. It
+    has no parameters, also behind the last block: the learned norm would set that block apart.
+    """
+    for tokens in _tokens(vit, imgs, blocks, final_norm=False):
+        yield F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+
+
+def _tokens(
+    vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int], final_norm: bool
+) -> tuple[Tensor, ...]:
+    """K x [B, 1+L, D] by the stock pass, whatever this ViT is set to return (or to mask)."""
+    wanted = dict(out_type='raw', out_indices=list(blocks), final_norm=final_norm)
+    saved = {name: getattr(vit, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            setattr(vit, name, value)
+        return VisionTransformer.forward(vit, imgs)
+    finally:
+        for name, value in saved.items():
+            setattr(vit, name, value)
+
+
+def preprocessor_of(model_cfg: dict) -> ClsDataPreprocessor:
+    """Normalisation as in a model's config.
+
+    Raises:
+        ValueError: the config has none with mean and std.
+    """
+    given = model_cfg.get('data_preprocessor') or {}
+    if 'mean' not in given or 'std' not in given:
+        raise UserError('the config has no model.data_preprocessor with mean and std')
+    to_rgb = given.get('to_rgb') or given.get('bgr_to_rgb') or False
+    return ClsDataPreprocessor(mean=given['mean'], std=given['std'], to_rgb=to_rgb)
+
+
+def test_pipeline_of(cfg: dict, img_size: int) -> list[dict]:
+    """How the config prepares test images; without a word, resize by 256/224 and centre crop."""
+    for loader in ('test_dataloader', 'val_dataloader'):
+        if cfg.get(loader):
+            return cfg[loader]['dataset']['pipeline']
+    return cfg.get('test_pipeline') or [
+        dict(type='LoadImageFromFile', imdecode_backend='pillow'),
+        dict(
+            type='ResizeEdge',
+            scale=round(img_size * 256 / 224),
+            edge='short',
+            backend='pillow',
+            interpolation='bicubic',
+        ),
+        dict(type='CenterCrop', crop_size=img_size),
+        dict(type='PackInputs'),
+    ]
+
+
+test_pipeline_of.__test__ = False  # not one of pytest's
+
+
+@torch.no_grad()
+def batches(
+    dataset: Dataset, encode: Encode, preprocessor: nn.Module, loading: Loading
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features [B, ...] float16 and labels [B] of this process's images, on the CPU.
+
+    Process r of R has images r, r + R, ...; where they do not go round, the first ones come again,
+    so that all processes have equally many. No random number is used up.
+    """
+    loader = DataLoader(
+        dataset,
+        loading.batch_size,
+        sampler=DefaultSampler(dataset, shuffle=False, seed=0, round_up=True),
+        num_workers=loading.num_workers,
+        collate_fn=default_collate,
+        generator=torch.Generator(),  # like the seed above: else a random number is drawn
+    )
+    for data in loader:
+        data = preprocessor(data)
+        with torch.autocast(data['inputs'].device.type, torch.bfloat16, enabled=loading.amp):
+            features = encode(data['inputs'])
+        labels = torch.cat([sample.gt_label for sample in data['data_samples']])
+        yield features.to('cpu', torch.float16), labels.cpu()
+
+
+def extract(
+    dataset: Dataset, found: Iterable[tuple[Tensor, Tensor]], title: str
+) -> tuple[Tensor, Tensor]:
+    """Features [N, ...] and labels [N] of all processes, in the dataset's order, on each of them.
+
+    Args:
+        dataset: the N images.
+        found: this process's, as :func:`batches` gives them.
+        title: for the progress.
+    """
+    features, labels = zip(*progress(found, len(dataset), title), strict=True)
+    gathered = []
+    for own in (torch.cat(features), torch.cat(labels)):
+        parts = all_gather(own)  # R x [n, ...]; the first images of all processes come first
+        gathered.append(torch.stack(parts, dim=1).flatten(0, 1)[: len(dataset)])
+    return gathered[0], gathered[1]
+
+
+def progress(
+    found: Iterable[tuple[Tensor, Tensor]], total: int, title: str, done: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pass batches on; on the first process, a line every ten seconds and at the end.
+
+    Args:
+        found: features and labels of each batch.
+        total: images, of all processes.
+        title: what they are.
+        done: images that were there before.
+    """
+    started = shown = time.perf_counter()
+    first = done
+    for batch in found:
+        done = min(done + len(batch[1]) * get_world_size(), total)
+        now = time.perf_counter()
+        if is_main_process() and (now - shown >= 10 or done == total):
+            rate = max(done - first, 1) / (now - started)
+            left = (total - done) / rate
+            print(
+                f'  {title}: {done:,}/{total:,} images, {rate:.0f} images/s, '
+                f'about {left:.0f} s left',
+                flush=True,
+            )
+            shown = now
+        yield batch

@@ -1,0 +1,151 @@
+"""k-nearest-neighbour accuracy of frozen features, by the protocol of DINO.
+
+Reference: https://arxiv.org/abs/2104.14294 (eval_knn.py): cosine similarity, and every neighbour
+votes for its class with exp(similarity / 0.07).
+
+Shapes: N training images, Q queries, D width, C classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.models import VisionTransformer
+from torch import Tensor, nn
+
+from mirl_mm.errors import UserError
+
+from .features import POOLS, Loading, batches, extract, final_features
+
+KS = (10, 20, 100, 200)
+TEMPERATURE = 0.07
+
+
+def evaluate_knn(
+    vit: VisionTransformer,
+    preprocessor: nn.Module,
+    train: CustomDataset,
+    val: CustomDataset,
+    ks: Sequence[int] = KS,
+    temperature: float = TEMPERATURE,
+    loading: Loading = Loading(),  # noqa: B008 (immutable)
+) -> dict[str, float]:
+    """Accuracies in percent as ``cls_k10`` ... ``avg_k200``, the same on every process.
+
+    Args:
+        vit: the encoder, in the mode it shall have.
+        preprocessor: on the encoder's device.
+        train: labelled images that vote.
+        val: labelled images to classify.
+        ks: numbers of neighbours.
+        temperature: of the votes.
+        loading: how images reach the encoder.
+
+    Raises:
+        ValueError: a k that does not fit, a temperature that is not above 0.
+    """
+    check_ks(ks, len(train))
+    if temperature <= 0:
+        raise UserError(f'temperature must be above 0, got {temperature}')
+    found = []
+    for dataset, title in ((train, 'training features'), (val, 'validation features')):
+        encoded = batches(dataset, lambda imgs: final_features(vit, imgs), preprocessor, loading)
+        found.append(extract(dataset, encoded, title))
+    (memory, labels), (queries, wanted) = found  # [N, P, D] and [N], [Q, P, D] and [Q]
+    device = next(vit.parameters()).device
+    accuracies = {}
+    for p, pool in enumerate(POOLS):
+        found = knn_accuracy(memory[:, p], labels, queries[:, p], wanted, ks, temperature, device)
+        accuracies |= {f'{pool}_k{k}': accuracy for k, accuracy in found.items()}
+    return accuracies
+
+
+def check_ks(ks: Sequence[int], num_train: int) -> None:
+    """ValueError for no k, one below 1, or one above the number of training images."""
+    if not ks or min(ks) < 1:
+        raise UserError(f'k must be at least 1, got {list(ks)}')
+    if max(ks) > num_train:
+        raise UserError(f'k={max(ks)} is larger than the number of training images, {num_train}')
+
+
+def knn_accuracy(
+    train: Tensor,
+    train_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    ks: Sequence[int] = KS,
+    temperature: float = TEMPERATURE,
+    device: torch.device | str = 'cpu',
+    train_chunk: int = 65536,
+    query_chunk: int = 512,
+) -> dict[int, float]:
+    """Top-1 accuracy in percent for every k.
+
+    Distributed, every process is given all features and answers its share of the queries. On the
+    device lie the queries and one chunk of training features at a time, so ImageNet's 1.28 million
+    may stay in host memory.
+
+    Args:
+        train: [N, D], any float dtype; normalised here.
+        train_labels: [N].
+        queries: [Q, D].
+        query_labels: [Q].
+        ks: numbers of neighbours.
+        temperature: of the votes.
+        device: where to compute.
+        train_chunk: training features at a time.
+        query_chunk: queries at a time.
+
+    Raises:
+        ValueError: as :func:`check_ks`.
+    """
+    check_ks(ks, len(train))
+    own = slice(get_rank(), None, get_world_size())
+    similarity, labels = neighbours(
+        train, train_labels, queries[own], max(ks), device, train_chunk, query_chunk
+    )
+    votes = (similarity / temperature).exp()
+    num_classes = int(train_labels.max()) + 1
+    correct = []
+    for k in ks:
+        scores = votes.new_zeros(len(votes), num_classes)  # [Q, C]
+        scores.scatter_add_(1, labels[:, :k], votes[:, :k])
+        correct.append((scores.argmax(dim=1) == query_labels[own].to(device)).sum())
+    total = torch.stack(correct)
+    all_reduce(total)
+    return {k: 100 * n / len(queries) for k, n in zip(ks, total.tolist(), strict=True)}
+
+
+def neighbours(
+    train: Tensor,
+    train_labels: Tensor,
+    queries: Tensor,
+    k: int,
+    device: torch.device | str = 'cpu',
+    train_chunk: int = 65536,
+    query_chunk: int = 512,
+) -> tuple[Tensor, Tensor]:
+    """Cosine similarities [Q, k], the largest first, and the labels [Q, k] of the neighbours."""
+    queries = _unit(queries, device)
+    best = queries.new_empty(len(queries), 0)
+    labels = torch.empty(len(queries), 0, dtype=torch.long, device=device)
+    for start in range(0, len(train), train_chunk):
+        chunk = _unit(train[start : start + train_chunk], device)
+        chunk_labels = train_labels[start : start + train_chunk].to(device)
+        found = []
+        for i in range(0, len(queries), query_chunk):
+            part = slice(i, i + query_chunk)
+            close, where = (queries[part] @ chunk.T).topk(min(k, len(chunk)), dim=1)
+            close = torch.cat([best[part], close], dim=1)
+            near = torch.cat([labels[part], chunk_labels[where]], dim=1)
+            close, order = close.topk(min(k, close.shape[1]), dim=1)
+            found.append((close, near.gather(1, order)))
+        if found:
+            best, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return best, labels
+
+
+def _unit(features: Tensor, device: torch.device | str) -> Tensor:
+    return F.normalize(features.to(device, torch.float32), dim=1)

@@ -1,0 +1,188 @@
+"""A training step without data: on tensors that have shapes and lifetimes and no contents.
+
+So every size can be tried on any machine in seconds. Detectors are rehearsed in part: encoder,
+neck, the RPN's and the RoI heads' layers on as many regions as training samples; not what depends
+on contents (assigning, sampling and suppressing boxes, pooling regions) and not their losses.
+
+Shapes: B batch, C channels, H and W pixels.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mirl_mm.errors import UserError
+from mirl_mm.models.dense import resizing_matrix
+from mirl_mm.models.masking import sincos_positions
+
+from .cost import LikeCUDA, Operation, Trace
+from .live_bytes import LiveBytes
+
+NEEDED = dict(mmdet=('mmdet', 'mmcv.ops'), mmseg=('mmseg',))  # compiled ops come with mmcv.ops
+Step = Callable[[int], Tensor]  # number of images -> loss
+
+
+class Rehearsal(NamedTuple):
+    """What a step took."""
+
+    parameters: int  # bytes
+    trainable: int  # bytes of those parameters that are trained
+    peak: int  # bytes of all tensors at once, gradients included
+    operations: list[Operation]
+
+
+def rehearse(
+    cfg: Mapping,
+    batch: int,
+    dtype: torch.dtype = torch.bfloat16,
+    image_size: tuple[int, int] | None = None,
+    scope: str = 'mmpretrain',
+) -> Rehearsal:
+    """Forward and backward pass. Args are those of :func:`build`; dtype is autocast's.
+
+    Gradients take memory from the start, as under accumulation and in distributed training; adding
+    to them is not among the operations.
+    """
+    with _own_tables(), FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+        model, step = build(cfg, image_size, scope)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+        operations = passes(lambda: step(batch), dtype, [p.grad for p in trained])
+    sizes = {p: p.numel() * p.element_size() for p in model.parameters()}
+    trainable = sum(size for p, size in sizes.items() if p.requires_grad)
+    return Rehearsal(sum(sizes.values()), trainable, live.peak, operations)
+
+
+def passes(
+    forward: Callable[[], Tensor], dtype: torch.dtype, ignored: Sequence[Tensor] = ()
+) -> list[Operation]:
+    """The operations of a forward pass under autocast to dtype and of the backward pass behind it.
+
+    Changes of ignored tensors are left out.
+    """
+    with Trace(ignored) as trace, torch.compiler.set_stance('force_eager'):
+        with LikeCUDA(), torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+            loss = forward()
+        loss.backward()
+    return trace.operations
+
+
+@contextmanager
+def _own_tables() -> Iterator[None]:
+    """Position tables are made anew, and those that have no contents are forgotten."""
+    caches = (sincos_positions, resizing_matrix)
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        yield
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
+def build(
+    cfg: Mapping,
+    image_size: tuple[int, int] | None = None,
+    scope: str = 'mmpretrain',
+    device: str = 'cpu',
+) -> tuple[nn.Module, Step]:
+    """A model in training mode, and what makes its loss for a number of images.
+
+    Args:
+        cfg: of MIRL, MAE, an ImageClassifier, a detector or segmentor; or of an encoder, whose maps
+            are then summed up.
+        image_size: (H, W) pixels; None takes the encoder's ``img_size``.
+        scope: where the types are looked for.
+        device: of the model and its images.
+
+    Raises:
+        ValueError: a package that the model needs cannot be imported.
+    """
+    check_packages(scope)
+    unused = ['data_preprocessor'] + ['train_cfg'] * ('augments' in (cfg.get('train_cfg') or {}))
+    parts = {key: value for key, value in cfg.items() if key not in unused}
+    with DefaultScope.overwrite_default_scope(scope), torch.device(device):
+        model = MODELS.build(parts).train()
+    vit = getattr(model, 'backbone', model)
+    channels = vit.patch_embed.projection.in_channels
+
+    def images(batch: int) -> Tensor:
+        return torch.empty(batch, channels, *(image_size or vit.img_size), device=device)
+
+    if vit is model:
+        return model, lambda batch: total(model(images(batch)))
+    if hasattr(model, 'roi_head'):
+        return model, lambda batch: detector_outputs(model, images(batch))
+    if hasattr(model, 'decode_head'):
+        return model, lambda batch: segmentor_loss(model, images(batch))
+    classes = getattr(model.head, 'num_classes', 1)
+
+    def step(batch: int) -> Tensor:
+        scores = torch.empty(batch, classes, device=device)
+        samples = [DataSample().set_gt_score(score) for score in scores]
+        return model.loss(images(batch), samples)['loss']
+
+    return model, step
+
+
+def check_packages(scope: str) -> None:
+    """ValueError where what models of a scope are made of is not there."""
+    for package in NEEDED.get(scope, ()):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise UserError(
+                f'a model of {scope} needs {package}, which cannot be imported ({error}): see '
+                'docs/install.md'
+            ) from error
+
+
+def detector_outputs(model: nn.Module, imgs: Tensor) -> Tensor:
+    """The sum of what a two-stage detector's layers give for the images and for sampled regions."""
+    maps = model.extract_feat(imgs)
+    outputs = [*model.rpn_head(maps)]
+    roi, stages = model.roi_head, model.train_cfg.rcnn
+    sampler = (stages[0] if isinstance(stages, Sequence) else stages).sampler
+    for extractors, heads, share in (
+        (roi.bbox_roi_extractor, roi.bbox_head, 1.0),
+        (roi.mask_roi_extractor, roi.mask_head, sampler.pos_fraction),
+    ):
+        several = isinstance(heads, nn.ModuleList)  # of a cascade
+        for extractor, head in zip(
+            extractors if several else [extractors], heads if several else [heads], strict=True
+        ):
+            size = extractor.roi_layers[0].output_size
+            regions = int(sampler.num * share) * len(imgs)
+            outputs.append(
+                head(imgs.new_empty(regions, extractor.out_channels, *size, requires_grad=True))
+            )
+    return total(outputs)
+
+
+def segmentor_loss(model: nn.Module, imgs: Tensor) -> Tensor:
+    """A segmentor's losses, without the accuracy that mmseg adds to its log."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    sample = SegDataSample(
+        gt_sem_seg=PixelData(data=imgs.new_empty(1, *imgs.shape[-2:], dtype=torch.long))
+    )
+    with mock.patch('mmseg.models.decode_heads.decode_head.accuracy', lambda *_, **__: imgs[0, 0]):
+        losses = model.loss(imgs, [sample] * len(imgs))
+    return total([value for name, value in losses.items() if 'loss' in name])
+
+
+def total(outputs: object) -> Tensor:
+    """The sum of all numbers in nested sequences of tensors."""
+    if isinstance(outputs, Tensor):
+        return outputs.sum(dtype=torch.float32)
+    return sum(total(each) for each in outputs)

@@ -1,0 +1,256 @@
+"""The report of fabricated logs: what it reads, keeps, and leaves out."""
+
+import json
+import math
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mirl_mm.apps.report.charts import POINTS, charts_of, natural, thinned
+from mirl_mm.apps.report.page import write_report
+from mirl_mm.apps.report.runs import best, distinct_names, lower_is_better, read_run, read_runs
+from tests.apps.runs import add_start, report_tool, train_rows
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of 100 iterations in 2 epochs, resumed once at 60."""
+    add_start(tmp_path / 'run', '20260101_100000', train_rows(0, 80), finished=False)
+    add_start(tmp_path / 'run', '20260102_100000', train_rows(60, 100, loss=2.0), first=60)
+    return tmp_path / 'run'
+
+
+def data_of(page: str) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(found[1])
+
+
+def charts_by_title(runs) -> dict[str, dict]:
+    return {chart['title']: chart for chart in charts_of(runs)}
+
+
+def test_a_resumed_run_is_one_run(run):
+    found = read_run(run)
+    assert [row['iter'] for row in found.training] == list(range(10, 101, 10))
+    assert [row['loss'] for row in found.training] == [1.0] * 6 + [2.0] * 4
+    assert [row['iter'] for row in found.evaluations] == [50, 100]
+    assert len(found.records) == 2
+    assert list(found.panels) == [0, 40, 80, 100]  # 80 of the second start
+    assert '20260102' in str(found.panels[80])
+    assert "model = dict(type='MIRL')" in found.config
+
+
+def test_logs_from_before_there_were_records(tmp_path):
+    add_start(tmp_path, '20260101_100000', train_rows(0, 80), record=False)
+    add_start(tmp_path, '20260102_100000', train_rows(60, 100, loss=2.0), record=False)
+    found = read_run(tmp_path)
+    assert [row['loss'] for row in found.training if row['iter'] in (60, 70)] == [1.0, 2.0]
+    assert [row['iter'] for row in found.evaluations] == [50, 100]  # behind what was trained
+    assert found.record == {}
+    assert '100 iterations logged' in write_report(tmp_path, tmp_path / 'r.html').read_text()
+
+
+def test_a_run_that_started_anew_replaces_the_former(tmp_path):
+    add_start(tmp_path, '20260101_100000', train_rows(0, 100))
+    add_start(tmp_path, '20260102_100000', train_rows(0, 30, loss=3.0), finished=False)
+    found = read_run(tmp_path)
+    assert [row['loss'] for row in found.training] == [3.0] * 3
+    page = write_report(tmp_path, tmp_path / 'r.html').read_text()
+    assert '30 of 100 iterations logged (30%), not finished' in page
+
+
+def test_broken_lines_and_values_that_are_not_finite(tmp_path):
+    rows = train_rows(0, 50)
+    rows[2]['loss'] = math.nan
+    rows[3]['grad/segment_0'] = math.inf
+    log = add_start(tmp_path, '20260101_100000', rows)
+    with (log / 'vis_data/scalars.json').open('a') as file:
+        file.write('\n[1, 2]\n{"loss": 1.0, "iter": 60, "st')
+    found = read_run(tmp_path)
+    assert found.unreadable == 2
+    assert len(found.training) == 5
+    page = write_report(tmp_path, tmp_path / 'r.html').read_text()
+    loss = next(c for c in data_of(page)['charts'] if c['title'] == 'Loss')['series'][0]
+    assert loss['y'] == [1.0, 1.0, None, 1.0, 1.0]
+    assert '2 unreadable lines' in page
+    assert 'the loss is not finite at iteration 30' in page
+
+
+def test_an_empty_log_and_an_unreadable_record(tmp_path):
+    log = add_start(tmp_path, '20260101_100000', [])
+    page = write_report(tmp_path, tmp_path / 'r.html').read_text()
+    assert 'has not logged an iteration yet' in page
+    (log / 'run.json').write_text('{"kind": "tra')
+    (log / 'vis_data/scalars.json').write_text(json.dumps(train_rows(0, 10)[0]) + '\n')
+    assert 'progress' in write_report(tmp_path, tmp_path / 'r.html').read_text()
+
+
+def test_folders_without_runs(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'no such work dir: .*nowhere'):
+        write_report(tmp_path / 'nowhere', tmp_path / 'r.html')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match=r'empty holds no run: neither .*scalars\.json'):
+        write_report(tmp_path / 'empty', tmp_path / 'r.html')
+    with pytest.raises(ValueError, match='no work dir is given'):
+        write_report([], tmp_path / 'r.html')
+    add_start(tmp_path / 'below', '20260101_100000', train_rows(0, 10))
+    with pytest.raises(ValueError, match='there are runs in its folders below'):
+        write_report(tmp_path, tmp_path / 'r.html')
+    assert not (tmp_path / 'r.html').exists()
+
+
+def test_test_results_and_probes(tmp_path):
+    add_start(tmp_path, '20260101_100000', train_rows(0, 10))
+    tested = tmp_path / '20260103_100000'
+    tested.mkdir()
+    record = dict(kind='test', checkpoint='/somewhere/epoch_2.pth')
+    (tested / 'run.json').write_text(json.dumps(record))
+    (tested / '20260103_100000.json').write_text('{"accuracy/top1": 71.5, "time": 0.1}')
+    rows = [
+        dict(label='mirl', block=block, pool=pool, knn=40 + block, linear=50.0)
+        for block in (6, 12)
+        for pool in ('avg', 'cls')
+    ]
+    (tmp_path / 'depth.json').write_text(json.dumps(dict(rows=rows)))
+    found = read_run(tmp_path)
+    assert found.record['kind'] == 'train'
+    assert found.tests == [
+        {'accuracy/top1': 71.5, 'time': 0.1, 'checkpoint': '/somewhere/epoch_2.pth'}
+    ]
+    depth = charts_by_title([found])['k-NN accuracy by depth (%)']
+    assert depth['x'] == 'block'
+    assert [(s['x'], s['y'], s['dash']) for s in depth['series']] == [
+        ([6, 12], [46.0, 52.0], False),
+        ([6, 12], [46.0, 52.0], True),
+    ]
+    page = write_report(tmp_path, tmp_path / 'r.html').read_text()
+    assert 'test: accuracy/top1' in page and '71.5 <small>epoch_2.pth</small>' in page
+
+
+def test_a_folder_with_probes_alone(tmp_path):
+    (tmp_path / 'depth.json').write_text('{"rows": [{"label": "a", "block": 1, "knn": 5.0}]}')
+    assert 'by depth' in write_report(tmp_path, tmp_path / 'r.html').read_text()
+
+
+def test_charts_of_two_runs(run, tmp_path):
+    add_start(tmp_path / 'other', '20260101_100000', train_rows(0, 100))
+    charts = charts_by_title(read_runs([run, tmp_path / 'other']))
+    assert [line['name'] for line in charts['Loss']['series']] == [
+        'run',
+        'run, held out',
+        'other',
+        'other, held out',
+    ]
+    names = [line['name'] for line in charts['Loss of each pair of segments (run)']['series']]
+    assert names == ['segments 1 + 4', 'segments 2 + 3']
+    of_encoder = charts['Gradient norm by segment of the encoder (other)']
+    names = [line['name'] for line in of_encoder['series']]
+    assert names == ['stem', 'segment 1', 'segment 2', 'segment 11']
+    assert of_encoder['log'] and of_encoder['section'] == 'Health'
+    names = [line['name'] for line in charts['Gradient norm of decoders and heads (run)']['series']]
+    assert names == ['decoder 1', 'neck']
+    (share,) = {
+        y
+        for line in charts['Share of time waiting for data (%)']['series']
+        for y in line['y']
+    }  # fmt: skip
+    assert share == 25
+    assert 'Loss scale' not in charts  # nobody has one
+
+
+def test_losses_of_other_tasks_have_their_own_chart(run, tmp_path):
+    add_start(tmp_path / 'other', '20260101_100000', train_rows(0, 100), model='MaskRCNN')
+    charts = charts_by_title(read_runs([run, tmp_path / 'other']))
+    assert len(charts['Loss (MIRL)']['series']) == len(charts['Loss (MaskRCNN)']['series']) == 2
+
+
+def test_many_points_are_thinned_without_losing_extremes():
+    points = [(i, math.sin(i / 50)) for i in range(20_000)]
+    points[777] = (777, 9.0)
+    points[5000] = (5000, math.nan)
+    kept = thinned(points, POINTS)
+    assert len(kept) < 1.1 * POINTS
+    assert points[777] in kept and points[5000] in kept and points[-1] in kept
+    assert [p[0] for p in kept] == sorted(p[0] for p in kept)
+
+
+def test_names_and_directions(tmp_path):
+    folders = [tmp_path / 'a/demo', tmp_path / 'b/demo', tmp_path / 'c']
+    assert distinct_names(folders)[:2] == ['a/demo', 'b/demo']
+    assert distinct_names([tmp_path / 'x', tmp_path / 'y']) == ['x', 'y']
+    assert lower_is_better('recon/pair_0_5') and not lower_is_better('coco/bbox_mAP')
+    rows = [dict(iter=1, e=2.0), dict(iter=2, e=math.nan), dict(iter=3, e=1.0), dict(iter=4, e=1.0)]
+    assert best([dict(row, error=row['e']) for row in rows], 'error')['iter'] == 3
+    assert best(rows, 'e')['iter'] == 1
+    assert best(rows, 'missing') is None
+    keys = ['grad/stem', 'grad/segment_9', 'grad/segment_10']
+    assert sorted(reversed(keys), key=natural) == keys
+
+
+class Page(HTMLParser):
+    """Collects tags that are open at the end, addresses and texts."""
+
+    VOID = ('meta', 'link', 'br', 'img', 'input')
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open, self.addresses = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [v for n, v in attributes if n in ('src', 'href', 'action', 'srcset')]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+
+def test_the_page_is_whole_and_loads_nothing(run, tmp_path):
+    Image.new('RGB', (2000, 100), 'red').save(run / 'predictions.png')
+    page = write_report([run], tmp_path / 'out/r.html').read_text()
+    parsed = Page(page)
+    assert parsed.open == []
+    assert len(parsed.addresses) > 5
+    assert all(address.startswith(('#', 'data:')) for address in parsed.addresses)
+    assert not re.search(
+        r'@import|url\(|fetch\(|XMLHttpRequest|https?://(?!www\.w3\.org/2000/svg)', page
+    )
+    data = data_of(page)
+    assert [panel['step'] for panel in data['panels'][0]] == [0, 40, 80, 100]
+    assert data['runs'] == [dict(name='run', images_per_iteration=64)]
+    assert 'predictions.png' in page
+    for fact in (
+        'abcdef012345 on main, 1 file changed',
+        '64 = batch 32 x processes 2 x accumulation 1',
+    ):
+        assert fact in page
+
+
+def test_text_of_others_is_escaped(tmp_path):
+    evil = '</script><script>alert(1)</script><img src=x onerror=alert(1)>'
+    rows = train_rows(0, 100)
+    for row in rows:
+        row[evil + 'loss'] = 1.0
+    log = add_start(tmp_path / 'run {{data}} & <b>', '20260101_100000', rows, model=evil)
+    (log / 'vis_data/config.py').write_text(f'x = "{evil}" # {{{{script}}}}')
+    page = write_report(log.parent, tmp_path / 'r.html').read_text()
+    assert '<script>alert' not in page and '<img src=x' not in page and '<b>' not in page
+    assert page.count('</script>') == 2
+    assert 'run {{data}} &amp; &lt;b&gt;' in page and '{{script}}' in page
+    assert any(evil in s['name'] for c in data_of(page)['charts'] for s in c['series'])
+
+
+def test_the_tool(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['report.py', str(run)])
+    report_tool().main()
+    assert capsys.readouterr().out == f'report: {run.resolve()}/report.html\n'
+    (tmp_path / 'empty').mkdir()
+    monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path / 'empty')])
+    with pytest.raises(SystemExit, match=r'error: .*empty holds no run'):
+        report_tool().main()
+    assert not Path(tmp_path / 'empty/report.html').exists()

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mirl_mm.engine.machine import (
+    pin_batches,
+    scale_lr,
+    set_launcher,
+    set_precision,
+    world_size,
+)
+
+TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
+
+# --- precision ------------------------------------------------------------------------------------
+
+
+def precision(wrapper, **kwargs):
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW'), **wrapper)))
+    notes = set_precision(cfg, **kwargs)
+    cfg.optim_wrapper.pop('optimizer')
+    return cfg.optim_wrapper.to_dict(), notes
+
+
+AMP = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))
+FP16 = dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
+
+
+def test_amp_takes_bfloat16_and_else_float16_with_a_loss_scale():
+    plain = dict(type='OptimWrapper', accumulative_counts=2)
+    got = precision(plain, amp=True, accelerator=True, bfloat16=True)
+    assert got == (dict(AMP, accumulative_counts=2), [])
+    assert precision({}, amp=True, accelerator=True, bfloat16=False) == (FP16, [])
+    assert precision(plain, amp=False, accelerator=True, bfloat16=True) == (plain, [])
+
+
+def test_amp_is_off_without_a_gpu_with_one_message():
+    for wrapper, amp in [
+        (AMP, False),
+        (AMP, True),
+        (FP16, False),
+        (dict(type='OptimWrapper'), True),
+    ]:
+        got, notes = precision(wrapper, amp=amp, accelerator=False, bfloat16=False)
+        assert got == dict(type='OptimWrapper')
+        assert len(notes) == 1 and 'AMP is switched off' in notes[0]
+
+
+def test_bfloat16_becomes_float16_where_the_gpu_lacks_it():
+    got, notes = precision(AMP, amp=False, accelerator=True, bfloat16=False)
+    assert got == FP16
+    assert len(notes) == 1 and 'no bfloat16' in notes[0]
+    assert precision(FP16, amp=False, accelerator=True, bfloat16=False) == (FP16, [])
+
+
+def test_amp_refuses_other_wrappers():
+    with pytest.raises(ValueError, match='has DeepSpeedOptimWrapper'):
+        precision(dict(type='DeepSpeedOptimWrapper'), amp=True, accelerator=True, bfloat16=True)
+
+
+# --- learning rate --------------------------------------------------------------------------------
+
+
+def test_auto_scale_lr_counts_processes_and_accumulation():
+    cfg = Config.fromfile(TINY)  # lr 0.0016 for a batch of 16; batch 2, accumulation 2
+    notes = scale_lr(cfg, processes=8)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.0016 * 2 * 8 * 2 / 16)
+    assert '0.0016 -> 0.0032' in notes[0] and '= 32, base_batch_size 16' in notes[0]
+    # mmengine's own scaling must not run again, and a second call must change nothing
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=32)
+    scale_lr(cfg, processes=8)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.0032)
+
+
+def test_auto_scale_lr_needs_its_base():
+    cfg = Config.fromfile(TINY)
+    cfg.pop('auto_scale_lr')
+    with pytest.raises(ValueError, match='base_batch_size'):
+        scale_lr(cfg, processes=1)
+
+
+# --- launcher -------------------------------------------------------------------------------------
+
+
+def test_world_size_is_the_launchers():
+    environ = dict(WORLD_SIZE='4', SLURM_NTASKS='8', OMPI_COMM_WORLD_SIZE='2')
+    sizes = {name: world_size(name, environ) for name in ('none', 'pytorch', 'slurm', 'mpi')}
+    assert sizes == dict(none=1, pytorch=4, slurm=8, mpi=2)
+    with pytest.raises(ValueError, match='WORLD_SIZE is not in the environment; torchrun'):
+        world_size('pytorch', {})
+    with pytest.raises(ValueError, match='accepted are none, pytorch, slurm, mpi'):
+        world_size('ray', environ)
+
+
+def test_launcher_on_a_cpu_takes_gloo():
+    ddp = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+        gradient_as_bucket_view=True,
+    )
+    cfg = Config.fromfile(TINY)
+    assert set_launcher(cfg, 'none', accelerator=True) == []
+    assert 'model_wrapper_cfg' not in cfg
+    assert set_launcher(cfg, 'pytorch', accelerator=True) == []
+    assert cfg.env_cfg.dist_cfg.backend == 'nccl'
+    assert cfg.model_wrapper_cfg == ddp
+    assert len(set_launcher(cfg, 'pytorch', accelerator=False)) == 1
+    assert cfg.env_cfg.dist_cfg.backend == 'gloo'
+    assert cfg.model_wrapper_cfg == dict(ddp, device_ids=None)
+    with pytest.raises(ValueError, match="'slurm' needs GPUs"):
+        set_launcher(cfg, 'slurm', accelerator=False)
+
+
+def test_own_settings_of_the_wrapper_win():
+    cfg = Config.fromfile(TINY)
+    cfg.find_unused_parameters = True
+    cfg.model_wrapper_cfg = dict(gradient_as_bucket_view=False, static_graph=True)
+    set_launcher(cfg, 'pytorch', accelerator=True)
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        gradient_as_bucket_view=False,
+        static_graph=True,
+    )
+    other = dict(type='MMFullyShardedDataParallel', use_orig_params=True)
+    for accelerator in (True, False):
+        cfg.model_wrapper_cfg = other
+        set_launcher(cfg, 'pytorch', accelerator)
+        assert cfg.model_wrapper_cfg == other
+
+
+def test_a_sharded_optimizer_needs_processes():
+    cfg = Config.fromfile(TINY)
+    cfg.optim_wrapper.optimizer.update(type='ZeroRedundancyOptimizer', optimizer_type='AdamW')
+    with pytest.raises(ValueError, match=r'there is one: .*dist_train\.sh, or take .*type=AdamW'):
+        set_launcher(cfg, 'none', accelerator=True)
+    assert set_launcher(cfg, 'pytorch', accelerator=True) == []
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+def test_batches_are_pinned_where_there_is_a_gpu():
+    loaders = dict(
+        train_dataloader=dict(batch_size=2),
+        val_dataloader=None,
+        test_dataloader=dict(pin_memory=False),
+    )
+    cfg = Config(loaders)
+    pin_batches(cfg, accelerator=False)
+    assert cfg.to_dict() == loaders
+    pin_batches(cfg, accelerator=True)
+    assert cfg.train_dataloader == dict(batch_size=2, pin_memory=True)
+    assert cfg.test_dataloader == dict(pin_memory=False) and cfg.val_dataloader is None
