@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
 from mirl_mm.models.archs import BACKBONE, EncoderArch, check_same
-from mirl_mm.models.fit import Fit, Shapes, compare, shapes, summary
+from mirl_mm.models.fit import Fit, Shapes, compare, difference, shapes
 from mirl_mm.models.segments import strip_wrappers
 
 from .names import to_ours
@@ -46,22 +46,15 @@ def check_whole(model: nn.Module, given: Mapping[str, Tensor], path: str | Path)
 
     For files that MMEngine loads: it logs what does not fit, leaves it random, and goes on.
     """
-    clean = strip_wrappers(name for name, value in given.items() if isinstance(value, Tensor))
-    found = {clean[name]: given[name].shape for name in clean}
+    given = shapes(given)
+    clean = strip_wrappers(given)
+    found = {clean[name]: shape for name, shape in given.items()}
     wanted = {n: t.shape for n, t in model.state_dict().items() if not n.endswith(BN_COUNTER)}
-    who = f'this {type(model).__name__}'
-    if missing := [name for name in wanted if name not in found]:
+    if reason := difference(found, wanted, 'this model', known=None, resized=True):
         raise CheckpointError(
-            f'{path} lacks {len(missing)} of the {len(wanted)} weights of {who}: '
-            f'{summary(missing)}. Accepted is what a training run of this config wrote; an encoder '
-            'alone goes to model.backbone.init_cfg'
+            f'{path} does not fit this {type(model).__name__}: {reason}. Accepted is what a '
+            'training run of this config wrote; an encoder alone goes to model.backbone.init_cfg'
         )
-    for name, shape in wanted.items():
-        if found[name] != shape and not name.endswith('pos_embed'):  # resized when loaded
-            raise CheckpointError(
-                f'{path} does not fit {who}: {name!r} is {tuple(found[name])} there and '
-                f'{tuple(shape)} here; accepted is what a training run of this config wrote'
-            )
 
 
 def check_stored_arch(path: str | Path, backbone: nn.Module) -> None:

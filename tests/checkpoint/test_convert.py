@@ -24,9 +24,10 @@ from mirl_mm.checkpoint import (
     write_checkpoint,
 )
 from mirl_mm.checkpoint.account import by_part, counted
+from mirl_mm.checkpoint.convert import expected_shapes
 from mirl_mm.models import MIRLViT
 from mirl_mm.models.archs import check_same
-from mirl_mm.models.fit import expected_shapes, shapes, summary
+from mirl_mm.models.fit import difference, shapes, summary
 from mirl_mm.models.segments import strip_wrappers
 from tests.models.build import mirl, reference, small_mirl
 
@@ -201,8 +202,8 @@ def test_compare_names_the_first_other_shape(ours):
 @pytest.mark.parametrize(
     ('layers', 'words'),
     [
-        (13, "it lacks 'backbone.layers.12.ln1.weight'"),
-        (11, "it has 'backbone.layers.11.ln1.weight'"),
+        (13, "it lacks 'backbone.layers.12.ln1.weight' and 11 more, which it has"),
+        (11, "it has 'backbone.layers.11.ln1.weight' and 11 more, which it lacks"),
     ],
 )
 def test_compare_refuses_another_depth(ours, layers, words):
@@ -211,8 +212,22 @@ def test_compare_refuses_another_depth(ours, layers, words):
         compare(shapes(ours), wanted, 'it')
 
 
+def test_difference_is_as_strict_as_it_is_asked_to_be():
+    model = {'a.x': torch.Size([2]), 'b.x': torch.Size([3]), 'b.pos_embed': torch.Size([1, 5, 4])}
+    file = {'a.x': torch.Size([2]), 'c.x': torch.Size([3]), 'b.pos_embed': torch.Size([1, 9, 4])}
+    assert difference(model, model, 'it') == ''
+    assert difference(file, model, 'it') == "'b.pos_embed' is (1, 9, 4) there and (1, 5, 4) in it"
+    assert difference(file, model, 'it', resized=True) == "it lacks 'b.x', which it has"
+    assert difference(file, model, 'it', 'a', resized=True) == "it has 'c.x', which it lacks"
+    assert difference(file, model, 'it', 'a', known='[ab]', resized=True) == ''
+    assert difference(file, model, 'it', None, known=None, resized=True) == ''
+    wide = dict(file, **{'b.pos_embed': torch.Size([1, 5, 8])})
+    assert '(1, 5, 8) there' in difference(wide, model, 'it', None, None, resized=True)
+    assert difference({}, model, 'it') == "it lacks 'a.x' and 2 more, which it has"
+
+
 def test_compare_refuses_strangers(ours):
-    with pytest.raises(ValueError, match='has no weight of it: its names are a'):
+    with pytest.raises(ValueError, match='holds no weight of it: its names are a'):
         compare({'a': torch.Size([1])}, shapes(ours), 'it')
 
 
