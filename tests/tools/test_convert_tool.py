@@ -318,7 +318,7 @@ BAD = [
     (['evil.pd', 'out.pth'], f'evil.pd was refused: it asks for {SYSTEM}'),
     (['resnet.pth', 'out.pth'], 'not a plain ViT of a known naming'),
     ([TUNED, 'out.pth', '--arch', 's54'], "'backbone.cls_token' is (1, 1, 48) there and (1, 1, 3"),
-    ([TUNED, 'out.pth', '--arch', 'test'], "lacks 'backbone.layers.6.ln1.weight' and 71 more, which test has"),
+    ([TUNED, 'out.pth', '--arch', 'test'], "6.ln1.weight' and 71 more, which test has"),
     ([TUNED, 'out.pth', '--arch', 'b99'], "unknown arch 'b99'; known are test, s12"),
     ([TUNED, 'out.pth', '--config', 'missing.py'], 'no config at missing.py'),
     ([TUNED, 'out.pth', '--config', 'empty.py'], 'empty.py has no model'),
