@@ -15,9 +15,9 @@ from pathlib import Path
 
 from benchmarks.tables import markdown
 from benchmarks.tiny_imagenet.collect import trained
+from mirl_mm.apps.report.runs import read_scalars
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.files import write_json
-from mirl_mm.pictures.plots import read_scalars
 
 MEASURED = ('mIoU', 'mAcc', 'aAcc', 'coco/', 'recon/')
 POINTS = 60  # of a loss curve

@@ -23,7 +23,7 @@ from mmengine.registry import HOOKS
 
 from benchmarks.processes import ROOT, end, with_checkout
 from benchmarks.timing import synchronise
-from mirl_mm.pictures.plots import read_scalars
+from mirl_mm.apps.report.runs import read_scalars
 
 from .stage import Bench, LeftOut, Part
 

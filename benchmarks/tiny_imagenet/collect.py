@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mirl_mm.apps.report.runs import read_scalars
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.files import write_json
-from mirl_mm.pictures.plots import read_scalars
 
 MEASURED = ('accuracy/', 'raw/', 'knn/', 'recon/')
 

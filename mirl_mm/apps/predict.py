@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.infer import BaseInferencer
 from mmengine.registry import init_default_scope
 from PIL import Image
 
@@ -16,8 +17,9 @@ from mirl_mm.checkpoint.loading import check_whole
 from mirl_mm.checkpoint.reading import open_checkpoint
 from mirl_mm.engine.launch import check_file, load_config
 from mirl_mm.errors import UserError
+from mirl_mm.files import check_folder
 
-from .reconstruct import assign_panels, find_pictures, make_folders
+from .reconstruct import assign_panels, find_pictures
 
 Drawn = tuple[np.ndarray, str]  # RGB [H, W, 3], and what is on it in words
 
@@ -44,8 +46,7 @@ def predict_pictures(
         A line on every picture: what was found and where it is drawn, or why it was skipped.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: config, checkpoint or pictures cannot be used, or
-            nothing can be written.
+        UserError, OSError: config, checkpoint or pictures cannot be used, or nothing be written.
     """
     if not 0 <= score <= 1:
         raise UserError(f'score must be from 0 to 1, got {score}')
@@ -64,7 +65,8 @@ def predict_pictures(
         raise UserError(f'{out} is one image file, and {pictures} has several; give a folder')
     init_default_scope(scope)
     draw = PAINTERS[scope](cfg, checkpoint, score)
-    make_folders(panels)
+    for folder in sorted({panel.parent for panel in panels}):
+        check_folder(folder)
     drawn = 0
     for panel, (picture,) in panels.items():
         try:
@@ -79,13 +81,18 @@ def predict_pictures(
         raise UserError(f'no picture of {pictures} can be read')
 
 
+def whole(inferencer: BaseInferencer, checkpoint: str) -> BaseInferencer:
+    """The inferencer without its progress bar, if the checkpoint has all weights of its model."""
+    check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
+    inferencer.show_progress = False
+    return inferencer
+
+
 def detector(cfg: Config, checkpoint: str, score: float) -> Callable[[str], Drawn]:
     """Boxes and masks of at least a score, by mmdet's DetInferencer."""
     from mmdet.apis import DetInferencer
 
-    inferencer = DetInferencer(cfg, checkpoint)
-    inferencer.show_progress = False
-    check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
+    inferencer = whole(DetInferencer(cfg, checkpoint), checkpoint)
     names = inferencer.model.dataset_meta['classes']
 
     def draw(picture: str) -> Drawn:
@@ -102,9 +109,7 @@ def segmentor(cfg: Config, checkpoint: str, score: float) -> Callable[[str], Dra
     """The class of every pixel, by mmseg's MMSegInferencer; the score plays no part."""
     from mmseg.apis import MMSegInferencer
 
-    inferencer = MMSegInferencer(cfg, checkpoint)
-    inferencer.show_progress = False
-    check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
+    inferencer = whole(MMSegInferencer(cfg, checkpoint), checkpoint)
     names = inferencer.model.dataset_meta['classes']
 
     def draw(picture: str) -> Drawn:
@@ -122,8 +127,7 @@ def classifier(cfg: Config, checkpoint: str, score: float) -> Callable[[str], Dr
     from mmpretrain import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
-    inferencer = ImageClassificationInferencer(cfg, checkpoint)
-    check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
+    inferencer = whole(ImageClassificationInferencer(cfg, checkpoint), checkpoint)
     visualizer = UniversalVisualizer()
 
     def draw(picture: str) -> Drawn:

@@ -1,7 +1,7 @@
 """What a pre-trained model paints into arbitrary pictures."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,11 +15,12 @@ from mirl_mm.checkpoint import load_weights
 from mirl_mm.datasets.images import EXTENSIONS
 from mirl_mm.engine.launch import load_config
 from mirl_mm.errors import UserError
+from mirl_mm.files import check_folder
 from mirl_mm.measure.features import test_pipeline_of
 from mirl_mm.models import MIRL
 from mirl_mm.models.fit import summary
 from mirl_mm.models.masking import num_kept
-from mirl_mm.pictures.plots import plot_panel
+from mirl_mm.pictures.panel import panel_columns, write_panel
 
 PAGE_ENDINGS = ('.png', '.jpg', '.pdf', '.svg')
 PAGE_ROWS = 32
@@ -49,16 +50,15 @@ def reconstruct_pictures(
         A line on every picture: its errors and its panel, or why it was skipped.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: config, checkpoint or pictures cannot be used, or
-            nothing can be written.
+        UserError, OSError: config, checkpoint or pictures cannot be used, or nothing be written.
     """
     cfg = load_config(config)
     panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
     model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
     pipeline = Compose(picture_pipeline(cfg, model.backbone.img_size[0]))
-    make_folders(panels)
-    std, mean = (getattr(model.data_preprocessor, k).flatten().tolist() for k in ('std', 'mean'))
-    drawn = 0
+    for folder in sorted({panel.parent for panel in panels}):
+        check_folder(folder)
+    preprocessor, drawn = model.data_preprocessor, 0
     for panel, paths in panels.items():
         read, packed = [], []
         for path in paths:
@@ -69,11 +69,12 @@ def reconstruct_pictures(
                 yield f'{path}: skipped ({type(error).__name__}: {error})'
         if not read:
             continue
-        imgs = model.data_preprocessor(default_collate(packed))['inputs']  # [B, 3, H, W]
+        imgs = preprocessor(default_collate(packed))['inputs']  # [B, 3, H, W]
         num_patches = imgs[0, 0].numel() // model.backbone.patch_size**2
         noise = picture_noise([path.name for path in read], seed, num_patches)
         result = model.reconstruct(imgs, noise.to(imgs))
-        plot_panel(imgs, result, panel, mean, std)
+        columns = panel_columns(imgs, result)
+        write_panel(columns, preprocessor.mean, preprocessor.std, panel)
         for path, errors in zip(read, result.pair_errors.tolist(), strict=True):
             each = ', '.join(f'{n} {e:.3f}' for n, e in zip(model.pair_names, errors, strict=True))
             yield f'{path}: error {sum(errors) / len(errors):.3f} ({each}) -> {panel}'
@@ -83,12 +84,7 @@ def reconstruct_pictures(
 
 
 def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) -> MIRL:
-    """The config's model with the checkpoint's weights, in eval mode.
-
-    Raises:
-        FileNotFoundError, ValueError: the config is not MIRL's; the checkpoint cannot be read, is
-            of another arch or has no decoders; a mask ratio that keeps or hides nothing.
-    """
+    """The config's model with the checkpoint's weights, in eval mode."""
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = MODELS.build(cfg.model)
     if not isinstance(model, MIRL):
@@ -118,12 +114,7 @@ def picture_pipeline(cfg: Config, img_size: int) -> list[dict]:
 
 
 def find_pictures(path: str) -> list[Path]:
-    """The file itself, or all images below the folder, sorted.
-
-    Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: the folder has no image.
-    """
+    """The file itself, or all images below the folder, sorted."""
     if Path(path).is_file():
         return [Path(path)]
     if not Path(path).is_dir():
@@ -137,8 +128,7 @@ def find_pictures(path: str) -> list[Path]:
 def assign_panels(pictures: Sequence[Path], root: Path, out: Path) -> dict[Path, list[Path]]:
     """Which pictures go on which panel: one page, or a PNG each that keeps the folders' structure.
 
-    Raises:
-        ValueError: too many pictures for one page.
+    Their folders are made.
     """
     if out.suffix.lower() in PAGE_ENDINGS:
         if len(pictures) > PAGE_ROWS:
@@ -155,15 +145,6 @@ def assign_panels(pictures: Sequence[Path], root: Path, out: Path) -> dict[Path,
             panel = out / name.with_name(name.name + '.png')
         panels[panel] = [picture]
     return panels
-
-
-def make_folders(paths: Iterable[Path]) -> None:
-    """Make the folders that the files will lie in; OSError where that cannot be done."""
-    for folder in sorted({path.parent for path in paths}):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f'cannot write to {folder} ({error.strerror}); choose --out') from error
 
 
 def picture_noise(names: Sequence[str], seed: int, num_patches: int) -> Tensor:

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from mmengine.runner import Runner
 
+from mirl_mm.apps.report.charts import charts_of
 from mirl_mm.apps.report.page import write_report
+from mirl_mm.apps.report.runs import read_runs
 from mirl_mm.datasets.images import UnlabelledImages
-from mirl_mm.engine.hooks.panel import spread_over
 from mirl_mm.engine.launch import build_runner, training_config
 from mirl_mm.errors import UserError
-from mirl_mm.pictures.plots import plot_losses, plot_panel, read_scalars
+from mirl_mm.pictures.charts import draw_charts
+from mirl_mm.pictures.panel import paint, spread_over, write_panel
 
 from .scene_set import SceneSet, write_scenes
 from .transfer import run_transfer, table
@@ -122,11 +124,10 @@ def draw(runner: Runner) -> dict[str, Path]:
     """Write the loss curve and the panel of some held-out images, under their fixed masks."""
     model, loader, folder = runner.model.eval(), runner.val_dataloader, Path(runner.work_dir)
     picks = spread_over(len(loader.dataset), PANEL_IMAGES)
-    batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in picks]))
-    imgs = batch['inputs']
-    result = model.reconstruct(imgs, model.fixed_noise(imgs, batch['data_samples']))
+    preprocessor = model.data_preprocessor
+    columns = paint(model, preprocessor(loader.collate_fn([loader.dataset[i] for i in picks])))
     written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
-    plot_losses(read_scalars(folder), written['curve'])
-    preprocessor = runner.cfg.model.data_preprocessor
-    plot_panel(imgs, result, written['panel'], preprocessor.mean, preprocessor.std)
+    charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
+    draw_charts([charts['Loss'], charts['Loss of each pair of segments']], written['curve'])
+    write_panel(columns, preprocessor.mean, preprocessor.std, written['panel'])
     return written

@@ -10,9 +10,9 @@ import torch
 from mmengine.runner import Runner
 from PIL import Image
 
-from mirl_mm.engine.hooks.panel import spread_over
+from mirl_mm.apps.report.runs import read_scalars
 from mirl_mm.engine.launch import build_runner, training_config
-from mirl_mm.pictures.plots import read_scalars
+from mirl_mm.pictures.panel import spread_over
 from mirl_mm.pictures.predictions import Instances, Regions, plot_predictions
 
 from .scene_set import SceneSet

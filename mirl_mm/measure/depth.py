@@ -6,6 +6,7 @@ degrade, the curve falls.
 Shapes: N images, K blocks, P pools (cls, avg), D width.
 """
 
+import csv
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from mirl_mm.datasets.class_folders import check_classes, class_folders
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, write_json
-from mirl_mm.pictures.depth import plot_depth, write_csv
+from mirl_mm.pictures.charts import depth_charts, draw_charts
 
 from .cache import cached_features, file_digest
 from .encoder import RANDOM, load_encoder
@@ -131,9 +132,12 @@ def probe_depth(
         val_images=len(targets[1]),
         amp=loading.amp,
     )
-    write_csv(rows, out / 'depth.csv')
+    with (out / 'depth.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
     write_json(out / 'depth.json', environment() | dict(settings=settings, rows=rows))
-    plot_depth(rows, out / 'depth.png', k)
+    draw_charts(depth_charts(rows, k), out / 'depth.png')
     return rows
 
 

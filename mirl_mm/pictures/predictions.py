@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mirl_mm.files import complete_file
+
 OPACITY = 0.55
 
 
@@ -46,30 +48,27 @@ def plot_predictions(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    size, colours = 2.0, np.array(palette)  # inches a picture
-    figure = Figure(
-        figsize=(size * (1 + len(columns)), size * len(images) + 0.75), layout='constrained'
-    )
-    grid = figure.subplots(len(images), 1 + len(columns), squeeze=False)
-    for axes, title in zip(grid[0], ['image', *columns], strict=True):
-        axes.set_title(title, fontsize=9)
-    for row, image in zip(grid, images, strict=True):
-        for axes in row:
-            axes.axis('off')
-        row[0].imshow(image)
-    for axes_of_column, found in zip(grid[:, 1:].T, columns.values(), strict=True):
+    columns = {'image': [None] * len(images), **columns}
+    side, colours = 2.0, np.array(palette)  # inches a picture
+    size = side * len(columns), side * len(images) + 0.75
+    figure = Figure(figsize=size, layout='constrained')
+    grid = figure.subplots(len(images), len(columns), squeeze=False)
+    for (title, found), axes_of_column in zip(columns.items(), grid.T, strict=True):
+        axes_of_column[0].set_title(title, fontsize=9)
         for axes, image, each in zip(axes_of_column, images, found, strict=True):
-            if isinstance(each, Regions):
-                axes.imshow(painted(image, each.labels, colours))
-            else:
+            axes.axis('off')
+            if isinstance(each, Instances):
                 draw_instances(axes, image, each, colours)
+            else:
+                axes.imshow(image if each is None else painted(image, each.labels, colours))
     patches = [
         Patch(color=colour / 255, label=name)
         for name, colour in zip(classes, colours, strict=True)
         if colour.any()
     ]
     figure.legend(handles=patches, loc='outside lower center', ncols=len(patches), fontsize=9)
-    figure.savefig(path, dpi=120)
+    with complete_file(path) as part:
+        figure.savefig(part, format='png', dpi=120)
 
 
 def painted(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -95,16 +94,9 @@ def draw_instances(axes, image: np.ndarray, found: Instances, colours: np.ndarra
     for i in order:
         colour = colours[found.labels[i]] / 255
         left, top, right, bottom = found.boxes[i]
-        axes.add_patch(
-            Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, lw=1.2)
-        )
+        size = right - left, bottom - top
+        axes.add_patch(Rectangle((left, top), *size, fill=False, color=colour, lw=1.2))
         if found.scores is not None:
-            axes.text(
-                left + 1,
-                top + 1,
-                f'{found.scores[i]:.2f}',
-                color='white',
-                fontsize=6,
-                va='top',
-                bbox=dict(facecolor=colour, edgecolor='none', pad=0.6),
-            )
+            box = dict(facecolor=colour, edgecolor='none', pad=0.6)
+            style = dict(color='white', fontsize=6, va='top', bbox=box)
+            axes.text(left + 1, top + 1, f'{found.scores[i]:.2f}', **style)

@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mirl_mm.apps.report.charts import POINTS, charts_of, natural, thinned
+from mirl_mm.apps.report.charts import charts_of, natural
 from mirl_mm.apps.report.page import write_report
-from mirl_mm.apps.report.runs import best, distinct_names, lower_is_better, read_run, read_runs
+from mirl_mm.apps.report.runs import (
+    best,
+    distinct_names,
+    lower_is_better,
+    read_run,
+    read_runs,
+    read_scalars,
+)
 from tests.apps.runs import add_start, report_tool, train_rows
 
 
@@ -168,14 +175,12 @@ def test_losses_of_other_tasks_have_their_own_chart(run, tmp_path):
     assert len(charts['Loss (MIRL)']['series']) == len(charts['Loss (MaskRCNN)']['series']) == 2
 
 
-def test_many_points_are_thinned_without_losing_extremes():
-    points = [(i, math.sin(i / 50)) for i in range(20_000)]
-    points[777] = (777, 9.0)
-    points[5000] = (5000, math.nan)
-    kept = thinned(points, POINTS)
-    assert len(kept) < 1.1 * POINTS
-    assert points[777] in kept and points[5000] in kept and points[-1] in kept
-    assert [p[0] for p in kept] == sorted(p[0] for p in kept)
+def test_the_newest_log_alone(tmp_path):
+    for day, loss in ((1, 1.0), (2, 2.0)):
+        add_start(tmp_path, f'2026010{day}_000000', [dict(loss=loss, step=1)])
+    assert read_scalars(tmp_path) == [dict(loss=2.0, step=1)]
+    with pytest.raises(FileNotFoundError, match='not a work dir of a run that has logged'):
+        read_scalars(tmp_path / 'elsewhere')
 
 
 def test_names_and_directions(tmp_path):

@@ -68,7 +68,7 @@ def test_a_users_pictures_become_a_curve_and_a_panel(tmp_path, pictures):
     written = dict(re.findall(r'^  (checkpoint|curve|panel) +(\S+)$', done.stdout, re.MULTILINE))
     assert set(written) == {'checkpoint', 'curve', 'panel'}
     assert Path(written['checkpoint']).name == 'iter_8.pth'
-    assert Image.open(tmp_path / written['curve']).size == (960, 540)
+    assert Image.open(tmp_path / written['curve']).size == (1430, 546)
     width, height = Image.open(tmp_path / written['panel']).size
     assert width > height > 900  # 11 columns, 8 rows
     assert 'Detection and segmentation are left out' in done.stdout

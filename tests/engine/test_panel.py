@@ -11,8 +11,8 @@ from torch import nn
 
 from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.hooks import PanelHook
-from mirl_mm.engine.hooks.panel import GAP, HEADER, TILE, held_out, panel
-from mirl_mm.pictures.plots import panel_columns
+from mirl_mm.engine.hooks.panel import held_out
+from mirl_mm.pictures.panel import GAP, HEADER, TILE, panel, panel_columns
 from tests.models.build import small_mirl
 from tests.models.downstream import build, classifier
 
@@ -191,12 +191,6 @@ def test_other_models_paint_nothing(folder):
 def test_other_processes_draw_nothing(folder, monkeypatch):
     monkeypatch.setattr('mirl_mm.engine.hooks.panel.is_main_process', lambda: False)
     assert walk(PanelHook(), fake_runner(folder)) == {}
-
-
-def test_large_pictures_are_shrunk():
-    sheet = panel({'a': torch.full((1, 3, 256, 128), 300.0), 'b': torch.zeros(1, 3, 256, 128)})
-    assert sheet.shape == (HEADER + 128, 2 * 64 + GAP, 3)
-    assert (sheet[HEADER:, :64] == 255).all() and (sheet[HEADER:, 64 + GAP :] == 0).all()
 
 
 @pytest.mark.parametrize(

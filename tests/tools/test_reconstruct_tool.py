@@ -23,7 +23,7 @@ from mirl_mm.apps.reconstruct import (
 )
 from mirl_mm.checkpoint import EncoderArch, convert_file, read_checkpoint, write_checkpoint
 from mirl_mm.models import MIRLViT
-from mirl_mm.pictures.plots import panel_columns
+from mirl_mm.pictures.panel import panel_columns
 from tests.models.build import mirl
 
 ROOT = Path(__file__).parents[2]

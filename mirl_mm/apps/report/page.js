@@ -79,7 +79,7 @@
       this.legend = figure.querySelector('.legend');
       this.spec.series.forEach((series, i) => {
         const mark = html('i', {className: series.dash ? 'dash' : ''});
-        mark.style.setProperty('--c', series.colour);
+        mark.style.setProperty('--c', `var(--${series.colour})`);
         const item = html('button', {type: 'button'}, mark, series.name);
         item.setAttribute('aria-pressed', true);
         item.onclick = () => {
@@ -147,7 +147,7 @@
           path += `${open ? 'L' : 'M'}${this.px(x).toFixed(1)} ${this.py(y).toFixed(1)}`;
           open = true;
         });
-        const style = `--c: ${line.series.colour}`;
+        const style = `--c: var(--${line.series.colour})`;
         svg('path', {class: 'curve' + (line.series.dash ? ' dash' : ''), d: path, style}, this.svg);
         if (line.x.length <= 40) {
           line.x.forEach((x, i) => {
@@ -198,13 +198,13 @@
         if (!line.x.length || Math.abs(this.px(line.x[i]) - x) > 12) continue;
         rows.push([line, i]);
         if (line.y[i] !== null) {
-          svg('circle', {class: 'dot', r: 4, cx: this.px(line.x[i]), cy: this.py(line.y[i]), style: `--c: ${line.series.colour}`}, this.cursor);
+          svg('circle', {class: 'dot', r: 4, cx: this.px(line.x[i]), cy: this.py(line.y[i]), style: `--c: var(--${line.series.colour})`}, this.cursor);
         }
       }
       rows.sort(([a, i], [b, j]) => (b.y[j] ?? Infinity) - (a.y[i] ?? Infinity));
       for (const [line, i] of rows) {
         const mark = html('span', {className: 'swatch'});
-        mark.style.setProperty('--c', line.series.colour);
+        mark.style.setProperty('--c', `var(--${line.series.colour})`);
         body.append(html('tr', {}, html('td', {}, mark, line.series.name), html('td', {}, number(line.series.y[i]))));
       }
       const label = this.spec.x === 'iteration' && unit === 'images' ? 'images' : this.spec.x;

@@ -136,12 +136,24 @@ def place_rows(lines: Sequence[dict | None], record: dict) -> tuple[list[dict], 
             bad += 1
         elif 'iter' in row:
             last = row['iter']
+            if is_number(row.get('data_time')) and is_number(row.get('time')) and row['time'] > 0:
+                row['waiting'] = 100 * row['data_time'] / row['time']  # percent
             training.append(row)
         else:  # its step is the epoch, where the run goes by epochs
             step = row.get('step', 0)
             place = round(step * per_epoch) if per_epoch else last
             evaluations.append(dict(row, iter=place))
     return training, evaluations, bad
+
+
+def read_scalars(work_dir: str | Path) -> list[dict]:
+    """The rows of a run's newest scalar log alone; FileNotFoundError where it has none."""
+    logs = sorted(Path(work_dir).glob(SCALARS))
+    if not logs:
+        raise FileNotFoundError(
+            f'no {SCALARS} below {work_dir}: not a work dir of a run that has logged'
+        )
+    return [row for row in read_lines(logs[-1]) if row is not None]
 
 
 def read_lines(path: Path) -> list[dict | None]:

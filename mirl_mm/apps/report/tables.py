@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from .charts import run_colour
+from mirl_mm.pictures.charts import run_colour
+
 from .runs import NOT_RESULTS, Run, best, numbers
 
 
@@ -149,7 +150,7 @@ def value_text(value: float) -> str:
 def table(runs: Sequence[Run], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     """A table of ready HTML, a column a run."""
     heads = ''.join(
-        f'<th scope="col"><span class="swatch" style="--c: {run_colour(i)}"></span>'
+        f'<th scope="col"><span class="swatch" style="--c: var(--{run_colour(i)})"></span>'
         f'{escape(run.name)}</th>'
         for i, run in enumerate(runs)
     )

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,7 @@ from PIL import Image
 
 from mirl_mm.models import Reconstruction
 from mirl_mm.models.masking import patchify
-from mirl_mm.pictures.plots import panel_columns, plot_losses, plot_panel, read_scalars
+from mirl_mm.pictures.panel import GAP, HEADER, TILE, panel, panel_columns, write_panel
 
 
 @pytest.fixture
@@ -51,46 +49,31 @@ def test_panel_columns(painted):
     assert torch.equal(both[~hidden], original[~hidden])
 
 
-def test_plot_panel_shows_the_pixels(painted, tmp_path):
+def test_large_pictures_are_shrunk():
+    sheet = panel({'a': torch.full((1, 3, 256, 128), 300.0), 'b': torch.zeros(1, 3, 256, 128)})
+    assert sheet.shape == (HEADER + 128, 2 * 64 + GAP, 3)
+    assert (sheet[HEADER:, :64] == 255).all() and (sheet[HEADER:, 64 + GAP :] == 0).all()
+
+
+def test_a_written_panel_shows_the_pixels_twice_as_large(painted, tmp_path):
     imgs, result = painted
     path = tmp_path / 'panel.png'
-    plot_panel(torch.zeros_like(imgs), result, path, mean=[255, 0, 0], std=[1, 1, 1])
-    pixels = np.asarray(Image.open(path).convert('RGB')).reshape(-1, 3)
-    red = (pixels == (255, 0, 0)).all(axis=1).mean()
-    assert red > 0.1  # the originals are plain red
-    assert (pixels == (255, 12, 12)).all(axis=1).any()  # main 2
+    mean, std = torch.tensor([255.0, 0, 0]).view(3, 1, 1), torch.ones(3, 1, 1)
+    columns = panel_columns(torch.zeros_like(imgs), result)
+    write_panel(columns, mean, std, path)
+    pixels = np.asarray(Image.open(path).convert('RGB'))
+    assert pixels.shape == (2 * (HEADER + 2 * TILE) + GAP, 8 * (2 * TILE + GAP) - GAP, 3)
+    assert (pixels[2 * HEADER :, : 2 * TILE] == (255, 0, 0)).all(axis=2).mean() > 0.99
+    assert (pixels == (255, 12, 12)).all(axis=2).any()  # main 2
+    small = panel(columns, mean, std)
+    assert np.array_equal(pixels[2 * HEADER :: 2, ::2][:TILE, :TILE], small[HEADER:][:TILE, :TILE])
 
 
-def test_read_scalars_takes_the_newest_run(tmp_path):
-    for stamp, loss in (('20260101_000000', 1.0), ('20260102_000000', 2.0)):
-        folder = tmp_path / stamp / 'vis_data'
-        folder.mkdir(parents=True)
-        (folder / 'scalars.json').write_text(json.dumps(dict(loss=loss, step=1)) + '\n')
-    assert read_scalars(tmp_path) == [dict(loss=2.0, step=1)]
-
-
-def test_read_scalars_says_what_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match='not a work dir of a run that has logged'):
-        read_scalars(tmp_path)
-
-
-def test_plot_losses_draws_every_curve(tmp_path, monkeypatch):
-    from matplotlib.axes import Axes
-
-    drawn = {}
-    plot = Axes.plot
-
-    def record(self, x, y, *args, **kwargs):
-        drawn[kwargs['label']] = (x, y)
-        return plot(self, x, y, *args, **kwargs)
-
-    monkeypatch.setattr(Axes, 'plot', record)
-    rows = [dict(step=i, loss=2.0 - i, pair_0_1=3.0 - i) for i in (1, 2)]
-    held = {'step': 1, 'recon/error': 0.5}  # MMEngine's step is the epoch here
-    plot_losses([*rows, held], tmp_path / 'loss.png')
-    assert drawn == {
-        'segments 1 + 2': ([1, 2], [2.0, 1.0]),
-        'mean of the pairs': ([1, 2], [1.0, 0.0]),
-        'held-out images': ((2,), (0.5,)),
-    }
-    assert Image.open(tmp_path / 'loss.png').size == (960, 540)
+@pytest.mark.parametrize(
+    ('ending', 'start'),
+    [('jpg', b'\xff\xd8'), ('PDF', b'%PDF'), ('svg', b'<?xml'), ('png', b'\x89PNG')],
+)
+def test_kinds_of_files(painted, tmp_path, ending, start):
+    write_panel(panel_columns(*painted), 0, 1, tmp_path / f'panel.{ending}')
+    assert (tmp_path / f'panel.{ending}').read_bytes().startswith(start)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,107 @@
+"""The panel: what a model paints into masked images, one row an image; for hooks, tools and demo.
+
+Shapes: B images, L patches, p patch side in pixels.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmpretrain.models import MAE
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mirl_mm.files import complete_file
+from mirl_mm.models import MIRL
+from mirl_mm.models.masking import unpatchify
+from mirl_mm.models.mirl import Reconstruction
+
+TILE, GAP, HEADER = 128, 2, 16  # pixels
+
+
+def spread_over(length: int, number: int) -> list[int]:
+    """Places of so many images, or of all where there are fewer, evenly over a dataset."""
+    shown = min(number, length)
+    return [i * length // shown for i in range(shown)]
+
+
+def paint(model: MIRL | MAE, batch: Mapping) -> dict[str, Tensor]:
+    """The columns of images as the data preprocessor gives them, under masks that are theirs."""
+    imgs = batch['inputs']
+    if not isinstance(model, MIRL):
+        return mae_columns(model, imgs)
+    noise = model.fixed_noise(imgs, batch['data_samples'])
+    return panel_columns(imgs, model.reconstruct(imgs, noise))
+
+
+def panel_columns(imgs: Tensor, result: Reconstruction) -> dict[str, Tensor]:
+    """MIRL's columns by title, each [B, 3, H, W] normalised pixels: main, residual, sum of a pair.
+
+    Masked pixels are 0. Main and residual are raw; the sum has the visible patches pasted in.
+    """
+    values = result.preds[0].shape[-1]
+    hidden = unpatchify(
+        result.mask.unsqueeze(-1).expand(-1, -1, values), result.grid, result.patch_size
+    )
+    columns = {'original': imgs, 'masked': imgs * (1 - hidden)}
+    painted, last = result.images(), len(result.preds)
+    for g, (main, residual, both) in enumerate(zip(*painted.values(), strict=True), start=1):
+        columns[f'main {g}'] = main
+        columns[f'residual {last + 1 - g}'] = residual
+        columns[f'sum {g} + {last + 1 - g}'] = imgs * (1 - hidden) + both * hidden
+    return columns
+
+
+def mae_columns(model: MAE, imgs: Tensor) -> dict[str, Tensor]:
+    """MAE's columns by title, as MIRL's; draws its mask from seed 0."""
+    torch.manual_seed(0)
+    latent, mask, ids_restore = model.backbone(imgs)
+    pred, patches = model.neck(latent, ids_restore), model.head.patchify(imgs)  # [B, L, p*p*3]
+    if model.head.norm_pix:
+        pred = pred * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
+    side, hidden = model.head.patch_size, mask.unsqueeze(-1)
+    grid = imgs.shape[-2] // side, imgs.shape[-1] // side
+    return {
+        'original': imgs,
+        'masked': unpatchify(patches * (1 - hidden), grid, side),
+        'painted': unpatchify(patches * (1 - hidden) + pred * hidden, grid, side),
+    }
+
+
+def panel(
+    columns: Mapping[str, Tensor], mean: Tensor | float = 0, std: Tensor | float = 1, zoom: int = 1
+) -> np.ndarray:
+    """Draw the columns under their titles: one picture [height, width, 3], uint8.
+
+    Args:
+        columns: by title, each [B, 3, H, W].
+        mean: as std, of the data preprocessor, [3, 1, 1]; undoes the normalisation to 0-255.
+        std: see mean.
+        zoom: pictures of more than 128 times this are shrunk, smaller ones magnified by a whole
+            number.
+    """
+    first, tile, header = next(iter(columns.values())), zoom * TILE, zoom * HEADER
+    h, w = first.shape[-2:]
+    scale = tile // max(h, w) if max(h, w) <= tile else tile / max(h, w)
+    size = max(round(w * scale), 1), max(round(h * scale), 1)
+    step_x, step_y = size[0] + GAP, size[1] + GAP
+    sheet = (len(columns) * step_x - GAP, header + len(first) * step_y - GAP)
+    sheet = Image.new('RGB', sheet, 'white')
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10 * zoom)
+    resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    for x, (title, imgs) in enumerate(columns.items()):
+        draw.text((x * step_x + size[0] / 2, header / 2), title, 'black', font, anchor='mm')
+        pixels = (imgs.detach().float() * std + mean).round().clamp(0, 255).byte()
+        for y, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
+            tile = Image.fromarray(picture).resize(size, resampling)
+            sheet.paste(tile, (x * step_x, header + y * step_y))
+    return np.asarray(sheet)
+
+
+def write_panel(columns: Mapping[str, Tensor], mean: Tensor, std: Tensor, path: str | Path) -> None:
+    """Write a panel to keep: twice as large as the hook's; a .png, .jpg, .pdf or .svg."""
+    from matplotlib.image import imsave
+
+    with complete_file(path) as part:
+        imsave(part, panel(columns, mean, std, zoom=2), format=Path(path).suffix[1:].lower())
