@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mirl_mm.apps.report.page import write_report
+from mirl_mm.apps.report import write_report
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ The drawing is that of the libraries' own inferencers.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +65,13 @@ def predict_pictures(
     if len(panels) == 1 and len(next(iter(panels.values()))) > 1:
         raise UserError(f'{out} is one image file, and {pictures} has several; give a folder')
     init_default_scope(scope)
-    draw = PAINTERS[scope](cfg, checkpoint, score)
-    for folder in sorted({panel.parent for panel in panels}):
+    inferencer, draw = load_inferencer(scope, cfg, checkpoint), PAINTERS[scope][-1]
+    for folder in {panel.parent for panel in panels}:
         check_folder(folder)
     drawn = 0
     for panel, (picture,) in panels.items():
         try:
-            image, found = draw(str(picture))
+            image, found = draw(inferencer, str(picture), score)
         except Exception as error:  # decoders raise whatever they like
             yield f'{picture}: skipped ({type(error).__name__}: {error})'
             continue
@@ -81,65 +82,49 @@ def predict_pictures(
         raise UserError(f'no picture of {pictures} can be read')
 
 
-def whole(inferencer: BaseInferencer, checkpoint: str) -> BaseInferencer:
-    """The inferencer without its progress bar, if the checkpoint has all weights of its model."""
+def load_inferencer(scope: str, cfg: Config, checkpoint: str) -> BaseInferencer:
+    """The library's own, refused if the checkpoint lacks weights of the model."""
+    module, name, _ = PAINTERS[scope]
+    inferencer = getattr(import_module(module), name)(cfg, checkpoint)
     check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
     inferencer.show_progress = False
     return inferencer
 
 
-def detector(cfg: Config, checkpoint: str, score: float) -> Callable[[str], Drawn]:
-    """Boxes and masks of at least a score, by mmdet's DetInferencer."""
-    from mmdet.apis import DetInferencer
-
-    inferencer = whole(DetInferencer(cfg, checkpoint), checkpoint)
+def instances(inferencer: BaseInferencer, picture: str, score: float) -> Drawn:
+    """Boxes and masks of at least a score, by mmdet's inferencer."""
+    result = inferencer(picture, return_vis=True, pred_score_thr=score)
+    (found,), (image,) = result['predictions'], result['visualization']
     names = inferencer.model.dataset_meta['classes']
-
-    def draw(picture: str) -> Drawn:
-        result = inferencer(picture, return_vis=True, pred_score_thr=score)
-        (found,), (image,) = result['predictions'], result['visualization']
-        pairs = zip(found['labels'], found['scores'], strict=True)
-        counts = Counter(names[label] for label, each in pairs if each >= score)
-        return image, ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
-
-    return draw
+    pairs = zip(found['labels'], found['scores'], strict=True)
+    counts = Counter(names[label] for label, each in pairs if each >= score)
+    return image, ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
 
 
-def segmentor(cfg: Config, checkpoint: str, score: float) -> Callable[[str], Drawn]:
-    """The class of every pixel, by mmseg's MMSegInferencer; the score plays no part."""
-    from mmseg.apis import MMSegInferencer
-
-    inferencer = whole(MMSegInferencer(cfg, checkpoint), checkpoint)
-    names = inferencer.model.dataset_meta['classes']
-
-    def draw(picture: str) -> Drawn:
-        result = inferencer(picture, return_vis=True, opacity=0.5)
-        labels = np.asarray(result['predictions'])
-        counts = Counter(labels.ravel().tolist()).most_common(3)
-        shares = (f'{names[label]} {100 * n / labels.size:.0f} %' for label, n in counts)
-        return result['visualization'], ', '.join(shares)
-
-    return draw
+def regions(inferencer: BaseInferencer, picture: str, score: float) -> Drawn:
+    """The class of every pixel, by mmseg's inferencer; the score plays no part."""
+    result = inferencer(picture, return_vis=True, opacity=0.5)
+    labels, names = np.asarray(result['predictions']), inferencer.model.dataset_meta['classes']
+    counts = Counter(labels.ravel().tolist()).most_common(3)
+    shares = (f'{names[label]} {100 * n / labels.size:.0f} %' for label, n in counts)
+    return result['visualization'], ', '.join(shares)
 
 
-def classifier(cfg: Config, checkpoint: str, score: float) -> Callable[[str], Drawn]:
+def label(inferencer: BaseInferencer, picture: str, score: float) -> Drawn:
     """The most probable label, by mmpretrain's inferencer; the score plays no part."""
-    from mmpretrain import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
-    inferencer = whole(ImageClassificationInferencer(cfg, checkpoint), checkpoint)
-    visualizer = UniversalVisualizer()
-
-    def draw(picture: str) -> Drawn:
-        (sample,) = inferencer([picture], return_datasamples=True)
-        label = int(sample.pred_score.argmax())
-        name = inferencer.classes[label] if inferencer.classes else f'class {label}'
-        with Image.open(picture) as file:
-            image = np.asarray(file.convert('RGB'))
-        visualizer.visualize_cls(image, sample, classes=inferencer.classes, draw_gt=False)
-        return visualizer.get_image(), f'{name} {100 * float(sample.pred_score[label]):.0f} %'
-
-    return draw
+    (sample,) = inferencer([picture], return_datasamples=True)
+    best, visualizer = int(sample.pred_score.argmax()), UniversalVisualizer()
+    name = inferencer.classes[best] if inferencer.classes else f'class {best}'
+    with Image.open(picture) as file:
+        image = np.asarray(file.convert('RGB'))
+    visualizer.visualize_cls(image, sample, classes=inferencer.classes, draw_gt=False)
+    return visualizer.get_image(), f'{name} {100 * float(sample.pred_score[best]):.0f} %'
 
 
-PAINTERS = dict(mmdet=detector, mmseg=segmentor, mmpretrain=classifier)
+PAINTERS = dict(  # by the config's scope: inferencer, and what draws with it
+    mmdet=('mmdet.apis', 'DetInferencer', instances),
+    mmseg=('mmseg.apis', 'MMSegInferencer', regions),
+    mmpretrain=('mmpretrain', 'ImageClassificationInferencer', label),
+)

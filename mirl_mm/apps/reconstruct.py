@@ -56,20 +56,19 @@ def reconstruct_pictures(
     panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
     model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
     pipeline = Compose(picture_pipeline(cfg, model.backbone.img_size[0]))
-    for folder in sorted({panel.parent for panel in panels}):
+    for folder in {panel.parent for panel in panels}:
         check_folder(folder)
     preprocessor, drawn = model.data_preprocessor, 0
     for panel, paths in panels.items():
-        read, packed = [], []
+        read = {}
         for path in paths:
             try:
-                packed.append(pipeline(dict(img_path=str(path))))
-                read.append(path)
+                read[path] = pipeline(dict(img_path=str(path)))
             except Exception as error:  # decoders raise whatever they like
                 yield f'{path}: skipped ({type(error).__name__}: {error})'
         if not read:
             continue
-        imgs = preprocessor(default_collate(packed))['inputs']  # [B, 3, H, W]
+        imgs = preprocessor(default_collate(list(read.values())))['inputs']  # [B, 3, H, W]
         num_patches = imgs[0, 0].numel() // model.backbone.patch_size**2
         noise = picture_noise([path.name for path in read], seed, num_patches)
         result = model.reconstruct(imgs, noise.to(imgs))
@@ -126,10 +125,7 @@ def find_pictures(path: str) -> list[Path]:
 
 
 def assign_panels(pictures: Sequence[Path], root: Path, out: Path) -> dict[Path, list[Path]]:
-    """Which pictures go on which panel: one page, or a PNG each that keeps the folders' structure.
-
-    Their folders are made.
-    """
+    """Which pictures go on which panel: one page, or a PNG each in folders like theirs."""
     if out.suffix.lower() in PAGE_ENDINGS:
         if len(pictures) > PAGE_ROWS:
             raise UserError(
@@ -149,8 +145,6 @@ def assign_panels(pictures: Sequence[Path], root: Path, out: Path) -> dict[Path,
 
 def picture_noise(names: Sequence[str], seed: int, num_patches: int) -> Tensor:
     """Noise [B, L] whose smallest values stay visible: a row depends on its name and the seed."""
-    rows = []
-    for name in names:
-        generator = torch.Generator().manual_seed(zlib.crc32(f'{seed} {name}'.encode()))
-        rows.append(torch.rand(num_patches, generator=generator))
-    return torch.stack(rows)
+    seeds = [zlib.crc32(f'{seed} {name}'.encode()) for name in names]
+    generators = [torch.Generator().manual_seed(each) for each in seeds]
+    return torch.stack([torch.rand(num_patches, generator=each) for each in generators])

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from mmengine.runner import Runner
 
+from mirl_mm.apps.report import write_report
 from mirl_mm.apps.report.charts import charts_of
-from mirl_mm.apps.report.page import write_report
 from mirl_mm.apps.report.runs import read_runs
 from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.launch import build_runner, training_config

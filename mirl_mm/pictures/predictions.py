@@ -74,19 +74,17 @@ def plot_predictions(
 def painted(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """The image [H, W, 3] under the colours of its labels [H, W], uint8."""
     known = (labels >= 0) & (labels < len(colours))
-    tint = colours[np.where(known, labels, 0)]
-    shown = (known & tint.any(axis=-1))[..., None]
-    mixed = np.where(shown, (1 - OPACITY) * image + OPACITY * tint, image)
-    return np.rint(mixed).astype(np.uint8)
+    tint = colours[np.where(known, labels, 0)] * known[..., None]
+    mixed = (1 - OPACITY) * image + OPACITY * tint
+    return np.where(tint.any(axis=-1, keepdims=True), mixed.round(), image).astype(np.uint8)
 
 
 def draw_instances(axes, image: np.ndarray, found: Instances, colours: np.ndarray) -> None:
     """Masks, boxes and scores over the image; where masks overlap, the highest score is on top."""
     from matplotlib.patches import Rectangle
 
-    order = range(len(found.labels))
-    if found.scores is not None:
-        order = np.argsort(found.scores, kind='stable')
+    number = len(found.labels)
+    order = range(number) if found.scores is None else np.argsort(found.scores, kind='stable')
     labels = np.full(image.shape[:2], -1)
     for i in order:
         labels[found.masks[i]] = found.labels[i]

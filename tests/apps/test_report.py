@@ -4,14 +4,15 @@ import json
 import math
 import re
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from mirl_mm.apps.report import write_report
 from mirl_mm.apps.report.charts import charts_of, natural
-from mirl_mm.apps.report.page import write_report
 from mirl_mm.apps.report.runs import (
     best,
     distinct_names,
@@ -259,3 +260,30 @@ def test_the_tool(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=r'error: .*empty holds no run'):
         report_tool().main()
     assert not Path(tmp_path / 'empty/report.html').exists()
+
+
+def test_no_path_of_the_machine_stands_on_the_page(tmp_path, monkeypatch):
+    work_dir, elsewhere = tmp_path / 'work/run', tmp_path.parent / 'elsewhere'
+    log = add_start(work_dir, '20260101_100000', train_rows(0, 10))
+    record = json.loads((log / 'run.json').read_text())
+    record['config'] = f'{elsewhere}/configs/vit.py'
+    record['command'] = (
+        f'python {tmp_path}/code/tools/train.py {elsewhere}/configs/vit.py --work-dir={work_dir} '
+        f'--cfg-options a={sys.executable},b="{Path.home()}/my data/train"'
+    )
+    (log / 'run.json').write_text(json.dumps(record))
+    (log / 'vis_data/config.py').write_text(
+        f"data_root = '{Path.home()}/my data/imagenet/train'\n"
+        f"load_from = '{work_dir}/epoch_2.pth'\nwork_dir = '{work_dir}'\n"
+        "url = 'https://host.org/a/b/c.pth'\nratio = 1 / 2\nname = 'images/s'\n"
+    )
+    (tmp_path / 'code').mkdir()
+    monkeypatch.chdir(tmp_path / 'code')
+    page = write_report(work_dir, tmp_path / 'r.html').read_text()
+    text = unescape(re.sub(r'base64,[^"]*', '', page))
+    for place in (tmp_path.parent, tmp_path, work_dir.parent, Path(sys.executable).parent):
+        assert str(place) not in text
+    assert f'{Path.home()}/' not in text
+    assert 'python tools/train.py …/configs/vit.py --work-dir=run --cfg-options' in text
+    assert "data_root = '…/imagenet/train'\nload_from = 'run/epoch_2.pth'\nwork_dir = 'run'" in text
+    assert "url = 'https://host.org/a/b/c.pth'\nratio = 1 / 2\nname = 'images/s'" in text

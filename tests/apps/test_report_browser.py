@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mirl_mm.apps.report.page import write_report
+from mirl_mm.apps.report import write_report
 from tests.apps.runs import add_start, train_rows
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')

@@ -22,7 +22,7 @@ class Run:
 
     folder: Path
     name: str = ''
-    records: list[dict] = field(default_factory=list)  # of every start, as RunRecordHook wrote them
+    records: list[dict] = field(default_factory=list)  # a FILE of every start
     training: list[dict] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)  # on validation data, and k-NN
     tests: list[dict] = field(default_factory=list)  # of tools/test.py, with the `checkpoint`
@@ -51,11 +51,11 @@ class Run:
 
 
 def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
-    """Read work dirs and give them names that differ.
+    """Read work dirs and give them names that differ: the shortest ends of their paths.
 
     Raises:
         FileNotFoundError: one of them is not there.
-        ValueError: one holds no run, or none is given.
+        UserError: one holds no run, or none is given.
     """
     if not work_dirs:
         raise UserError('no work dir is given; needed is the folder of at least one run')
@@ -70,80 +70,65 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise FileNotFoundError(f'no such work dir: {folder}')
     run = Run(folder)
-    for log in sorted({path.parents[1] for path in folder.glob(SCALARS)} | record_folders(folder)):
-        record = read_json(log / FILE)
-        if record:
-            run.records.append(record)
-        add_log(run, log, record)
+    logged = {path.parents[1] for path in folder.glob(SCALARS)}
+    for log in sorted(logged | {path.parent for path in folder.glob(f'*/{FILE}')}):
+        add_start(run, log)
     for path in sorted(folder.glob('2*/2*.json')):  # what LoggerHook leaves of a test
         if metrics := read_json(path):
             checkpoint = read_json(path.parent / FILE).get('checkpoint')
             run.tests.append(dict(numbers(metrics), checkpoint=checkpoint))
     for path in sorted([*folder.glob('depth.json'), *folder.glob('*/depth.json')]):
-        run.probes += [
-            row for row in read_json(path).get('rows', []) if {'label', 'block'} <= {*row}
-        ]
+        rows = read_json(path).get('rows', [])
+        run.probes += [row for row in rows if {'label', 'block'} <= {*row}]
     if not (run.records or run.training or run.evaluations or run.tests or run.probes):
         below = sorted({path.parents[2].name for path in folder.glob('*/' + SCALARS)})
         raise UserError(
             f'{folder} holds no run: neither {SCALARS}, nor a test result or depth.json'
             + (f'; there are runs in its folders {", ".join(below[:8])}' if below else '')
         )
-    run.pictures = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in PICTURES and path.name not in DRAWN_ANYWAY
-    )
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    run.pictures = [path for path in images if path.name not in DRAWN_ANYWAY]
     return run
 
 
-def record_folders(folder: Path) -> set[Path]:
-    """Folders of starts that may not have logged anything yet."""
-    return {path.parent for path in folder.glob(f'*/{FILE}')}
-
-
-def add_log(run: Run, log: Path, record: dict) -> None:
+def add_start(run: Run, log: Path) -> None:
     """Add one start: what it logged replaces what earlier ones had logged for the same steps."""
-    training, evaluations, bad = place_rows(read_lines(log / 'vis_data/scalars.json'), record)
-    run.unreadable += bad
-    if record.get('kind') == 'train' and 'first_iteration' in record:
-        start = record['first_iteration']
-    else:
-        start = training[0]['iter'] - 1 if training else None
+    record = read_json(log / FILE)
+    run.records += [record] if record else []
+    lines = read_lines(log / 'vis_data/scalars.json')
+    run.unreadable += lines.count(None)
+    training, evaluations = place_rows([row for row in lines if row is not None], record)
+    start = training[0]['iter'] - 1 if training else None
+    if record.get('kind') == 'train':
+        start = record.get('first_iteration', start)
     if start is not None:
         run.training = [row for row in run.training if row['iter'] <= start]
         run.evaluations = [row for row in run.evaluations if row['iter'] <= start]
         run.panels = {step: path for step, path in run.panels.items() if step <= start}
     run.training += training
     run.evaluations += evaluations
-    for path in log.glob('vis_data/vis_image/panel_*.png'):
-        if found := re.fullmatch(r'panel_(\d+)\.png', path.name):
-            run.panels[int(found[1])] = path
+    found = {path: re.fullmatch(r'panel_(\d+)', path.stem) for path in log.glob('*/*/panel_*.png')}
+    run.panels |= {int(step[1]): path for path, step in found.items() if step}
     run.panels = dict(sorted(run.panels.items()))
     config = log / 'vis_data/config.py'
-    if config.is_file():
-        run.config = config.read_text(errors='replace')
+    run.config = config.read_text(errors='replace') if config.is_file() else run.config
 
 
-def place_rows(lines: Sequence[dict | None], record: dict) -> tuple[list[dict], list[dict], int]:
-    """Training rows, evaluation rows with the iteration they belong to, and unreadable lines."""
-    training, evaluations, bad = [], [], 0
-    last, per_epoch = record.get('first_iteration', 0), None
-    if record.get('epochs'):
-        per_epoch = record['iterations'] / record['epochs']
-    for row in lines:
-        if row is None:
-            bad += 1
-        elif 'iter' in row:
+def place_rows(rows: Sequence[dict], record: dict) -> tuple[list[dict], list[dict]]:
+    """Training rows, and evaluation rows with the iteration that they belong to."""
+    training, evaluations = [], []
+    last, epochs = record.get('first_iteration', 0), record.get('epochs')
+    for row in rows:
+        if 'iter' in row:
             last = row['iter']
             if is_number(row.get('data_time')) and is_number(row.get('time')) and row['time'] > 0:
                 row['waiting'] = 100 * row['data_time'] / row['time']  # percent
             training.append(row)
         else:  # its step is the epoch, where the run goes by epochs
             step = row.get('step', 0)
-            place = round(step * per_epoch) if per_epoch else last
-            evaluations.append(dict(row, iter=place))
-    return training, evaluations, bad
+            at = round(step * record['iterations'] / epochs) if epochs else last
+            evaluations.append(dict(row, iter=at))
+    return training, evaluations
 
 
 def read_scalars(work_dir: str | Path) -> list[dict]:
@@ -158,25 +143,27 @@ def read_scalars(work_dir: str | Path) -> list[dict]:
 
 def read_lines(path: Path) -> list[dict | None]:
     """The rows of a file with a JSON object a line; None for a line that is none (cut, garbled)."""
-    if not path.is_file():
-        return []
     rows = []
-    for line in path.read_text(errors='replace').splitlines():
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        rows.append(row if isinstance(row, dict) and is_number(row.get('step', 0)) else None)
+    for line in path.read_text(errors='replace').splitlines() if path.is_file() else []:
+        if line.strip():
+            row = parsed(line)
+            rows.append(row if row and is_number(row.get('step', 0)) else None)
     return rows
 
 
 def read_json(path: Path) -> dict:
     """A file's JSON object; empty where there is none."""
     try:
-        content = json.loads(path.read_text())
+        return parsed(path.read_text())
     except (OSError, ValueError):
+        return {}
+
+
+def parsed(text: str) -> dict:
+    """The JSON object of a text; empty where it is none."""
+    try:
+        content = json.loads(text)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -198,10 +185,8 @@ def lower_is_better(metric: str) -> bool:
 def best(rows: Sequence[dict], metric: str) -> dict | None:
     """The row with the best finite value of a metric, the earliest among equals."""
     found = [row for row in rows if is_number(row.get(metric)) and math.isfinite(row[metric])]
-    if not found:
-        return None
     choose = min if lower_is_better(metric) else max
-    return choose(found, key=lambda row: row[metric])
+    return choose(found, key=lambda row: row[metric], default=None)
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
