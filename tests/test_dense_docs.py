@@ -12,7 +12,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mirl_mm.engine.checks.dense import check_data
+from mirl_mm.engine.checks import check_data
 from mirl_mm.engine.launch import load_config
 
 ROOT = Path(__file__).parents[1]

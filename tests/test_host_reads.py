@@ -51,7 +51,7 @@ READ = {
         'mmengine/optim/optimizer/optimizer_wrapper.py: backward',  # through indices of booleans
     },
     'upernet': {
-        'mirl_mm/engine/hooks/check_labels.py: check_labels',  # masks, on the host
+        'mirl_mm/engine/hooks/data.py: check_labels',  # masks, on the host
         'mmseg/models/losses/accuracy.py: accuracy',
     },
 }

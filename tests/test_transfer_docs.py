@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mirl_mm.engine.checks.folders import check_folders
+from mirl_mm.engine.checks import check_data
 from mirl_mm.engine.launch import training_config
 
 ROOT = Path(__file__).parents[1]
@@ -38,10 +38,10 @@ def test_own_class_folders(tmp_path, monkeypatch):
     options['model.backbone.init_cfg'] = None
     monkeypatch.chdir(tmp_path)
     cfg, _ = training_config(str(ROOT / words[2]), cfg_options=options)
-    check_folders(cfg, ['train', 'val'])
+    check_data(cfg, ['train', 'val'])
     (root / 'val/class3').rename(root / 'val/other')
     with pytest.raises(ValueError, match='differ: class3 only in'):
-        check_folders(cfg, ['train', 'val'])
+        check_data(cfg, ['train', 'val'])
     assert (cfg.model.head.num_classes, cfg.val_dataloader.dataset.data_root) == (10, str(root))
 
 

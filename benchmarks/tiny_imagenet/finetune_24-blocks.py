@@ -57,7 +57,6 @@ default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=3, max_k
 auto_scale_lr = dict(base_batch_size=50, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=1e-2),
-    dict(type='CheckClassesHook'),
     dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=1, gamma=9),
     dict(type='RawAndEMAHook'),
 ]

@@ -48,7 +48,4 @@ train_cfg = dict(type='ExactEpochLoop', max_epochs=3, val_interval=3)
 
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=3, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=50, enable=False)
-custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=50.0),
-    dict(type='CheckClassesHook'),
-]
+custom_hooks = [dict(type='RunSummaryHook', base_lr=50.0)]

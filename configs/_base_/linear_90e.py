@@ -32,4 +32,4 @@ train_cfg = dict(type='ExactEpochLoop', max_epochs=90, val_interval=1)
 
 randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=16384, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=0.1), dict(type='CheckClassesHook')]
+custom_hooks = [dict(type='RunSummaryHook', base_lr=0.1)]

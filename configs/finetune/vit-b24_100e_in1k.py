@@ -29,7 +29,6 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=7.5e-4),
-    dict(type='CheckClassesHook'),
     dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=4, gamma=9 * 4),
     dict(type='RawAndEMAHook'),
 ]

@@ -65,7 +65,6 @@ randomness = dict(seed=888, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=16, enable=False)
 custom_hooks = [
     dict(type='RunSummaryHook', base_lr=7.5e-4),
-    dict(type='CheckClassesHook'),
     dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=2, gamma=9 * 2),
     dict(type='RawAndEMAHook'),
 ]

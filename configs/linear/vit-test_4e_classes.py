@@ -43,4 +43,4 @@ default_hooks = dict(
 )
 randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=8, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=0.1), dict(type='CheckClassesHook')]
+custom_hooks = [dict(type='RunSummaryHook', base_lr=0.1)]

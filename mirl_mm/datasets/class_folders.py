@@ -1,9 +1,14 @@
-"""Labelled images: one folder a class, and whether two sets of them go together."""
+"""Labelled images, one folder a class: do sets of them go together, and with the model?
 
-from collections.abc import Sequence
-from pathlib import Path
+Otherwise labels shift in silence, since a label is the place of a folder among the others.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from mmengine.fileio import get_file_backend, list_from_file
+from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 
 from mirl_mm.errors import UserError
@@ -21,14 +26,11 @@ def class_folders(root: str, pipeline: Sequence[dict], limit: int | None = None)
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no class folders, one of them has no image, or the limit is below 1.
+        UserError: it has no class folders, one of them has no image, or the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise UserError(f'limit must be at least 1 image of each class, got {limit}')
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f'no such folder of class folders: {root}')
-    if not any(p.is_dir() and not p.name.startswith('.') for p in Path(root).iterdir()):
-        raise UserError(f'{root} has no class folders; accepted are images at {root}/<class>/')
+    folder_names(root)
     try:
         dataset = CustomDataset(data_root=str(root), extensions=EXTENSIONS, pipeline=pipeline)
     except RuntimeError as error:  # mmpretrain's word for not a single image
@@ -49,7 +51,7 @@ def folders_of(cfg: dict) -> tuple[str | None, str | None]:
         dataset = {} if loader is None else loader['dataset']
         parts = [dataset.get('data_root'), dataset.get('data_prefix')]
         parts = [part for part in parts if isinstance(part, str) and part]
-        found.append(str(Path(*parts)) if parts else None)
+        found.append(os.path.join(*parts).rstrip('/') if parts else None)
     return found[0], found[1]
 
 
@@ -57,6 +59,9 @@ def first_of_each(labels: np.ndarray, limit: int) -> list[int]:
     """Indices of the first ``limit`` images of every class, in ascending order."""
     chosen = [np.flatnonzero(labels == label)[:limit] for label in np.unique(labels)]
     return np.sort(np.concatenate(chosen)).tolist()
+
+
+# --- checks of sets that are loaded ---------------------------------------------------------------
 
 
 def class_names(dataset: CustomDataset) -> list[str] | None:
@@ -68,57 +73,105 @@ def class_names(dataset: CustomDataset) -> list[str] | None:
     return sorted(folders, key=folders.get)
 
 
-def check_classes(train: CustomDataset, val: CustomDataset | None = None) -> None:
-    """ValueError for a class without an image, and where the classes of the two sets differ."""
-    for dataset in (train, val):
-        names = None if dataset is None else class_names(dataset)
-        if names is None:
-            continue
-        counts = np.bincount(dataset.get_gt_labels(), minlength=len(names))
-        empty = [name for name, count in zip(names, counts, strict=False) if not count]
-        check_none_empty(empty, where(dataset))
-    ours, theirs = class_names(train), None if val is None else class_names(val)
-    if ours is not None and theirs is not None:
-        check_same_names(ours, theirs, where(train), where(val))
+def check_classes(*datasets: CustomDataset) -> None:
+    """UserError for a class without an image, and where the classes of two sets differ."""
+    named = {}
+    for dataset in datasets:
+        names, folder = class_names(dataset), str(dataset.img_prefix).rstrip('/')
+        if names is not None:
+            check_none_empty(names, set(dataset.get_gt_labels().tolist()), folder)
+            named[folder] = names
+    check_same_names(named)
 
 
-def check_none_empty(empty: Sequence[str], folder: str) -> None:
-    """ValueError if there are classes without an image."""
-    if empty:
-        raise UserError(f'{folder} has no image of the class {_listed(empty)}')
+def check_none_empty(names: Sequence[str], labels: set[int], place: str) -> None:
+    """UserError if there are classes without an image."""
+    if empty := [name for label, name in enumerate(names) if label not in labels]:
+        raise UserError(f'{place} has no image of the class {listed(empty)}')
 
 
-def check_same_names(
-    ours: Sequence[str], theirs: Sequence[str], our_folder: str, their_folder: str
-) -> None:
-    """ValueError if the classes of two folders are not the same ones in the same order."""
-    if ours == theirs:
-        return
-    differences = [
-        f'{_listed(sorted(set(left) - set(right)))} only in {folder}'
-        for left, right, folder in ((ours, theirs, our_folder), (theirs, ours, their_folder))
-        if set(left) - set(right)
-    ]
-    raise UserError(
-        f'the classes of {our_folder} and {their_folder} differ: '
-        f'{"; ".join(differences) or "the same names in another order"}'
-    )
+def check_same_names(named: Mapping[str, Sequence[str]]) -> None:
+    """UserError if the classes of all places are not the same ones in the same order."""
+    for folder, theirs in named.items():
+        first, ours = next(iter(named.items()))
+        if ours != theirs:
+            differences = [
+                f'{listed(sorted(set(left) - set(right)))} only in {place}'
+                for left, right, place in ((ours, theirs, first), (theirs, ours, folder))
+                if set(left) - set(right)
+            ]
+            how = '; '.join(differences) or 'the same names in another order'
+            raise UserError(f'the classes of {first} and {folder} differ: {how}')
 
 
-def check_number(number: int, folder: str, part: str, wanted: int | None) -> None:
-    """ValueError if a part of the model is set to another number of classes than a folder has."""
-    if wanted is not None and number != wanted:
-        raise UserError(
-            f'{folder} has {number} classes, but the model is set to {wanted}: give '
-            f'model.{part}.num_classes={number}'
-        )
-
-
-def where(dataset: CustomDataset) -> str:
-    """The folder of a dataset's images."""
-    return str(dataset.img_prefix).rstrip('/')
-
-
-def _listed(names: Sequence[str], limit: int = 5) -> str:
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """The first names."""
     shown = ', '.join(names[:limit])
     return shown if len(names) <= limit else f'{shown} and {len(names) - limit} more'
+
+
+# --- checks before they are built -----------------------------------------------------------------
+
+
+def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> None:
+    """Hold the datasets of a classifier's config, by their places in it, against each other.
+
+    The folders are looked at, and whether each has an image; of lists and other datasets the names
+    that they are given (``metainfo``, or what the kind of dataset has), and the labels of a list.
+    Data without labels, and what names no classes, are left alone.
+
+    Raises:
+        FileNotFoundError: a folder is not there.
+        UserError: it has no class folders; a class without an image; other classes in validation
+            than in training; another number of classes in the model.
+    """
+    folders, given = {}, {}
+    for key, settings in datasets.items():
+        try:  # nothing is read yet, but paths are joined and defaults filled in
+            dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
+        except TypeError:  # left to who builds it
+            continue
+        names = getattr(dataset, 'metainfo', {}).get('classes')
+        if not getattr(dataset, 'with_label', True):
+            continue
+        if isinstance(dataset, CustomDataset) and not dataset.ann_file:
+            place = dataset.img_prefix.rstrip('/')
+            folders[place] = names = folder_names(place, key)
+            check_none_empty(
+                names, {i for i, n in enumerate(names) if _has_image(dataset, n)}, place
+            )
+        elif names is not None:
+            place = dataset.ann_file or key
+            given[place] = list(names)
+            if isinstance(dataset, CustomDataset):
+                labels = {int(line.rsplit(' ', 1)[-1]) for line in list_from_file(place)}
+                check_none_empty(names, labels, place)
+    check_same_names(folders)
+    check_same_names(given)
+    for place, names in (folders | given).items():
+        for part in ('head', 'data_preprocessor'):
+            wanted = (model.get(part) or {}).get('num_classes')
+            if wanted not in (None, len(names)):
+                raise UserError(
+                    f'{place} has {len(names)} classes, but the model is set to {wanted}: give '
+                    f'model.{part}.num_classes={len(names)}'
+                )
+
+
+def folder_names(root: str, key: str = '') -> list[str]:
+    """Names of the class folders, sorted; ``key`` is the place of the dataset in a config."""
+    backend = get_file_backend(root, enable_singleton=True)
+    if not backend.isdir(root):
+        setting = f' (set {key}.data_root and data_prefix)' if key else ''
+        raise FileNotFoundError(f'no such folder of class folders: {root}{setting}')
+    names = sorted(backend.list_dir_or_file(root, list_file=False))
+    if not names:
+        raise UserError(f'{root} has no class folders; accepted are images at {root}/<class>/')
+    return names
+
+
+def _has_image(dataset: CustomDataset, name: str) -> bool:
+    backend = get_file_backend(dataset.img_prefix, enable_singleton=True)
+    folder = backend.join_path(dataset.img_prefix, name)
+    files = backend.list_dir_or_file(folder, list_dir=False, recursive=True)
+    return any(map(dataset.is_valid_file, files))

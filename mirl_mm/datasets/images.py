@@ -17,7 +17,7 @@ from mmpretrain.datasets.base_dataset import expanduser
 from mmpretrain.datasets.custom import get_samples
 from torch.utils.data import get_worker_info
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import BadImagesError, UserError
 
 from .listing import CACHE, list_files, read_list
 
@@ -42,7 +42,7 @@ class UnlabelledImages(CustomDataset):
             the folder. A label behind the path is ignored.
         extensions: Endings of the files to take, in any case.
         max_bad_images: How many images may be unreadable. One more stops the run with a
-            RuntimeError. Counted over all workers of a process, each image once; BadImagesHook
+            BadImagesError. Counted over all workers of a process, each image once; BadImagesHook
             counts over all processes.
         max_bad_share: The same as a share of all images, from 0 to 1; replaces max_bad_images.
         list_cache: Folder where lists of 10,000 files and more are remembered, so that the next
@@ -207,7 +207,7 @@ class UnlabelledImages(CustomDataset):
         if number > self.limit:
             last = self._bad.topk(min(number, 5)).indices.tolist()
             paths = ', '.join(self.get_data_info(i)['img_path'] for i in last)
-            raise RuntimeError(
+            raise BadImagesError(
                 f'{number} images cannot be read, {self.limit_name}; the last: {paths}. '
                 f'{path} ({what})'
             ) from error

@@ -12,8 +12,7 @@ from mmengine.runner import Runner
 
 from mirl_mm.errors import UserError
 
-from .checks.dense import check_data
-from .checks.folders import check_folders
+from .checks import check_data
 from .config_keys import check_keys, check_options
 from .machine import (
     has_accelerator,
@@ -64,7 +63,6 @@ def training_config(
     processes = world_size(launcher, os.environ)
     splits = ['train', 'val'] if cfg.get('val_cfg') is not None else ['train']
     check_data(cfg, splits)
-    check_folders(cfg, splits)
     set_work_dir(cfg, work_dir)
     check_init(cfg)
     notes = set_resume(cfg, resume)
@@ -94,7 +92,6 @@ def testing_config(
     cfg.load_from, cfg.resume = checkpoint, False
     check_file(checkpoint, 'checkpoint')
     check_data(cfg, ['test'])
-    check_folders(cfg, ['test'])
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WholeCheckpointHook')]
     set_work_dir(cfg, work_dir)
     pin_batches(cfg, has_accelerator())

@@ -1,10 +1,12 @@
 """Where a value stopped being finite: in a weight, in a module's output, or on the way back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from mirl_mm.models.segments import parameter_segments
 
@@ -46,16 +48,11 @@ class Blame:
 def find_blame(model: nn.Module, forward: Callable[[], dict] | None = None) -> Blame:
     """Look at the weights, then repeat the pass and look at every module's output and gradient.
 
-    The model keeps the gradients and the buffers that it has.
-
-    Args:
-        model: without wrappers.
-        forward: repeats the forward pass and returns its losses, 'loss' their sum; None where that
-            cannot be done.
+    The model, without wrappers, keeps the gradients and the buffers that it has. ``forward`` gives
+    the losses of the pass, 'loss' their sum; None where it cannot be repeated.
     """
-    named = dict(model.named_parameters())
     segments = parameter_segments(model)
-    for name, parameter in named.items():
+    for name, parameter in model.named_parameters():
         if not is_finite(parameter):
             return Blame('weight', '', name, segments[name])
     if forward is None:
@@ -69,11 +66,14 @@ def find_blame(model: nn.Module, forward: Callable[[], dict] | None = None) -> B
     bad = [name for name, gradient in gradients.items() if not is_finite(gradient)]
     counts = dict(losses=values, bad_gradients=len(bad), gradients=len(gradients))
     if module is not None:
-        prefix = f'{module}.' if module else ''
-        inside = [name for name in named if name.startswith(prefix)]
+        inside = _below(module, segments)
         # a bad gradient of the module itself, else its first parameter
         name = next((n for n in inside if n in bad), inside[0] if inside else '')
-        segment = segments.get(name) or _segment_of(module, segments)
+        around = module
+        while around and not inside:  # without parameters, it belongs to the nearest one around it
+            around = around.rpartition('.')[0]
+            inside = _below(around, segments)
+        segment = segments[name or inside[0]] if around or name else 'model'
         return Blame('forward', module, name, segment, **counts)
     if bad:  # backward goes through the modules in the opposite order
         return Blame('backward', '', bad[-1], segments[bad[-1]], **counts)
@@ -85,20 +85,23 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
+def _below(module: str, names: dict[str, str]) -> list[str]:
+    """The parameters of a module."""
+    return [name for name in names if name.startswith(f'{module}.' if module else '')]
+
+
 def _repeated(
     model: nn.Module, forward: Callable[[], dict]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], str | None]:
     """Losses, gradients by name, and the first module that gave something not finite."""
     first: list[str] = []
 
-    def look(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if not first and not all(map(is_finite, _tensors(output))):
-                first.append(name)
+    def look(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        given = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
+        if not first and not all(map(is_finite, given)):
+            first.append(name)
 
-        return hook
-
-    handles = [m.register_forward_hook(look(name)) for name, m in model.named_modules()]
+    handles = [m.register_forward_hook(partial(look, name)) for name, m in model.named_modules()]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     try:
         with torch.enable_grad():
@@ -109,27 +112,3 @@ def _repeated(
             handle.remove()
     gradients = {n: g for n, g in zip(trained, found, strict=True) if g is not None}
     return losses, gradients, (first[0] if first else None)
-
-
-def _tensors(output: object) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from _tensors(value)
-    elif hasattr(output, '__dataclass_fields__'):
-        yield from _tensors(vars(output))
-
-
-def _segment_of(module: str, segments: dict[str, str]) -> str:
-    """Of a module without parameters: that of the nearest one around it that has some."""
-    while module:
-        module = module.rpartition('.')[0]
-        for name, segment in segments.items():
-            if module and name.startswith(f'{module}.'):
-                return segment
-    return 'model'

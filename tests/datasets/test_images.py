@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mirl_mm.datasets import LoadAnyImage, UnlabelledImages
+from mirl_mm.errors import BadImagesError
 
 LOAD = [LoadAnyImage()]
 
@@ -126,9 +127,11 @@ def test_limit_names_the_last_ones(folder):
         spoil(folder / f'{i}.png')
     dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD, max_bad_images=2)
     dataset[0], dataset[2]
-    with pytest.raises(RuntimeError, match=r'3 images .*_bad_images=2; the last: .*4\.png.*2\.png'):
+    with pytest.raises(
+        BadImagesError, match=r'3 images .*_bad_images=2; the last: .*4\.png.*2\.png'
+    ):
         dataset[4]
-    with pytest.raises(RuntimeError, match=r'1 images .*max_bad_images=0'):
+    with pytest.raises(BadImagesError, match=r'1 images .*max_bad_images=0'):
         UnlabelledImages(data_root=str(folder), pipeline=LOAD, max_bad_images=0)[0]
 
 
@@ -148,7 +151,7 @@ def test_count_holds_across_workers(folder):
     assert (dataset._bad > 0).tolist() == [True] * 4 + [False] * 2
     dataset.max_bad_images = 3  # what the workers found counts in this process
     spoil(folder / '5.png')
-    with pytest.raises(RuntimeError, match='5 images cannot be read'):
+    with pytest.raises(BadImagesError, match='5 images cannot be read'):
         dataset[5]
 
 

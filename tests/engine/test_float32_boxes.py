@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from mirl_mm.engine.hooks.float32_boxes import Float32BoxesHook, in_float32
+from mirl_mm.engine.hooks.data import Float32BoxesHook, in_float32
 from tests.models.downstream import mask_rcnn
 
 

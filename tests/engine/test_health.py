@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import IterTimerHook
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -61,7 +62,9 @@ def fake_runner(model: nn.Module, wrapper: OptimWrapper, loop: type, length: int
         model=model,
         cfg=SimpleNamespace(model=1e9),  # as the patched count understands it
         optim_wrapper=wrapper,
-        hooks=[],
+        hooks=[IterTimerHook()],
+        iter=0,
+        max_iters=length,
         train_loop=object.__new__(loop),
         train_dataloader=Loader(length),
         message_hub=MessageHub(f'health-{time.perf_counter_ns()}'),
@@ -79,12 +82,17 @@ def loss_of(model: nn.Module, imgs: torch.Tensor) -> torch.Tensor:
 
 def train(hook: HealthHook, runner, steps: int, scale=1.0) -> dict[str, float]:
     """Train and return the scalars of the last log line."""
-    hook.before_train(runner)
+    hooks = [*runner.hooks, hook]
+    for each in hooks:
+        each.before_train(runner)
+        each.before_train_epoch(runner)
     runner.optim_wrapper.initialize_count_status(runner.model, 0, steps)
-    for i in range(steps):
-        hook.before_train_iter(runner, i)
-        runner.optim_wrapper.update_params(loss_of(runner.model, IMAGES[i % 4]) * scale)
-        hook.after_train_iter(runner, i)
+    for runner.iter in range(steps):
+        for each in hooks:
+            each.before_train_iter(runner, runner.iter)
+        runner.optim_wrapper.update_params(loss_of(runner.model, IMAGES[runner.iter % 4]) * scale)
+        for each in hooks:
+            each.after_train_iter(runner, runner.iter)
     hook.after_train(runner)
     scalars = runner.message_hub.log_scalars
     return {name.removeprefix('train/'): value.current() for name, value in scalars.items()}
@@ -196,20 +204,37 @@ def test_measuring_changes_nothing():
 
 
 def test_validation_is_not_counted(monkeypatch):
+    """Nor are its metrics, nor the iterations before the last look."""
     now = 100.0
-    monkeypatch.setattr(time, 'perf_counter', lambda: now)
+    monkeypatch.setattr(time, 'time', lambda: now)
     model = nn.Linear(2, 2)
     runner = fake_runner(model, OptimWrapper(adamw(model)), IterBasedTrainLoop, 4)
-    hook = HealthHook(2)
+    hook, (timer,) = HealthHook(2), runner.hooks
     hook.before_train(runner)
-    for i in range(2):
+    timer.before_train_epoch(runner)
+    runner.val_dataloader = range(1)
+    for runner.iter in range(4):
         hook.before_val(runner)
+        timer.before_val_epoch(runner)
         now += 50
+        timer.after_val_iter(runner, 0)
+        now += 30
         hook.after_val(runner)
-        now += 1
-        hook.after_train_iter(runner, i)
-    assert runner.message_hub.get_scalar('train/images_per_s').current() == pytest.approx(2)
+        timer.before_train_iter(runner, runner.iter)
+        now += 9 if runner.iter < 2 else 1
+        timer.after_train_iter(runner, runner.iter)
+        hook.after_train_iter(runner, runner.iter)
+    rates = runner.message_hub.get_scalar('train/images_per_s').data[0]
+    assert rates.tolist() == pytest.approx([2 / 9, 2])
     assert runner.logger.messages[0].startswith('no model FLOP utilisation: it is for MIRL')
+
+
+def test_without_a_timer_there_is_no_rate():
+    model = small_mirl()
+    runner = fake_runner(model, OptimWrapper(adamw(model)), IterBasedTrainLoop, 1)
+    runner.hooks.clear()
+    found = train(HealthHook(1), runner, 1)
+    assert 'grad/all' in found and not {'images_per_s', 'mfu'} & found.keys()
 
 
 def test_frozen_parameters_have_no_norm():

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import IterTimerHook
+from mmengine.logging import MessageHub
 from mmengine.runner import IterBasedTrainLoop
 from rich.console import Console
 
 from mirl_mm.engine.hooks import ProgressHook, progress
-from mirl_mm.engine.hooks.progress import Line, Pace, clock, duration
+from mirl_mm.engine.hooks.progress import Line, clock, duration, recent
 
 
 class Terminal(io.StringIO):
@@ -42,15 +44,21 @@ def fake_runner(iterations: int) -> SimpleNamespace:
         test_dataloader=range(5),
         optim_wrapper=SimpleNamespace(param_groups=[dict(lr=1e-4), dict(lr=1.5e-3)]),
         logger=SimpleNamespace(handlers=[]),
+        message_hub=MessageHub(f'progress-{time.perf_counter_ns()}'),
     )
 
 
 def walk(hook: ProgressHook, iterations: int, loss: Loss | None = None) -> None:
     runner, loss = fake_runner(iterations), loss or Loss()
-    hook.before_train(runner)
+    hooks = [hook, IterTimerHook()]  # by priority
+    for each in hooks:
+        each.before_train(runner)
+        each.before_train_epoch(runner)
     for runner.iter in range(iterations):
-        hook.before_train_iter(runner, runner.iter)
-        hook.after_train_iter(runner, runner.iter, outputs=dict(loss=loss))
+        for each in hooks:
+            each.before_train_iter(runner, runner.iter)
+        for each in hooks:
+            each.after_train_iter(runner, runner.iter, outputs=dict(loss=loss))
     hook.after_train(runner)
 
 
@@ -149,26 +157,38 @@ def test_one_line_of_any_width(width):
     assert ('loss 0.5123' in line) == (width >= 60)
 
 
-def test_pace(monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(time, 'perf_counter', lambda: now)
-    pace = Pace(first=10)
-    for done in range(11, 21):  # 0.5 s of waiting and 1.5 s of work each
-        now += 0.5
-        pace.got_data()
-        now += 1.5
-        pace.mark(done)
-        pace.finished_step()
-        if done == 15:
-            now += 30
-            pace.pause(30)  # validation
-    rate, waiting = pace.recent()
-    assert rate == pytest.approx(0.5)
+def test_pace():
+    hub = MessageHub(f'pace-{time.perf_counter_ns()}')
+    hub.update_scalar('train/data_time', 9.0)  # of an earlier start
+    hub.update_scalar('train/time', 9.0)
+    for _ in range(10):  # 0.5 s of waiting and 1.5 s of work each
+        hub.update_scalar('train/data_time', 0.5)
+        hub.update_scalar('train/time', 2.0)
+    hub.update_scalar('train/data_time', 7.0)  # of the iteration that is not over yet
+    seconds, waiting = recent(hub, 10)
+    assert seconds == pytest.approx(2)
     assert waiting == pytest.approx(0.25)
-    assert pace.left(10) == pytest.approx(50)  # the next ten, with as much validation
-    now += 100  # a slow spell pushes the window on
-    pace.mark(21)
-    assert pace.recent()[0] == pytest.approx(1 / 100)
+    hub.update_scalar('train/time', 100.0)  # a slow spell pushes the window on
+    hub.update_scalar('train/data_time', 0.0)
+    assert recent(hub, 11) == pytest.approx((100, 0.07))
+
+
+def test_time_left_counts_validation(monkeypatch):
+    now, stream = 100.0, io.StringIO()
+    monkeypatch.setattr(time, 'perf_counter', lambda: now)
+    monkeypatch.setattr(sys, 'stdout', stream)
+    hook, runner = ProgressHook(lines=1), fake_runner(20)
+    runner.iter, runner.message_hub = 10, MessageHub('left')
+    hook.before_train(runner)
+    monkeypatch.setattr(progress, 'PLAIN_SECONDS', 0)
+    for runner.iter in range(10, 15):
+        now += 2
+        if runner.iter == 14:
+            now += 30  # validation
+        hook.after_train_iter(runner, runner.iter, outputs=dict(loss=Loss()))
+    last = stream.getvalue().splitlines()[-1]
+    assert 'left 0:40' in last  # the next five, with as much validation
+    assert 'images/s' not in last and 'data' not in last  # there is no IterTimerHook
 
 
 def test_durations_and_clocks():

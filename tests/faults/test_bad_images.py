@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.faults.run import write_images
-from mirl_mm.engine.hooks import bad_images
+from mirl_mm.engine.hooks import data
+from mirl_mm.errors import BadImagesError
 
 from .small import log_of, run, small_config
 
@@ -38,7 +39,7 @@ def test_counted_once_an_epoch_and_listed_once(spoilt, tmp_path):
 
 def test_a_share_that_is_too_much_stops(spoilt, tmp_path):
     options = {'train_dataloader__dataset__max_bad_share': 0.03}
-    with pytest.raises(RuntimeError, match=r'2 images cannot be read, max_bad_share=0\.03'):
+    with pytest.raises(BadImagesError, match=r'2 images cannot be read, max_bad_share=0\.03'):
         run(tmp_path / 'run', small_config(spoilt, workers=0, **options))
 
 
@@ -46,7 +47,7 @@ def test_all_processes_together_are_counted(spoilt, tmp_path, monkeypatch):
     def gathered(mine):
         return [mine, ([7, 8], 2)]  # as if there were a second process
 
-    monkeypatch.setattr(bad_images, 'all_gather_object', gathered)
+    monkeypatch.setattr(data, 'all_gather_object', gathered)
     options = {'train_dataloader__dataset__max_bad_images': 3}
-    with pytest.raises(RuntimeError, match=r'4 of 40 images cannot be read, more than the 3 of'):
+    with pytest.raises(BadImagesError, match=r'4 of 40 images cannot be read, more than the 3 of'):
         run(tmp_path / 'run', small_config(spoilt, workers=0, **options))

@@ -173,8 +173,8 @@ class ScaledWrapper(OptimWrapper):
 class FakeRunner:
     """What FiniteHook asks of a runner."""
 
-    iter = 0
-    train_loop = None
+    iter, max_iters = 0, 1000
+    train_loop, train_dataloader, hooks = None, range(1000), ()
 
     def __init__(self, fused: bool) -> None:
         self.model = small_model()
@@ -193,7 +193,7 @@ class FakeRunner:
         torch.manual_seed(self.iter)
         loss = (self.model(torch.randn(4, 3)) * factor).square().mean()
         self.optim_wrapper.update_params(loss)
-        hook.after_train_iter(self, 0, None, dict(loss=loss))
+        hook.after_train_iter(self, 0, outputs=dict(loss=loss))
         self.iter += 1
 
 

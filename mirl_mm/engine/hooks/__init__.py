@@ -1,12 +1,9 @@
 """Hooks, registered in MMEngine's root registry."""
 
-from .bad_images import BadImagesHook
-from .check_classes import CheckClassesHook
-from .check_labels import CheckLabelsHook
+from .checkpoints import ExportEncoderHook, SafeCheckpointHook
+from .data import BadImagesHook, CheckLabelsHook, Float32BoxesHook
 from .exact_resume import ExactResumeHook
-from .export_encoder import ExportEncoderHook
 from .finite import FiniteHook, NonFiniteError
-from .float32_boxes import Float32BoxesHook
 from .health import HealthHook
 from .knn import KNNHook
 from .late_losses import LateLossesHook
@@ -17,12 +14,10 @@ from .raw_and_ema import RawAndEMAHook
 from .results import ResultsHook
 from .run_record import RunRecordHook
 from .run_summary import RunSummaryHook
-from .safe_checkpoint import SafeCheckpointHook
 from .whole_checkpoint import WholeCheckpointHook
 
 __all__ = [
     'BadImagesHook',
-    'CheckClassesHook',
     'CheckLabelsHook',
     'ExactResumeHook',
     'ExportEncoderHook',

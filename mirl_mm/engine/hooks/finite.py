@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from mmengine.dist import all_gather_object, get_world_size
-from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -19,11 +18,11 @@ from torch.optim import Optimizer
 from mirl_mm.errors import NonFiniteError, UserError
 from mirl_mm.models.segments import is_sharded, unwrapped
 
-from ..looks import EVERY, due
 from ..nonfinite import PLACES, Blame, find_blame
 from ..run_facts import accumulation_of
 from ..zero import own_part
 from .health import local
+from .late_losses import EVERY, Late
 
 POLICIES = ('stop', 'skip')
 _NO_CHECKPOINT = 'There is no checkpoint yet'
@@ -47,17 +46,15 @@ class Origin(NamedTuple):
 
 
 @HOOKS.register_module()
-class FiniteHook(Hook):
+class FiniteHook(Late):
     """Stop, or leave out the update, where a loss or a gradient is not finite.
 
     All gradients are looked at before every update, and the loss after every iteration. The verdict
     stays on the device: a fused optimizer takes it and leaves out the update by itself, and under
     'stop' all that follow. So the weights are still those of the bad step when the host looks (see
-    :mod:`mirl_mm.engine.looks`) and repeats it, with the same images and random numbers, to find
-    the module where it began.
-
-    An optimizer that is not fused must be held back by the host, which therefore waits for the
-    device before every update; the log says so.
+    late_losses.py) and repeats it, with the same images and random numbers, to find the module
+    where it began. An optimizer that is not fused must be held back by the host, which therefore
+    waits for the device before every update; the log says so.
 
     Under a loss scaler (float16) an update that the scaler leaves out is no alarm; a scale that has
     fallen below ``min_loss_scale`` is.
@@ -67,9 +64,6 @@ class FiniteHook(Hook):
         interval: updates between two looks at the gradients; 0 looks at losses alone.
         max_skips: under 'skip', so many in a row are too many.
         min_loss_scale: of a loss scaler.
-
-    Raises:
-        ValueError: settings that are not accepted, or have no effect.
     """
 
     priority = 'ABOVE_NORMAL'  # before EMAHook, and HealthHook, which asks for the verdict
@@ -115,50 +109,41 @@ class FiniteHook(Hook):
         for optimizer in (each.optimizer for each in wrappers):
             fused = takes_verdict(optimizer)
             if not fused:
+                kind = type(optimizer).__name__
                 runner.logger.info(
-                    f'{type(optimizer).__name__} is not fused: before every update FiniteHook '
-                    'waits for the device'
+                    f'{kind} is not fused: before every update FiniteHook waits for the device'
                 )
             look = partial(self._before_update, fused)
             self.handles.append(optimizer.register_step_pre_hook(look))
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Look at the loss, or under a loss scaler at its scale."""
+    def keep(self, runner: Runner, outputs: dict) -> None:
+        """The verdict and the loss, or under a loss scaler a look at its scale."""
         self.back = runner.message_hub.get_info('last_ckpt')  # complete: none is being written
         if self.scalers:
-            scale = math.inf
-            if (runner.iter + 1) % EVERY == 0:
-                scale = min(scaler.get_scale() for scaler in self.scalers)
-            if scale < self.min_loss_scale:
-                blame = self._blame(runner, runner.iter)
-                self._stop(runner.iter, f'the loss scale has fallen to {scale:g}: {blame}')
-            return
-        loss = torch.as_tensor((outputs or {}).get('loss', 0.0), device=self.found.device)
-        loss = loss.detach().clone()
+            return self._check_scale(runner)
+        loss = torch.as_tensor(outputs.get('loss', 0.0), device=self.found.device).detach().clone()
         self.seen.append(Seen(runner.iter, self.updated, self.found, loss))
         if self.policy == 'stop':
             self.found = self.found.clone()
             self._mark([loss], self.lost)
         else:  # the gradients decide, which are looked at before every update
             self.found = (self.in_a_row >= self.max_skips).float()
-        if self.known or due(runner, batch_idx):
+        if self.known:
             self.settle(runner)
         self.updated = self.known = False
 
-    def before_val(self, runner: Runner) -> None:
-        self.settle(runner)
-
     def after_train(self, runner: Runner) -> None:
-        self.settle(runner)
+        super().after_train(runner)
         for handle in self.handles:
             handle.remove()
         self.handles = []
+
+    def _check_scale(self, runner: Runner) -> None:
+        if (runner.iter + 1) % EVERY == 0:
+            scale = min(scaler.get_scale() for scaler in self.scalers)
+            if scale < self.min_loss_scale:
+                blame = self._blame(runner, runner.iter)
+                self._stop(runner.iter, f'the loss scale has fallen to {scale:g}: {blame}')
 
     @torch.no_grad()
     def _before_update(self, fused: bool, optimizer: Optimizer, *_: object) -> None:
@@ -220,24 +205,22 @@ class FiniteHook(Hook):
             if self.skipped >= self.max_skips:
                 self._stop(update, f'{self.skipped} updates in a row had bad gradients; {where}')
             since = sum(not updates[i] for i in updates if i > update)
+            late = f' (updates until it was repeated: {since})' if since else ''
             runner.logger.error(
                 f'iteration {update + 1}: update left out, since a gradient is not finite: {where}'
-                + (f' (updates until it was repeated: {since})' if since else '')
+                f'{late}'
             )
 
     def _stop(self, iteration: int, what: str) -> None:
-        raise NonFiniteError(
-            f'iteration {iteration + 1}: {what}. '
-            + (f'The checkpoint to go back to: {self.back}' if self.back else _NO_CHECKPOINT)
-        )
+        where = f'The checkpoint to go back to: {self.back}' if self.back else _NO_CHECKPOINT
+        raise NonFiniteError(f'iteration {iteration + 1}: {what}. {where}')
 
     def _origin(self, runner: Runner, update: int, losses: dict[int, float]) -> Origin:
         """Repeat the micro-batches of an update, on all processes at once, until one shows it."""
         found: list[Origin] = []
         group = range(first_of(runner, update), update + 1)
         for i in sorted(group, key=lambda i: math.isfinite(losses.get(i, 0.0))):
-            mine = Origin(i, losses.get(i, 0.0), self._blame(runner, i))
-            found += all_gather_object(mine)
+            found += all_gather_object(Origin(i, losses.get(i, 0.0), self._blame(runner, i)))
             found.sort(key=lambda each: (PLACES.index(each.blame.place), math.isfinite(each.loss)))
             if found[0].blame.place in ('weight', 'forward', 'backward'):
                 break

@@ -3,14 +3,13 @@
 Shapes: S parts of the model (segments of the encoder, decoders, heads), P trained parameters.
 """
 
-import time
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, IterTimerHook
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -22,9 +21,9 @@ from mirl_mm.measure.flops import flops_per_image
 from mirl_mm.measure.peak_rate import peak_rate
 from mirl_mm.models.segments import is_sharded, parameter_segments, unwrapped
 
-from ..looks import until_log
 from ..run_facts import accumulation_of, batch_size
 from ..seeding import kept_random_state
+from .late_losses import until_log
 
 COUNTED = ('MIRL', 'MAE', 'ImageClassifier')  # all images of a run have one size
 
@@ -48,7 +47,8 @@ class HealthHook(Hook):
     * ``update/segment_0`` and so on: ``|new - old| / |old|`` of its weights.
     * ``amp_scale``: the loss scale, where there is a scaler (fp16). A step that the scaler skips is
       not measured.
-    * ``images_per_s`` over all processes since the last log line, without validation.
+    * ``images_per_s`` over all processes since the last log line, without validation: from the
+      ``time`` that IterTimerHook logs, so not without it.
     * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate (see
       :mod:`mirl_mm.measure.flops` and :mod:`mirl_mm.measure.peak_rate`); for pre-training and
       plain classifiers.
@@ -85,45 +85,35 @@ class HealthHook(Hook):
         part_of = [self.parts.index(labels[name]) for name in trained]
         self.part_of = torch.tensor(part_of, device=self.params[0].device)  # [P]
         self.sharded = is_sharded(runner.model)
+        self.handles = []
         if is_main_process() or self.sharded:  # elsewhere all processes hold the same
             optimizer = optim_wrapper.optimizer
-            self.handles = [
-                optimizer.register_step_pre_hook(self._before_update),
-                optimizer.register_step_post_hook(self._after_update),
-            ]
-        else:
-            self.handles = []
-        self._prepare_rates(runner)
+            self.handles.append(optimizer.register_step_pre_hook(self._before_update))
+            self.handles.append(optimizer.register_step_post_hook(self._after_update))
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
+        self.images = batch_size(runner.train_dataloader) * get_world_size()
+        self.looked = runner.iter
+        self.flops, self.peak = None, None  # counted at the first log line: it takes a second
+        self.counted = is_main_process() and type(unwrapped(runner.model)).__name__ in COUNTED
+        if is_main_process() and not self.counted:
+            runner.logger.info(f'no model FLOP utilisation: it is for {", ".join(COUNTED)}')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, **_) -> None:
         # The one update among the last `accumulation` iterations up to the log line.
         self.due = until_log(runner, batch_idx, self.interval) < self.accumulation
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        self.iterations += 1
+    def after_train_iter(self, runner: Runner, batch_idx: int, **_) -> None:
         if until_log(runner, batch_idx, self.interval):
             return
-        scalars = self._norms()  # waits for the device, so that the time is right
+        scalars = self._norms()
         if self.scaler is not None and self.scaler.is_enabled():
             scalars['amp_scale'] = self.scaler.get_scale()
         scalars |= self._rates(runner)
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
 
-    def before_val(self, runner: Runner) -> None:
-        self.paused = time.perf_counter()
-
     def after_val(self, runner: Runner) -> None:
-        if hasattr(self, 'started'):
-            self.started += time.perf_counter() - self.paused
+        not_training(runner)
 
     def after_train(self, runner: Runner) -> None:
         for handle in self.handles:
@@ -189,23 +179,16 @@ class HealthHook(Hook):
 
     # --- rates ------------------------------------------------------------------------------------
 
-    def _prepare_rates(self, runner: Runner) -> None:
-        self.images = batch_size(runner.train_dataloader) * get_world_size()
-        self.flops, self.peak = None, None  # counted at the first log line: it takes a second
-        self.counted = is_main_process() and type(unwrapped(runner.model)).__name__ in COUNTED
-        if is_main_process() and not self.counted:
-            runner.logger.info(f'no model FLOP utilisation: it is for {", ".join(COUNTED)}')
-        self.started, self.iterations = time.perf_counter(), 0
-
     def _rates(self, runner: Runner) -> dict[str, float]:
-        rate = self.iterations * self.images / (time.perf_counter() - self.started)
-        rates = dict(images_per_s=rate)
-        if self.counted:
-            if self.flops is None:
-                self._count_work(runner)
-            rates['mfu'] = 100 * rate * self.flops / self.peak
-        self.started, self.iterations = time.perf_counter(), 0
-        return rates
+        since, self.looked = runner.iter + 1 - self.looked, runner.iter + 1
+        if 'train/time' not in runner.message_hub.log_scalars:
+            return {}
+        rate = self.images / float(runner.message_hub.get_scalar('train/time').mean(since))
+        if not self.counted:
+            return dict(images_per_s=rate)
+        if self.flops is None:
+            self._count_work(runner)
+        return dict(images_per_s=rate, mfu=100 * rate * self.flops / self.peak)
 
     def _count_work(self, runner: Runner) -> None:
         batch = batch_size(runner.train_dataloader)
@@ -217,6 +200,14 @@ class HealthHook(Hook):
             f'model FLOP utilisation: {self.flops / 1e9:.2f} GFLOP an image; peak rate of a device '
             f'{peak.source}'
         )
+        not_training(runner)
+
+
+def not_training(runner: Runner) -> None:
+    """What took place since the last iteration counts as no time of one (see IterTimerHook)."""
+    for hook in runner.hooks:
+        if isinstance(hook, IterTimerHook):
+            hook.before_train_epoch(runner)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from mmengine.device import get_device
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -14,8 +13,10 @@ from mirl_mm.errors import UserError
 from mirl_mm.measure.encoder import evaluating
 from mirl_mm.measure.features import Loading, preprocessor_of, test_pipeline_of
 from mirl_mm.measure.knn import KS, TEMPERATURE, check_ks, evaluate_knn
+from mirl_mm.models.segments import unwrapped
 
 from ..runner import FOR_TERMINAL
+from .health import not_training
 
 
 @HOOKS.register_module()
@@ -24,7 +25,8 @@ class KNNHook(Hook):
 
     Training does not notice: no random number is used up. The accuracies (in percent) go to the log
     and, as ``knn/cls_k10`` and the like, to the run's scalars; their step is the epoch, in an
-    iteration-based loop the iteration.
+    iteration-based loop the iteration. Folders and settings that cannot be used are an error at the
+    start, and so is a model that FSDP shards.
 
     Args:
         train: class folders of the images that vote.
@@ -37,10 +39,6 @@ class KNNHook(Hook):
         batch_size: of one process.
         num_workers: of one process.
         amp: encode in bfloat16.
-
-    Raises:
-        FileNotFoundError, ValueError: at the start, for folders or settings that cannot be used,
-            and for a model that FSDP shards.
     """
 
     priority = 'LOW'
@@ -71,8 +69,7 @@ class KNNHook(Hook):
                 'KNNHook needs the whole encoder on every process, which FSDP shards: take it out '
                 'of custom_hooks and run tools/knn.py on a checkpoint'
             )
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.encoder = model.backbone
+        self.encoder = unwrapped(runner.model).backbone
         pipeline = test_pipeline_of(runner.cfg, self.encoder.img_size[0])
         self.sets = [class_folders(folder, pipeline, self.limit) for folder in self.folders]
         check_classes(*self.sets)
@@ -87,13 +84,7 @@ class KNNHook(Hook):
         if self.by_epoch and (last or self.every_n_epochs(runner, self.interval)):
             self.evaluate(runner, runner.epoch + 1)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, **_) -> None:
         last = self.is_last_train_iter(runner)
         if not self.by_epoch and (last or self.every_n_train_iters(runner, self.interval)):
             self.evaluate(runner, runner.iter + 1)
@@ -109,4 +100,5 @@ class KNNHook(Hook):
         unit = 'epoch' if self.by_epoch else 'iteration'
         runner.logger.info(f'{unit} {step}  {text}', extra=FOR_TERMINAL)
         runner.visualizer.add_scalars(scalars, step=step)
+        not_training(runner)
         return found

@@ -1,16 +1,49 @@
-"""Losses stay on the device until somebody shows them."""
+"""Values stay on the device until it is time to look, losses among them.
+
+Reading a value makes the host wait for all that it has given a GPU to do, so values wait instead:
+until a log line, for at most ``EVERY`` iterations, and never beyond a validation, a checkpoint or
+the end. Whoever is about to use the run's state says ``runner.call_hook('settle')`` on all
+processes; to settle twice costs nothing.
+"""
 
 import torch
-from mmengine.hooks import RuntimeInfoHook
+from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..looks import due
+EVERY = 50  # iterations
+
+
+class Late(Hook):
+    """For hooks that ``keep`` what an iteration leaves on the device, and read it in ``settle``."""
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, outputs: dict, **_) -> None:
+        self.keep(runner, outputs)
+        done = runner.iter + 1
+        if not until_log(runner, batch_idx) or done % EVERY == 0 or done == runner.max_iters:
+            self.settle(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        self.settle(runner)
+        super().before_val(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        self.settle(runner)
+        super().after_train(runner)
+
+
+def until_log(runner: Runner, batch_idx: int, interval: int | None = None) -> int:
+    """Iterations after this one until LoggerHook's line; with an interval, until one of its own."""
+    logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
+    every = interval or getattr(logger, 'interval', 100)
+    until, end = -(batch_idx + 1) % every, len(runner.train_dataloader) - batch_idx - 1
+    short = len(runner.train_dataloader) <= every or not getattr(logger, 'ignore_last', True)
+    return min(until, end) if short and end >= 0 else until
 
 
 @HOOKS.register_module()
-class LateLossesHook(RuntimeInfoHook):
+class LateLossesHook(Late, RuntimeInfoHook):
     """MMEngine's RuntimeInfoHook, which reads the model's outputs when it is time to look.
 
     MMEngine reads each of them after every iteration. The histories in the message hub, and so log
@@ -20,31 +53,15 @@ class LateLossesHook(RuntimeInfoHook):
     def __init__(self) -> None:
         self.pending: dict[str, list[Tensor]] = {}
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        for name, value in (outputs or {}).items():
+    def keep(self, runner: Runner, outputs: dict) -> None:
+        for name, value in outputs.items():
             if isinstance(value, Tensor):  # a copy: a CUDA graph writes over its outputs
                 self.pending.setdefault(name, []).append(value.detach().reshape(()).clone())
             else:
                 runner.message_hub.update_scalar(f'train/{name}', value)
-        if due(runner, batch_idx):
-            self.settle(runner)
 
     def settle(self, runner: Runner) -> None:
         pending, self.pending = self.pending, {}
         for name, values in pending.items():
             for value in torch.stack(values).tolist():
                 runner.message_hub.update_scalar(f'train/{name}', value)
-
-    def before_val(self, runner: Runner) -> None:
-        self.settle(runner)
-        super().before_val(runner)
-
-    def after_train(self, runner: Runner) -> None:
-        self.settle(runner)
-        super().after_train(runner)

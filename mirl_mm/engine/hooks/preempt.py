@@ -13,7 +13,7 @@ from mirl_mm.errors import UserError
 
 from ..runner import FOR_TERMINAL
 from ..seeding import ASKED
-from .safe_checkpoint import SafeCheckpointHook
+from .checkpoints import SafeCheckpointHook
 
 
 class Preempted(SystemExit):

@@ -5,13 +5,14 @@ import logging
 import resource
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import numpy as np
 import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -33,21 +34,19 @@ PLAIN_SECONDS = 600.0  # without a terminal, the longest silence
 class ProgressHook(Hook):
     """Show on the first process where the run is, how fast it goes and when it will be done.
 
-    Epoch and iteration, loss, the largest learning rate, images per second of all processes, the
-    share of time in which training waited for data, the largest memory so far (of the GPU, else of
-    this process), time left and the clock time of the end. A terminal gets one live line that fits
-    its width; elsewhere there are plain lines. The loss is read (which waits for the device) only
-    when something is shown, at most twice a second. Validation and testing are shown on the live
-    line too; their results come from ResultsHook.
-
-    Writes to the standard output of the moment it is built.
+    Epoch and iteration, loss, the largest learning rate, images per second of all processes and the
+    share of time in which training waited for data (both with IterTimerHook alone), the largest
+    memory so far (of the GPU, else of this process), time left and the clock time of the end. A
+    terminal gets one live line that fits its width, in validation and testing too; elsewhere there
+    are plain lines. The loss is read (which waits for the device) only when something is shown, at
+    most twice a second. Writes to the standard output of the moment it is built.
 
     Args:
         lines: Without a terminal, how many lines to print over the whole run; at the latest there
             is one every ten minutes.
     """
 
-    priority = 'VERY_LOW'  # after the hooks whose time should not count as waiting
+    priority = 'HIGH'  # before IterTimerHook, so that reading the loss is no waiting for data
 
     def __init__(self, lines: int = 20) -> None:
         if lines < 1:
@@ -60,73 +59,44 @@ class ProgressHook(Hook):
     # --- training ---------------------------------------------------------------------------------
 
     def before_train(self, runner: Runner) -> None:
-        self.pace = Pace(runner.iter)
-        self.shown = self.printed = time.perf_counter()
-        self.fields: list[str] = []
+        self.first = runner.iter
+        self.started = self.shown = self.printed = time.perf_counter()
         self._open(runner)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
-        self.pace.got_data()
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, outputs: dict, **_) -> None:
         done, total = runner.iter + 1, runner.max_iters
         if is_main_process() and self._due(done, total):
-            self.pace.mark(done)
-            where = place(runner, batch_idx)
-            self.fields = training_fields(runner, outputs, self.pace, total - done)
+            pace = (time.perf_counter() - self.started) / (done - self.first)  # with validation
+            fields = training_fields(
+                runner, outputs, runner.iter - self.first, pace * (total - done)
+            )
             if self.live is not None:
-                self._draw(where, self.fields, done, total)
+                self._draw(place(runner, batch_idx), fields, done, total)
             else:
-                print(f'  {where}  {"  ".join(self.fields)}', file=self.stream, flush=True)
-        self.pace.finished_step()
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        self.step_started = time.perf_counter()
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if hasattr(self, 'pace'):
-            self.pace.pause(time.perf_counter() - self.step_started)
+                line = f'  {place(runner, batch_idx)}  {"  ".join(fields)}'
+                print(line, file=self.stream, flush=True)
 
     def after_train(self, runner: Runner) -> None:
         self._close()
 
     # --- validation and testing -------------------------------------------------------------------
 
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        if self.live is not None and self._due(batch_idx + 1, None):
-            self._draw('validation', [], batch_idx + 1, len(runner.val_dataloader))
+    def after_val_iter(self, runner: Runner, batch_idx: int, **_) -> None:
+        self._evaluated('validation', batch_idx + 1, len(runner.val_dataloader))
 
     def before_test(self, runner: Runner) -> None:
         self.shown = time.perf_counter()
         self._open(runner)
 
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        total = len(runner.test_dataloader)
-        if self.live is not None and self._due(batch_idx + 1, total):
-            self._draw('testing', [], batch_idx + 1, total)
+    def after_test_iter(self, runner: Runner, batch_idx: int, **_) -> None:
+        self._evaluated('testing', batch_idx + 1, len(runner.test_dataloader))
 
     def after_test(self, runner: Runner) -> None:
         self._close()
+
+    def _evaluated(self, where: str, done: int, total: int) -> None:
+        if self.live is not None and self._due(done, total):
+            self._draw(where, [], done, total)
 
     # --- the terminal -----------------------------------------------------------------------------
 
@@ -171,43 +141,6 @@ class ProgressHook(Hook):
         return due
 
 
-class Pace:
-    """Iterations, and seconds of waiting for data, against the clock."""
-
-    def __init__(self, first: int) -> None:
-        self.first, self.started = first, time.perf_counter()
-        self.ended, self.waited, self.paused = self.started, 0.0, 0.0
-        self.marks = deque([(self.started, first, 0.0)])  # (clock without pauses, done, waited)
-
-    def got_data(self) -> None:
-        self.waited += time.perf_counter() - self.ended
-
-    def finished_step(self) -> None:
-        self.ended = time.perf_counter()
-
-    def pause(self, seconds: float) -> None:
-        """Validation took so long: neither training nor waiting."""
-        self.paused += seconds
-        self.ended += seconds
-
-    def mark(self, done: int) -> None:
-        """Remember this moment and forget those that the window has left behind."""
-        self.marks.append((time.perf_counter() - self.paused, done, self.waited))
-        while len(self.marks) > 2 and self.marks[1][0] < self.marks[-1][0] - WINDOW:
-            self.marks.popleft()
-
-    def recent(self) -> tuple[float, float]:
-        """Iterations per second, and the share of time spent waiting, over the window."""
-        (then, before, waited), (now, done, in_all) = self.marks[0], self.marks[-1]
-        spent = max(now - then, 1e-9)
-        return (done - before) / spent, (in_all - waited) / spent
-
-    def left(self, iterations: int) -> float:
-        """Seconds that so many iterations will take at the run's average, validation included."""
-        spent = time.perf_counter() - self.started
-        return spent / max(self.marks[-1][1] - self.first, 1) * iterations
-
-
 class Line:
     """One line as wide as the terminal: fields that do not fit are left out, from the end."""
 
@@ -243,21 +176,33 @@ def place(runner: Runner, batch_idx: int) -> str:
     return f'iteration {runner.iter + 1}/{runner.max_iters}'
 
 
-def training_fields(runner: Runner, outputs: dict, pace: Pace, remaining: int) -> list[str]:
-    """What the line says, the most important first."""
-    rate, waiting = pace.recent()
-    images = rate * batch_size(runner.train_dataloader) * get_world_size()
-    lr = max(group['lr'] for group in runner.optim_wrapper.param_groups)
-    left = pace.left(remaining)
-    return [
+def training_fields(runner: Runner, outputs: dict, timed: int, left: float) -> list[str]:
+    """What the line says, the most important first; ``timed`` iterations since the start."""
+    fields = [
         f'loss {outputs["loss"].item():.4f}',
         f'left {duration(left)}',
         f'until {clock(datetime.now(), left)}',
-        f'{images:,.0f} images/s' if images >= 10 else f'{images:.1f} images/s',
-        f'lr {lr:.2e}',
-        f'data {waiting:.0%}',
+        f'lr {max(group["lr"] for group in runner.optim_wrapper.param_groups):.2e}',
         memory(),
     ]
+    if timed and 'train/time' in runner.message_hub.log_scalars:
+        seconds, waiting = recent(runner.message_hub, timed)
+        images = batch_size(runner.train_dataloader) * get_world_size() / seconds
+        fields.insert(3, f'{images:,.0f} images/s' if images >= 10 else f'{images:.1f} images/s')
+        fields.insert(5, f'data {waiting:.0%}')
+    return fields
+
+
+def recent(hub: MessageHub, timed: int) -> tuple[float, float]:
+    """Seconds of an iteration and the share of waiting for data, as IterTimerHook has logged them.
+
+    Over the last ``WINDOW`` seconds of training, but at most so many iterations.
+    """
+    times = hub.get_scalar('train/time').data[0][-timed:]
+    waits = hub.get_scalar('train/data_time').data[0][-timed - 1 : -1]  # the last has no time yet
+    count = int(np.searchsorted(np.cumsum(times[::-1]), WINDOW)) + 1
+    seconds = max(times[-count:].mean(), 1e-9)
+    return seconds, waits[-count:].mean() / seconds
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.structures import PixelData
 
-from mirl_mm.engine.hooks.check_labels import CheckLabelsHook, check_labels
+from mirl_mm.engine.hooks.data import CheckLabelsHook, check_labels
 from tests.models.downstream import CLASSES, upernet
 
 

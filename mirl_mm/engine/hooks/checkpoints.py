@@ -1,18 +1,24 @@
-"""Checkpoints that are there whole or not at all, also when the disk is full."""
+"""What a run leaves behind: checkpoints, whole or not at all, and a clean encoder beside them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mirl_mm.checkpoint import remove_parts, write_complete
+from mirl_mm.checkpoint import write_checkpoint
+from mirl_mm.errors import UserError
+from mirl_mm.files import remove_parts, write_complete
+from mirl_mm.models.archs import BACKBONE, EncoderArch, check_same
+from mirl_mm.models.segments import strip_wrappers, unwrapped
 
 EXTRA = 'extra_ckpt'  # in the message hub: name of a checkpoint between two regular ones
+KEPT = ('arch', 'cfg', 'epoch', 'iter', 'time', 'mmengine_version', 'mirl_mm_version')
 
 
 @HOOKS.register_module()
@@ -64,10 +70,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         hub, name = runner.message_hub, self.filename_tmpl.format(step)
-        kept = list(getattr(self, 'keep_ckpt_ids', ()))
-        if kept[-1:] != [step]:
-            kept.append(step)
-        old = kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
+        kept, old = [], []
+        if self.max_keep_ckpts > 0:
+            kept = [*(each for each in self.keep_ckpt_ids if each != step), step]
+            old = kept[: -self.max_keep_ckpts]
 
         def save() -> None:
             # The file lists what is still to be removed: MMEngine does it on resume, if we cannot.
@@ -79,14 +85,14 @@ class SafeCheckpointHook(CheckpointHook):
             hub.update_info(EXTRA, None)
             self._remove(self.filename_tmpl.format(step) for step in old)
 
-        if self.max_keep_ckpts <= 0:
-            kept, old = [], []
         self.failed = self._attempt(runner, name, save)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        backend, replaced = self.file_backend, []
-        self.file_backend = _RemoveLater(backend, replaced)
-        save = super()._save_best_checkpoint
+        """MMEngine removes the former best first: note what, and remove it behind."""
+        backend, replaced, save = self.file_backend, [], super()._save_best_checkpoint
+        asked = {name: getattr(backend, name) for name in ('isfile', 'isdir', 'join_path')}
+        remove = replaced.append
+        self.file_backend = SimpleNamespace(**asked, remove=remove, rmtree=remove)
         try:
             self._attempt(runner, 'the best checkpoint', lambda: save(runner, metrics))
         finally:
@@ -118,7 +124,7 @@ class SafeCheckpointHook(CheckpointHook):
         runner.call_hook('settle')
         infos, own = dict(runner.message_hub.runtime_info), dict(vars(self))
         try:
-            save()
+            return save()
         except OSError as error:
             runner.message_hub.runtime_info.clear()
             runner.message_hub.runtime_info.update(infos)
@@ -129,28 +135,74 @@ class SafeCheckpointHook(CheckpointHook):
                 f'and to resume from, {stays}'
             )
             return error
-        return None
 
     def _remove(self, names: Iterable[str]) -> None:
         """Remove checkpoints by name or path; those of some strategies are folders."""
-        for name in names:
+        for name in names if is_main_process() else ():
             path = self.file_backend.join_path(self.out_dir, name)
-            if is_main_process() and self.file_backend.isfile(path):
+            if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
-            elif is_main_process() and self.file_backend.isdir(path):
+            elif self.file_backend.isdir(path):
                 self.file_backend.rmtree(path)
 
 
-class _RemoveLater:
-    """A file backend that notes what to remove."""
+@HOOKS.register_module()
+class ExportEncoderHook(Hook):
+    """Write the encoder alone to ``work_dir`` with every checkpoint, the newest over the last.
 
-    def __init__(self, backend: LocalBackend, noted: list[str]) -> None:
-        self.backend, self.noted = backend, noted
+    The file is a dict of ``state_dict`` and ``meta`` that loads under ``weights_only``. Names keep
+    the full model's ``backbone.`` prefix, so that one line serves it, the run's ``epoch_*.pth``
+    and mmpretrain's own checkpoints, in mmpretrain, mmdet and mmseg alike::
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.backend, name)
+        init_cfg=dict(type='Pretrained', checkpoint='encoder.pth', prefix='backbone.')
 
-    def remove(self, path: str) -> None:
-        self.noted.append(path)
+    (also ``load_from``; ``tools/convert_checkpoint.py encoder.pth bare.pth --to backbone`` takes
+    the prefix off). ``meta`` has ``arch``, ``cfg`` (the config's text), ``epoch`` and ``iter``.
+    The weights are the checkpoint's ``state_dict``: with an EMAHook, the averaged ones.
 
-    rmtree = remove
+    The arch is stored in every checkpoint too. Whatever the run loads or resumes is held against
+    it: shapes do not tell the number of heads.
+
+    Args:
+        filename: below ``work_dir``; safetensors if it ends so.
+    """
+
+    priority = 'LOW'  # after EMAHook, which puts the averaged weights in place
+
+    def __init__(self, filename: str = 'encoder.pth') -> None:
+        if not filename or Path(filename).name != filename:
+            raise UserError(f'filename must be a plain file name, got {filename!r}')
+        self.filename = filename
+
+    def before_run(self, runner: Runner) -> None:
+        model = unwrapped(runner.model)
+        self.arch = EncoderArch.of_module(getattr(model, 'backbone', None))
+        if self.arch is None:
+            raise UserError(
+                f'ExportEncoderHook needs a model with a ViT as backbone; {type(model).__name__} '
+                'has none'
+            )
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        meta = checkpoint.get('meta') or {}
+        check_same(EncoderArch.of_meta(meta), self.arch, 'this model')
+        if runner._resume and meta.get('form') == 'encoder':
+            raise UserError(
+                f'{runner._load_from} is an encoder file, without optimizer and schedule: resume '
+                'from a checkpoint such as epoch_20.pth, or start from this file with load_from'
+            )
+
+    def before_train(self, runner: Runner) -> None:
+        if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
+            runner.logger.warning(f'no CheckpointHook: this run will not leave {self.filename}')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        from mirl_mm import __version__
+
+        meta = checkpoint.setdefault('meta', {})
+        meta.update(arch=self.arch.to_meta(), mirl_mm_version=__version__)
+        if is_main_process():
+            names, state = strip_wrappers(checkpoint['state_dict']), checkpoint['state_dict']
+            state = {names[n]: x for n, x in state.items() if names[n].startswith(BACKBONE)}
+            meta = {key: meta[key] for key in KEPT if key in meta} | dict(form='encoder')
+            write_checkpoint(Path(runner.work_dir) / self.filename, state, meta)

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
-from mirl_mm.engine.checks.dense import _value, check_data
+from mirl_mm.engine.checks import check_data
+from mirl_mm.engine.checks.coco import first_value
 from mirl_mm.engine.launch import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -156,9 +157,9 @@ def test_values_of_a_large_file_are_found(tmp_path):
     categories = [dict(id=i, name=f'category {i}' * 20) for i in range(20_000)]
     content = dict(annotations=[0] * 100_000, images=[dict(file_name='a b.jpg')])
     (tmp_path / 'file.json').write_text(json.dumps(content | dict(categories=categories), indent=1))
-    assert _value(tmp_path / 'file.json', 'categories') == categories
-    assert _value(tmp_path / 'file.json', 'file_name') == 'a b.jpg'
-    assert _value(tmp_path / 'file.json', 'licenses') is None
+    assert first_value(tmp_path / 'file.json', 'categories') == categories
+    assert first_value(tmp_path / 'file.json', 'file_name') == 'a b.jpg'
+    assert first_value(tmp_path / 'file.json', 'licenses') is None
 
 
 def without_the_first_mask(root: Path) -> None:

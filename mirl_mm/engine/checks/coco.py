@@ -1,0 +1,95 @@
+"""COCO's format: are annotations and images there, and do names, order and metric agree?"""
+
+import json
+import mmap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmengine.dataset import BaseDataset
+
+from mirl_mm.datasets.class_folders import listed
+from mirl_mm.errors import UserError
+
+
+def check_coco(dataset: BaseDataset, classes: Sequence[str], key: str) -> None:
+    file = Path(dataset.ann_file)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f'no annotation file at {file}; set {key}.data_root and {key}.ann_file'
+        )
+    categories = first_value(file, 'categories')
+    if categories is None:
+        raise UserError(f"{file} has no 'categories'; accepted are COCO annotations (instances)")
+    names = [category['name'] for category in categories]
+    if missing := [name for name in classes if name not in names]:
+        raise UserError(
+            f'{key} asks for the categories {quoted(missing)}, which {file} does not have; it has '
+            f'{quoted(names)}: set {key}.metainfo.classes'
+        )
+    order = [name for name in names if name in classes]
+    if order != list(classes):  # labels follow the file, names the config
+        raise UserError(
+            f'{key}.metainfo.classes has another order than the categories of {file}, which would '
+            f'mix up the names; the order there is {tuple(order)}'
+        )
+    first = first_value(file, 'file_name')
+    image = Path(dataset.data_prefix.get('img') or '') / (first or '')
+    if first and not image.is_file():
+        raise FileNotFoundError(
+            f'{file} lists {first}, and there is no {image}; set {key}.data_prefix.img to the '
+            'folder of the images'
+        )
+
+
+def first_value(file: Path, name: str) -> object:
+    """The first value of that name in a JSON file of any size, without reading all of it, or None.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    if not file.stat().st_size:
+        raise UserError(f'{file} is empty; accepted are COCO annotations (instances)')
+    with file.open('rb') as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        start = text.find(f'"{name}"'.encode())
+        if start < 0:
+            return None
+        start = text.find(b':', start) + 1
+        length = 1 << 20
+        while True:
+            part = text[start : start + length].decode(errors='ignore').lstrip()
+            try:
+                return json.JSONDecoder().raw_decode(part)[0]
+            except json.JSONDecodeError as error:
+                if start + length >= len(text):
+                    raise UserError(f'{file} is no valid JSON: {error}') from error
+                length *= 8
+
+
+def check_metric(evaluator: object, dataset: BaseDataset, split: str, key: str) -> None:
+    metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]
+    for metric in metrics:
+        file = metric.get('ann_file')
+        if file and Path(file).absolute() != Path(dataset.ann_file).absolute():
+            raise UserError(
+                f'{split}_evaluator.ann_file is {file}, but {key} reads {dataset.ann_file}: set '
+                'both to the same file'
+            )
+
+
+def class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequence[str]:
+    given = (settings.get('metainfo') or {}).get('classes', kind.METAINFO.get('classes'))
+    if not given:
+        raise UserError(
+            f"{key} names no classes: give {key}.metainfo=dict(classes=('one', 'two', ...))"
+        )
+    if isinstance(given, str) and not Path(given).is_file():
+        raise UserError(
+            f'{key}.metainfo.classes={given!r} is one string; accepted are a tuple of names (one '
+            f'name: ({given!r},)) or a file with one name a line'
+        )
+    return kind._load_metainfo(dict(classes=given))['classes']
+
+
+def quoted(names: Sequence[str]) -> str:
+    """The first ten names."""
+    return listed([repr(name) for name in names], 10)

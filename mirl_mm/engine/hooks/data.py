@@ -1,0 +1,128 @@
+"""What may be wrong with a batch: images that cannot be read, labels that are no class, boxes
+that low precision would round.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor, nn
+
+from mirl_mm.errors import BadImagesError, UserError
+from mirl_mm.models.segments import unwrapped
+
+LIST = 'bad_images.txt'
+
+
+@HOOKS.register_module()
+class BadImagesHook(Hook):
+    """Say after every pass over the data how many images could not be read.
+
+    For datasets that replace such images, as UnlabelledImages does; others are left alone. Each
+    image is listed once in ``bad_images.txt`` of the work dir, with what is wrong with it. The
+    limit that the dataset sets for a process holds here for all of them together: a pass after
+    which there are more ends in a BadImagesError.
+    """
+
+    before: int = 0  # unreadable images known at the last report
+    replaced: int = 0
+
+    def before_train(self, runner: Runner) -> None:
+        self.dataset = runner.train_dataloader.dataset
+        self.file = Path(runner.work_dir) / LIST
+        self.length = 0
+        if hasattr(self.dataset, 'bad_images'):
+            self.dataset.list_bad_images(self.file)
+            self.length = len(runner.train_dataloader)
+
+    def after_train_iter(self, runner: Runner, **_) -> None:
+        done = runner.iter + 1
+        if self.length and (done % self.length == 0 or done == runner.max_iters):
+            self.report(runner)
+
+    def report(self, runner: Runner) -> None:
+        """Count over all processes, log, and stop where there are too many."""
+        images = len(self.dataset)
+        found = all_gather_object((self.dataset.bad_images(), self.dataset.replaced()))
+        bad = len(set().union(*(indices for indices, _ in found)))
+        replaced = sum(number for _, number in found)
+        runner.message_hub.update_scalar('train/bad_images', bad)
+        if replaced > self.replaced:
+            by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+            when = f'epoch {runner.epoch + 1}' if by_epoch else f'iteration {runner.iter + 1}'
+            runner.logger.warning(
+                f'{when}: {replaced - self.replaced} images were replaced since they cannot be '
+                f'read; {bad - self.before} of them new, {bad} of {images} ({bad / images:.2%}) so '
+                f'far, listed in {self.file}'
+            )
+        self.before, self.replaced = bad, replaced
+        if bad > self.dataset.limit:
+            raise BadImagesError(
+                f'{bad} of {images} images cannot be read, more than the {self.dataset.limit} of '
+                f'{self.dataset.limit_name}: see {self.file}'
+            )
+
+
+@HOOKS.register_module()
+class CheckLabelsHook(Hook):
+    """Refuse masks with values that are neither a class nor the ignored one, before each batch.
+
+    Without it such a value stops training somewhere inside the loss (on a GPU with an assertion of
+    the device), and counts as nothing in validation. It looks at masks before they go to the GPU.
+    """
+
+    def _check(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        head = getattr(unwrapped(runner.model), 'decode_head', None)
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        if head is not None and data_batch:
+            check_labels(data_batch['data_samples'], head.num_classes, head.ignore_index)
+
+    before_train_iter = before_val_iter = before_test_iter = _check
+
+
+def check_labels(samples: Sequence, num_classes: int, ignored: int) -> None:
+    """UserError for a mask of `samples` with a value outside 0..num_classes-1 and `ignored`."""
+    for sample in samples:
+        if 'gt_sem_seg' not in sample:
+            continue
+        labels = sample.gt_sem_seg.data.numpy()
+        wrong = labels[(labels >= num_classes) & (labels != ignored)]
+        if not wrong.size:
+            continue
+        values = ', '.join(str(value) for value in np.unique(wrong)[:5])
+        file = sample.metainfo.get('seg_map_path', sample.metainfo.get('img_path'))
+        zero = ' (after 0 became the ignored one)' if sample.get('reduce_zero_label') else ''
+        raise UserError(
+            f'the mask {file} has the label {values}{zero}; accepted are 0 to {num_classes - 1}, '
+            f'for the {num_classes} classes of the model, and {ignored}, which is ignored'
+        )
+
+
+@HOOKS.register_module()
+class Float32BoxesHook(Hook):
+    """Under autocast, what neck and RPN give is float32; what they compute is not changed.
+
+    mmcv's RoIAlign has no bfloat16. And MMDetection makes the anchors, from which proposals are
+    decoded, in the dtype of the RPN's scores: bfloat16 has steps of 4 pixels from 512 on.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        for name in ('neck', 'rpn_head'):
+            part = getattr(unwrapped(runner.model), name, None)
+            if part is not None and _cast not in part._forward_hooks.values():
+                part.register_forward_hook(_cast)
+
+
+def _cast(module: nn.Module, inputs: tuple, outputs: tuple) -> tuple:
+    return in_float32(outputs)
+
+
+def in_float32(values: Tensor | tuple | list) -> Tensor | tuple | list:
+    """The same tensors, in the same tuples and lists, those of lower precision as float32."""
+    if isinstance(values, Tensor):
+        return values.float() if values.is_floating_point() and values.itemsize < 4 else values
+    return type(values)(in_float32(value) for value in values)
