@@ -13,7 +13,7 @@ from mmengine.runner import IterBasedTrainLoop
 from rich.console import Console
 
 from mirl_mm.engine.hooks import ProgressHook, progress
-from mirl_mm.engine.hooks.progress import Line, clock, duration, recent
+from mirl_mm.engine.hooks.progress import clock, duration, one_line, recent
 
 
 class Terminal(io.StringIO):
@@ -149,7 +149,7 @@ def test_one_line_of_any_width(width):
     stream = io.StringIO()
     console = Console(file=stream, width=width)
     fields = ['loss 0.5123', 'left 1:02:03', 'until 14:05', '5,231 images/s', 'data 3%']
-    console.print(Line('epoch 3/800  1204/5004', fields, 30, 100))
+    console.print(one_line('epoch 3/800  1204/5004', fields, 30, 100, console))
     (line,) = stream.getvalue().splitlines()
     assert len(line) <= width
     assert line.startswith('epoch 3/800  1204/5004')

@@ -6,6 +6,7 @@ file, the entry in it and the setting.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -14,7 +15,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mirl_mm.datasets.class_folders import check_labelled
 from mirl_mm.errors import UserError
 
-from .coco import check_coco, check_metric, class_names, quoted
+from .coco import check_coco, check_metric, quoted
 from .masks import check_masks
 
 DENSE = ('mmdet', 'mmseg')  # scopes
@@ -72,7 +73,7 @@ def _check_dense(cfg: Config, split: str, key: str, settings: Mapping) -> None:
     is_coco = hasattr(kind, 'COCOAPI')
     if not is_coco and not hasattr(kind, 'get_label_map'):
         return
-    classes = class_names(kind, settings, key)
+    classes = _class_names(kind, settings, key)
     for place, number in _class_numbers(cfg.model, 'model'):
         if number != len(classes):
             raise UserError(
@@ -92,6 +93,20 @@ def _check_dense(cfg: Config, split: str, key: str, settings: Mapping) -> None:
         check_metric(cfg.get(f'{split}_evaluator'), dataset, split, key)
     else:
         check_masks(dataset, key)
+
+
+def _class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequence[str]:
+    given = (settings.get('metainfo') or {}).get('classes', kind.METAINFO.get('classes'))
+    if not given:
+        raise UserError(
+            f"{key} names no classes: give {key}.metainfo=dict(classes=('one', 'two', ...))"
+        )
+    if isinstance(given, str) and not Path(given).is_file():
+        raise UserError(
+            f'{key}.metainfo.classes={given!r} is one string; accepted are a tuple of names (one '
+            f'name: ({given!r},)) or a file with one name a line'
+        )
+    return kind._load_metainfo(dict(classes=given))['classes']
 
 
 def _class_numbers(settings: object, place: str) -> Iterator[tuple[str, int]]:

@@ -2,7 +2,7 @@
 
 import json
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dataset import BaseDataset
@@ -12,6 +12,7 @@ from mirl_mm.errors import UserError
 
 
 def check_coco(dataset: BaseDataset, classes: Sequence[str], key: str) -> None:
+    """Hold the annotations of a dataset that is not read yet against its classes and images."""
     file = Path(dataset.ann_file)
     if not file.is_file():
         raise FileNotFoundError(
@@ -42,11 +43,7 @@ def check_coco(dataset: BaseDataset, classes: Sequence[str], key: str) -> None:
 
 
 def first_value(file: Path, name: str) -> object:
-    """The first value of that name in a JSON file of any size, without reading all of it, or None.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
+    """The first value of that name in a JSON file, or None, without reading all of the file."""
     if not file.stat().st_size:
         raise UserError(f'{file} is empty; accepted are COCO annotations (instances)')
     with file.open('rb') as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -66,6 +63,7 @@ def first_value(file: Path, name: str) -> object:
 
 
 def check_metric(evaluator: object, dataset: BaseDataset, split: str, key: str) -> None:
+    """UserError if a split's metric reads other annotations than its dataset."""
     metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]
     for metric in metrics:
         file = metric.get('ann_file')
@@ -74,20 +72,6 @@ def check_metric(evaluator: object, dataset: BaseDataset, split: str, key: str) 
                 f'{split}_evaluator.ann_file is {file}, but {key} reads {dataset.ann_file}: set '
                 'both to the same file'
             )
-
-
-def class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequence[str]:
-    given = (settings.get('metainfo') or {}).get('classes', kind.METAINFO.get('classes'))
-    if not given:
-        raise UserError(
-            f"{key} names no classes: give {key}.metainfo=dict(classes=('one', 'two', ...))"
-        )
-    if isinstance(given, str) and not Path(given).is_file():
-        raise UserError(
-            f'{key}.metainfo.classes={given!r} is one string; accepted are a tuple of names (one '
-            f'name: ({given!r},)) or a file with one name a line'
-        )
-    return kind._load_metainfo(dict(classes=given))['classes']
 
 
 def quoted(names: Sequence[str]) -> str:

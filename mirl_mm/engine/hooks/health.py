@@ -3,8 +3,6 @@
 Shapes: S parts of the model (segments of the encoder, decoders, heads), P trained parameters.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
@@ -26,15 +24,6 @@ from ..seeding import kept_random_state
 from .late_losses import until_log
 
 COUNTED = ('MIRL', 'MAE', 'ImageClassifier')  # all images of a run have one size
-
-
-class Measured(NamedTuple):
-    """Sums of squares by part, still on the device."""
-
-    gradients: Tensor  # [S]
-    weights: Tensor  # [S], before the update
-    updates: Tensor  # [S]
-    overflow: Tensor  # [], above 0 where a loss scaler made the optimizer skip this step
 
 
 @HOOKS.register_module()
@@ -76,7 +65,8 @@ class HealthHook(Hook):
             )
         self.accumulation = accumulation_of(optim_wrapper)
         self.scaler = getattr(optim_wrapper, 'loss_scaler', None)
-        self.due, self.measured, self.before = False, None, []
+        self.due, self.updated, self.before = False, [], []
+        self.measured: list[Tensor] = []  # [S]: squares of gradients, weights; overflow; updates
 
         labels = parameter_segments(runner.model)
         trained = {n: p for n, p in runner.model.named_parameters() if p.requires_grad}
@@ -118,7 +108,7 @@ class HealthHook(Hook):
     def after_train(self, runner: Runner) -> None:
         for handle in self.handles:
             handle.remove()
-        self.params, self.before, self.measured = [], [], None
+        self.params, self.updated, self.before = [], [], []
 
     # --- norms ------------------------------------------------------------------------------------
 
@@ -138,20 +128,17 @@ class HealthHook(Hook):
         scale, overflow = (getattr(optimizer, n, None) for n in ('grad_scale', 'found_inf'))
         if scale is not None:
             gradients /= scale.to(gradients.device) ** 2
-        if overflow is None:
-            overflow = gradients.new_zeros(())
+        overflow = gradients.new_zeros(()) if overflow is None else overflow.to(gradients)
         self.before = [local(p).clone() for p in self.updated]
-        self.pending = gradients, self._squares(self.before), overflow.to(gradients.device)
+        self.measured = [gradients, self._squares(self.before), overflow.expand_as(gradients)]
 
     @torch.compiler.disable
     @torch.no_grad()
     def _after_update(self, *_) -> None:
-        if not self.before:
-            return
-        torch._foreach_sub_(self.before, [local(p) for p in self.updated])
-        gradients, weights, overflow = self.pending
-        self.measured = Measured(gradients, weights, self._squares(self.before), overflow)
-        self.before = []
+        if self.before:
+            torch._foreach_sub_(self.before, [local(p) for p in self.updated])
+            self.measured.append(self._squares(self.before))
+            self.before = []
 
     def _squares(self, tensors: list[Tensor]) -> Tensor:
         """The sum of squares of every part, [S] in float32, over all shards."""
@@ -163,11 +150,10 @@ class HealthHook(Hook):
 
     def _norms(self) -> dict[str, float]:
         """What the last measured update says; nothing where the scaler skipped it."""
-        if self.measured is None:
+        if not self.measured:
             return {}
-        (*squares, overflow), self.measured = self.measured, None
-        rows = torch.stack([*squares, overflow.float().expand(len(self.parts))]).tolist()
-        gradients, weights, updates, overflows = rows
+        gradients, weights, overflows, updates = torch.stack(self.measured).tolist()
+        self.measured = []
         if overflows[0]:
             return {}
         scalars = {f'grad/{part}': g**0.5 for part, g in zip(self.parts, gradients, strict=True)}

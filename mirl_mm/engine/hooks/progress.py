@@ -15,10 +15,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from mirl_mm.errors import UserError
@@ -102,7 +101,7 @@ class ProgressHook(Hook):
 
     def _open(self, runner: Runner) -> None:
         """Start the live line; log messages go above it from now on."""
-        if not is_main_process() or not self.stream.isatty() or self.live is not None:
+        if self.live is not None or not is_main_process() or not self.stream.isatty():
             return
         console = Console(file=self.stream)
         # No thread that refreshes: a data loader may fork its workers at any time.
@@ -125,7 +124,8 @@ class ProgressHook(Hook):
         atexit.unregister(self._close)
 
     def _draw(self, where: str, fields: list[str], done: int, total: int) -> None:
-        self.live.update(Line(where, fields, done, total), refresh=True)
+        line = one_line(where, fields, done, total, self.live.console)
+        self.live.update(line, refresh=True)
 
     def _due(self, done: int, total: int | None) -> bool:
         """Twice a second on a terminal, else by lines; always at the end."""
@@ -141,30 +141,18 @@ class ProgressHook(Hook):
         return due
 
 
-class Line:
-    """One line as wide as the terminal: fields that do not fit are left out, from the end."""
-
-    def __init__(self, where: str, fields: Sequence[str], done: int, total: int) -> None:
-        self.where, self.fields, self.done, self.total = where, fields, done, total
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        room, bar = options.max_width - 1, 8
-        text = f'{self.where} {self.done / max(self.total, 1):4.0%} '
-        shown = []
-        for field in self.fields:
-            if len(text) + bar + sum(len(f) + 2 for f in [*shown, field]) > room:
-                break
-            shown.append(field)
-        tail = ''.join(f'  {field}' for field in shown)
-        bar = min(max(room - len(text) - len(tail), 0), 40)
-        yield Text(text, end='', style='bold', no_wrap=True, overflow='crop')
-        if bar:
-            segments = console.render(
-                ProgressBar(total=self.total, completed=self.done, width=bar),
-                options.update(width=bar),
-            )
-            yield from (segment for segment in segments if segment.text != '\n')
-        yield Text(tail, no_wrap=True, overflow='crop')
+def one_line(where: str, fields: Sequence[str], done: int, total: int, console: Console) -> Text:
+    """As wide as the terminal: fields that do not fit are left out, from the end."""
+    room, shortest, share = console.width - 1, 8, done / max(total, 1)
+    head, tail = f'{where} {share:4.0%} ', ''
+    for field in fields:
+        if len(head) + shortest + len(tail) + len(field) + 2 > room:
+            break
+        tail += f'  {field}'
+    bar = min(max(room - len(head) - len(tail), 0), 40)
+    full, stroke = round(bar * share), '-' if console.options.ascii_only else '━'
+    bars = (stroke * full, 'green'), (stroke * (bar - full), 'bright_black')
+    return Text.assemble((head, 'bold'), *bars, tail, no_wrap=True, overflow='crop')
 
 
 def place(runner: Runner, batch_idx: int) -> str:
