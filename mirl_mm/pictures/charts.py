@@ -91,9 +91,8 @@ def draw_charts(charts: Sequence[dict], path: str | Path) -> None:
             kind, i = line['colour'].split('-')
             marker = 'o' if len(line['x']) <= DOTS else ''
             style = dict(color=LIGHT[kind][int(i)], linestyle='--' if line['dash'] else '-')
-            axes.plot(
-                line['x'], line['y'], marker=marker, markersize=3, label=line['name'], **style
-            )
+            style |= dict(marker=marker, markersize=3, label=line['name'])
+            axes.plot(line['x'], line['y'], **style)
         axes.set(xlabel=each['x'], title=each['title'], yscale='log' if each['log'] else 'linear')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -61,11 +61,8 @@ def plot_predictions(
                 draw_instances(axes, image, each, colours)
             else:
                 axes.imshow(image if each is None else painted(image, each.labels, colours))
-    patches = [
-        Patch(color=colour / 255, label=name)
-        for name, colour in zip(classes, colours, strict=True)
-        if colour.any()
-    ]
+    named = zip(classes, colours, strict=True)
+    patches = [Patch(color=tone / 255, label=name) for name, tone in named if tone.any()]
     figure.legend(handles=patches, loc='outside lower center', ncols=len(patches), fontsize=9)
     with complete_file(path) as part:
         figure.savefig(part, format='png', dpi=120)
