@@ -66,7 +66,7 @@ def predict_pictures(
         raise UserError(f'{out} is one image file, and {pictures} has several; give a folder')
     init_default_scope(scope)
     inferencer, draw = load_inferencer(scope, cfg, checkpoint), PAINTERS[scope][-1]
-    for folder in {panel.parent for panel in panels}:
+    for folder in sorted({panel.parent for panel in panels}):
         check_folder(folder)
     drawn = 0
     for panel, (picture,) in panels.items():

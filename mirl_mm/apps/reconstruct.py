@@ -56,7 +56,7 @@ def reconstruct_pictures(
     panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
     model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
     pipeline = Compose(picture_pipeline(cfg, model.backbone.img_size[0]))
-    for folder in {panel.parent for panel in panels}:
+    for folder in sorted({panel.parent for panel in panels}):
         check_folder(folder)
     preprocessor, drawn = model.data_preprocessor, 0
     for panel, paths in panels.items():
