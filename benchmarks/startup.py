@@ -72,7 +72,7 @@ LIST = """
 import json, sys, time
 from mirl_mm.datasets import UnlabelledImages
 before, started = time.process_time(), time.perf_counter()
-dataset = UnlabelledImages(data_root=sys.argv[1], list_cache=sys.argv[2] or None)
+dataset = UnlabelledImages(data_root=sys.argv[1])
 spent = dict(cpu=time.process_time() - before, wall=time.perf_counter() - started)
 print(json.dumps(dict(spent, images=len(dataset))))
 """
@@ -139,19 +139,16 @@ def first_step(config: str, rounds: int) -> dict[str, float]:
 
 
 def listing(folders: int, files: int) -> dict[str, dict]:
-    """Seconds to make the dataset of many (empty) files: mmpretrain's, ours, ours remembered."""
-    with tempfile.TemporaryDirectory() as temporary:
-        root, cache = Path(temporary) / 'images', Path(temporary) / 'cache'
+    """Seconds to make the dataset of many (empty) files: mmpretrain's, ours."""
+    with tempfile.TemporaryDirectory() as root:
         for i in range(folders):
-            folder = root / f'n{i:08d}'
-            folder.mkdir(parents=True)
+            folder = Path(root) / f'n{i:08d}'
+            folder.mkdir()
             for j in range(files):
                 (folder / f'n{i:08d}_{j}.JPEG').touch()
-        time.sleep(3)  # a folder that has just changed is not remembered
         return {
             'mmpretrain': child(MMPRETRAIN_LIST.format(extensions=EXTENSIONS), root),
-            'ours, first': child(LIST, root, cache),
-            'ours, remembered': child(LIST, root, cache),
+            'ours': child(LIST, root),
         }
 
 

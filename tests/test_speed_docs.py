@@ -31,7 +31,7 @@ def test_settings_that_the_pages_name():
         for owner in (MIRLViT, MIRLNeck):
             assert name in inspect.signature(owner).parameters
     assert 'window_size' in inspect.signature(MIRLDenseViT).parameters
-    assert 'list_cache' in inspect.signature(UnlabelledImages).parameters
+    assert 'paths' in inspect.signature(UnlabelledImages).parameters
     assert inspect.signature(LoadRandomResizedCrop).parameters['reducing_gap'].default == 3
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mirl_mm.demo.run import run_demo
+from mirl_mm.demo import run_demo
 from mirl_mm.demo.scene_set import write_scenes
 
 CONFIGS = Path(__file__).parents[1] / 'configs/demo'

@@ -5,8 +5,8 @@ import sys
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mirl_mm.datasets.listing import list_files, read_list
-from mirl_mm.datasets.packed.reading import Packed
+from mirl_mm.datasets.images import list_files, read_list
+from mirl_mm.datasets.packed import Packed
 from mirl_mm.datasets.packed.writing import is_image, pack_images, verify
 
 

@@ -1,8 +1,19 @@
-"""Image folders without labels, packed or not."""
+"""Images: without labels, in class folders, packed (imported when a path asks for it)."""
 
-from .decode import LoadAnyImage
-from .fast_crop import LoadRandomResizedCrop
+from mmengine.fileio import BaseStorageBackend, register_backend
+
+from .decode import LoadAnyImage, LoadRandomResizedCrop
 from .images import UnlabelledImages
-from .packed.reading import PackedBackend
+from .skipping import SkipUnreadable
 
-__all__ = ['LoadAnyImage', 'LoadRandomResizedCrop', 'PackedBackend', 'UnlabelledImages']
+__all__ = ['LoadAnyImage', 'LoadRandomResizedCrop', 'SkipUnreadable', 'UnlabelledImages']
+
+
+@register_backend('packed', prefixes='packed', force=True)
+class _Packed(BaseStorageBackend):
+    """Stands for packed.PackedBackend until a path starts with ``packed://``."""
+
+    def __new__(cls) -> BaseStorageBackend:
+        from .packed import PackedBackend
+
+        return PackedBackend()

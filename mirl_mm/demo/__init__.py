@@ -1,0 +1,127 @@
+"""The demo: from pictures to painted pictures, boxes and masks, in minutes on a CPU."""
+
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from mmengine.runner import Runner
+
+from mirl_mm.apps.report import write_report
+from mirl_mm.apps.report.charts import charts_of
+from mirl_mm.apps.report.runs import read_runs
+from mirl_mm.datasets.images import UnlabelledImages
+from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.errors import UserError
+from mirl_mm.pictures.charts import draw_charts
+from mirl_mm.pictures.panel import paint, spread_over, write_panel
+
+from .scene_set import write_scenes
+from .scenes import SPLITS
+from .transfer import run_transfer, table
+
+PANEL_IMAGES = 8
+MIN_PICTURES = 2 * PANEL_IMAGES
+
+
+def run_demo(
+    config: str,
+    transfer: Mapping[str, str],
+    data: str | None = None,
+    work_dir: str = 'work_dirs/demo',
+    scenes_dir: str = 'data/scenes',
+    cfg_options: dict | None = None,
+    transfer_options: dict | None = None,
+) -> dict[str, Path]:
+    """Pre-train with MIRL and look at it; then detect and segment, with the encoder and without.
+
+    Args:
+        config: path of the pre-training's config.
+        transfer: paths of ``detection``'s and ``segmentation``'s config.
+        data: a folder of the user's own pictures, which have no labels: pre-training alone. None
+            writes and uses the generated scenes.
+        work_dir: where the runs go.
+        scenes_dir: where the generated scenes go.
+        cfg_options: as ``--cfg-options``, for pre-training.
+        transfer_options: likewise, for the four trainings behind it.
+
+    Returns:
+        What was written, by name: ``checkpoint``, ``encoder``, ``curve``, ``panel``, ``report``
+        and, on the scenes, ``detection`` and ``segmentation``.
+    """
+    started = time.perf_counter()
+    scenes, folder = None, Path(work_dir)
+    if data is None:
+        print(f'Drawing scenes in {scenes_dir} ...', flush=True)
+        scenes = write_scenes(scenes_dir)
+        options = loader_options({part: dict(data_root=scenes.images(part)) for part in SPLITS})
+    else:
+        options = folder_options(data, folder)
+    print('Pre-training:', flush=True)
+    written, runs = pre_train(config, work_dir, (cfg_options or {}) | options), [folder]
+    if scenes is None:
+        print('Detection and segmentation are left out: they need labels, which pictures have not.')
+    else:
+        result = run_transfer(transfer, written['encoder'], scenes, work_dir, transfer_options)
+        written |= result.pages
+        runs += result.work_dirs
+        print(f'On {len(list(scenes.images("val").iterdir()))} held-out scenes, in percent:')
+        print(table(result.scores))
+    written['report'] = write_report(runs, folder / 'report.html')
+    print(f'Done in {time.perf_counter() - started:.0f} s:')
+    for name, path in written.items():
+        print(f'  {name:<12} {path}')
+    return written
+
+
+def pre_train(config: str, work_dir: str, options: dict) -> dict[str, Path]:
+    """Run the pre-training, draw it, and say where everything is."""
+    runner = build_runner(*training_config(config, work_dir, cfg_options=options))
+    runner.train()
+    folder = Path(work_dir)
+    checkpoint = Path((folder / 'last_checkpoint').read_text())
+    return dict(checkpoint=checkpoint, encoder=folder / 'encoder.pth', **draw(runner))
+
+
+def loader_options(parts: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    """Config options that point pre-training's loaders at settings of 'train' and 'val'."""
+    return {
+        f'{loader}_dataloader.dataset.{key}': str(value)
+        for loader, part in (('train', 'train'), ('val', 'val'), ('test', 'val'))
+        for key, value in (dict(data_prefix='') | parts[part]).items()
+    }
+
+
+def folder_options(folder: str, work_dir: Path) -> dict[str, str]:
+    """Config options for a user's folder: one picture in ten, 8 to 64 of them, is held out."""
+    found = UnlabelledImages(folder, lazy_init=True)
+    names = [str(Path(path).relative_to(folder)) for path in found.paths()]
+    if len(names) < MIN_PICTURES:
+        raise UserError(
+            f'{folder} holds {len(names)} pictures; the demo needs at least {MIN_PICTURES}, and '
+            'some hundreds to learn from'
+        )
+    random.Random(0).shuffle(names)
+    held = min(max(len(names) // 10, PANEL_IMAGES), 64)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    parts = {}
+    for part, chosen in (('train', names[held:]), ('val', names[:held])):
+        listed = work_dir.absolute() / f'pictures_{part}.txt'
+        listed.write_text('\n'.join(chosen) + '\n')
+        parts[part] = dict(data_root=folder, ann_file=listed)
+    return loader_options(parts)
+
+
+@torch.no_grad()
+def draw(runner: Runner) -> dict[str, Path]:
+    """Write the loss curve and the panel of some held-out images, under their fixed masks."""
+    model, loader, folder = runner.model.eval(), runner.val_dataloader, Path(runner.work_dir)
+    picks = spread_over(len(loader.dataset), PANEL_IMAGES)
+    preprocessor = model.data_preprocessor
+    columns = paint(model, preprocessor(loader.collate_fn([loader.dataset[i] for i in picks])))
+    written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
+    charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
+    draw_charts([charts['Loss'], charts['Loss of each pair of segments']], written['curve'])
+    write_panel(columns, preprocessor.mean, preprocessor.std, written['panel'])
+    return written

@@ -38,20 +38,15 @@ def _run_lengths(mask: np.ndarray) -> dict:
     """COCO's uncompressed RLE: runs down the columns, the first of them of zeros."""
     pixels = np.concatenate([[False], mask.ravel(order='F')])
     edges = np.flatnonzero(pixels[1:] != pixels[:-1])
-    return {'size': list(mask.shape), 'counts': np.diff([0, *edges, mask.size]).tolist()}
+    return dict(size=list(mask.shape), counts=np.diff([0, *edges, mask.size]).tolist())
 
 
 def _instance(mask: np.ndarray, label: int) -> dict:
     """The part of a COCO annotation that one visible mask [S,S] decides."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top, right, bottom = (int(v) for v in (columns[0], rows[0], columns[-1], rows[-1]))
-    return {
-        'category_id': int(label) + 1,
-        'bbox': [left, top, right + 1 - left, bottom + 1 - top],
-        'area': int(mask.sum()),
-        'iscrowd': 0,
-        'segmentation': _run_lengths(mask),
-    }
+    spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1)]  # columns, rows
+    corner, extent = [int(s[0]) for s in spans], [int(s[-1] + 1 - s[0]) for s in spans]
+    box = dict(bbox=corner + extent, area=int(mask.sum()), iscrowd=0)
+    return dict(category_id=int(label) + 1, **box, segmentation=_run_lengths(mask))
 
 
 def _write_split(scenes: SceneSet, split: str, count: int, size: int, seed: int) -> None:
@@ -67,17 +62,17 @@ def _write_split(scenes: SceneSet, split: str, count: int, size: int, seed: int)
         indexed = Image.fromarray(classes)
         indexed.putpalette(bytes(np.ravel(MASK_PALETTE).tolist()))
         indexed.save(scenes.masks(split) / f'{name}.png')
-        images.append({'id': index + 1, 'file_name': file.name, 'width': size, 'height': size})
+        images.append(dict(id=index + 1, file_name=file.name, width=size, height=size))
         for mask, label in zip(masks, labels, strict=True):
-            ids = {'id': len(annotations) + 1, 'image_id': index + 1}
+            ids = dict(id=len(annotations) + 1, image_id=index + 1)
             annotations.append(ids | _instance(mask, label))
-    content = {
-        'info': {'description': f'mirl_mm demo scenes, {split}'},
-        'licenses': [],
-        'categories': [{'id': i, 'name': name} for i, name in enumerate(CLASSES, 1)],
-        'images': images,
-        'annotations': annotations,
-    }
+    content = dict(
+        info=dict(description=f'mirl_mm demo scenes, {split}'),
+        licenses=[],
+        categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)],
+        images=images,
+        annotations=annotations,
+    )
     scenes.annotations(split).write_text(json.dumps(content))
 
 
@@ -117,16 +112,12 @@ def write_scenes(
     have holes, which polygons cannot say; mmdet reads them with its default poly2mask=True). The
     same arguments and library versions give the same bytes. Another set in `out_dir`, or one with
     files missing, is replaced as a whole: the folder never holds half a set.
-
-    Raises:
-        ValueError: num_train or num_val below 1, size below MIN_SIZE, a negative seed, an out_dir
-            that cannot be written or that holds anything but scenes.
     """
-    manifest = {'num_train': num_train, 'num_val': num_val, 'size': size, 'seed': seed}
+    manifest = dict(num_train=num_train, num_val=num_val, size=size, seed=seed)
     for (name, value), least in zip(manifest.items(), (1, 1, MIN_SIZE, 0), strict=True):
         if not isinstance(value, int) or value < least:
             raise UserError(f'{name} is {value!r}; accepted is a whole number from {least} on')
-    manifest |= {'generator': 'mirl_mm.demo.scene_set', 'version': VERSION}
+    manifest |= dict(generator='mirl_mm.demo.scene_set', version=VERSION)
     scenes = SceneSet(Path(out_dir).resolve())
     if _is_complete(scenes, manifest):
         return scenes
@@ -134,15 +125,12 @@ def write_scenes(
     try:
         if scenes.root.exists() and not scenes.root.is_dir():
             raise NotADirectoryError('it is a file')
-        scenes.root.parent.mkdir(parents=True, exist_ok=True)
-        workshop = tempfile.TemporaryDirectory(
-            prefix=f'.{scenes.root.name}-', dir=scenes.root.parent
-        )
+        parent, name = scenes.root.parent, scenes.root.name
+        parent.mkdir(parents=True, exist_ok=True)
+        workshop = tempfile.TemporaryDirectory(prefix=f'.{name}-', dir=parent)
     except OSError as error:
-        raise UserError(
-            f'out_dir {scenes.root} cannot be written ({error}); accepted is a folder, new or not, '
-            'inside one that you may write'
-        ) from error
+        wanted = 'accepted is a folder, new or not, inside one that you may write'
+        raise UserError(f'out_dir {scenes.root} cannot be written ({error}); {wanted}') from error
     with workshop as folder:
         fresh = SceneSet(Path(folder) / 'fresh')
         for split in SPLITS:

@@ -34,23 +34,10 @@ MASK_PALETTE = ((0, 0, 0), *PALETTE)
 SPLITS = ('train', 'val')
 MIN_SIZE = 64
 
-PHOTOGRAPHS = (
-    'astronaut.png',
-    'chelsea.png',
-    'coffee.png',
-    'motorcycle_left.png',
-    'rocket.jpg',
-    'hubble_deep_field.jpg',
-    'ihc.png',
-)
-MATERIALS = {
-    'disc': 'gravel.png',
-    'ring': 'gravel.png',
-    'rectangle': 'brick.png',
-    'cross': 'brick.png',
-    'triangle': 'grass.png',
-    'star': 'grass.png',
-}
+PHOTOGRAPHS = ('astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png')
+PHOTOGRAPHS += ('rocket.jpg', 'hubble_deep_field.jpg', 'ihc.png')
+_GRAVEL, _BRICK, _GRASS = 'gravel.png', 'brick.png', 'grass.png'
+MATERIALS = dict(zip(CLASSES, (_GRAVEL, _GRAVEL, _BRICK, _BRICK, _GRASS, _GRASS), strict=True))
 MIN_VISIBLE = 0.6  # of an object's whole area; what would show less is not drawn
 VERSION = 1  # raise it when the same parameters would draw other scenes
 

@@ -1,7 +1,7 @@
 """The demo's second half: the fresh encoder in Mask R-CNN and UperNet, beside none at all."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,12 +49,9 @@ def run_transfer(
         work_dir: every training gets a folder of its own in it, each task a page of predictions.
         cfg_options: as ``--cfg-options``, for all trainings.
     """
-    starts = {
-        PRE_TRAINED: dict(type='Pretrained', checkpoint=str(encoder), prefix='backbone.'),
-        SCRATCH: None,
-    }
-    scores = {name: {} for name in starts}
-    pages, work_dirs = {}, []
+    weights = dict(type='Pretrained', checkpoint=str(encoder), prefix='backbone.')
+    starts = {PRE_TRAINED: weights, SCRATCH: None}
+    scores, pages, work_dirs = {name: {} for name in starts}, {}, []
     for task, config in configs.items():
         columns = {}
         for name, init_cfg in starts.items():
@@ -66,20 +63,19 @@ def run_transfer(
             cfg, notes = training_config(config, str(folder), cfg_options=options)
             cfg.visualizer.name = str(folder)  # MMEngine keeps one per name, and its folder
             runner = build_runner(cfg, notes)
-            with bare_prints_to(folder / 'printed.txt'):
+            # What is printed past the log goes to a file: pycocotools prints a table at every
+            # metric. Logs and progress, built before, keep the standard output that they have.
+            with (folder / 'printed.txt').open('w') as file, contextlib.redirect_stdout(file):
                 runner.train()
             scores[name] |= measured(folder)
             images, truth, columns[name] = predictions(runner)
             work_dirs.append(folder)
         pages[task] = Path(work_dir) / f'{task}.png'
-        classes, palette = (
-            (CLASSES, PALETTE) if task == 'detection' else (MASK_CLASSES, MASK_PALETTE)
-        )
-        plot_predictions(images, {'ground truth': truth, **columns}, classes, palette, pages[task])
+        named = (CLASSES, PALETTE) if task == 'detection' else (MASK_CLASSES, MASK_PALETTE)
+        plot_predictions(images, {'ground truth': truth, **columns}, *named, pages[task])
     if 'segmentation' in configs:
-        scores['nothing found'] = dict.fromkeys(scores[SCRATCH], 0.0) | {
-            MIOU: all_background(scenes)
-        }
+        nothing = {MIOU: all_background(scenes)}
+        scores['nothing found'] = dict.fromkeys(scores[SCRATCH], 0.0) | nothing
     return Transfer(scores, pages, work_dirs)
 
 
@@ -91,16 +87,6 @@ def scene_options(task: str, scenes: SceneSet) -> dict[str, object]:
         evaluators = [f'{split}_evaluator.ann_file' for split in ('val', 'test')]
         options |= dict.fromkeys(evaluators, str(scenes.annotations('val')))
     return options
-
-
-@contextlib.contextmanager
-def bare_prints_to(path: Path) -> Iterator[None]:
-    """What is printed past the log goes to a file: pycocotools prints a table at every metric.
-
-    Logs and progress, built before, keep the standard output that they have.
-    """
-    with path.open('w') as file, contextlib.redirect_stdout(file):
-        yield
 
 
 def measured(work_dir: Path) -> dict[str, float]:
@@ -128,20 +114,10 @@ def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
     truth, found = [], []
     for each in samples:
         there, seen = each.gt_instances, each.pred_instances
-        seen = seen[seen.scores >= SHOWN_SCORE]
-        boxes, masks = there.bboxes, there.masks
-        truth.append(
-            Instances(
-                there.labels.numpy(),
-                getattr(boxes, 'tensor', boxes).numpy(),
-                masks.to_ndarray().astype(bool),
-            )
-        )
-        found.append(
-            Instances(
-                seen.labels.numpy(), seen.bboxes.numpy(), seen.masks.numpy(), seen.scores.numpy()
-            )
-        )
+        seen = seen[seen.scores >= SHOWN_SCORE].numpy()
+        boxes = getattr(there.bboxes, 'tensor', there.bboxes).numpy()
+        truth.append(Instances(there.labels.numpy(), boxes, there.masks.to_ndarray().astype(bool)))
+        found.append(Instances(seen.labels, seen.bboxes, seen.masks, seen.scores))
     return images, truth, found
 
 

@@ -1,16 +1,14 @@
 import copy
-import logging
 import pickle
-from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import pytest
-from mmengine.logging import MMLogger
+from mmengine import fileio
 from mmengine.registry import DATASETS
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from mirl_mm.datasets import LoadAnyImage, UnlabelledImages
-from mirl_mm.errors import BadImagesError
+from mirl_mm.datasets.images import list_files, read_list
 
 LOAD = [LoadAnyImage()]
 
@@ -25,22 +23,6 @@ def folder(tmp_path):
 
 def values(dataset) -> list[int]:
     return [int(dataset[i]['img'][0, 0, 0]) for i in range(len(dataset))]
-
-
-def spoil(path) -> None:
-    path.write_bytes(path.read_bytes()[:40])
-
-
-@pytest.fixture
-def log(caplog):
-    """Records of mmengine's logger, which does not hand them on by itself."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield lambda: [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
-    logger.removeHandler(caplog.handler)
-
-
-# --- finding images -------------------------------------------------------------------------------
 
 
 def paths(dataset, root) -> list[str]:
@@ -88,6 +70,19 @@ def test_list_file_keeps_its_order_and_ignores_labels(folder):
         ),
         (dict(data_root=''), ValueError, 'needs the folder'),
         (dict(data_root='.', max_bad_images=-1), ValueError, 'max_bad_images .* got -1'),
+        (
+            dict(data_root='.', list_cache='x'),
+            TypeError,
+            "unexpected keyword argument 'list_cache'",
+        ),
+        (dict(paths=[]), ValueError, 'no image in the iterable of paths'),
+        (dict(paths=['no.png']), FileNotFoundError, r'iterable of paths names 1 .*for no\.png'),
+        (
+            dict(paths='os.nothing'),
+            ValueError,
+            r"paths='os.nothing' names no f.*accepted",
+        ),
+        (dict(data_root='.', paths=['0.png'], ann_file='x.txt'), ValueError, 'one is enough'),
     ],
 )
 def test_what_is_not_there_is_said(folder, monkeypatch, kwargs, error, message):
@@ -103,92 +98,79 @@ def test_what_is_not_there_is_said(folder, monkeypatch, kwargs, error, message):
             build(**kwargs)
 
 
-# --- bad images -----------------------------------------------------------------------------------
+# --- any source of paths --------------------------------------------------------------------------
 
 
-def test_bad_images_are_replaced_counted_once_and_named(folder, log):
-    spoil(folder / '1.png')
-    spoil(folder / '2.png')
-    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
-    assert values(dataset) == [0, 3, 3, 3, 4, 5]
-    assert values(dataset) == [0, 3, 3, 3, 4, 5]  # known now, and not read again
-    assert len(log()) == 2
-    assert '1.png' in log()[0] and 'unreadable image 1, at most 100' in log()[0]
-    assert '2.png' in log()[1] and 'unreadable image 2' in log()[1]
+def even_ones(folder: str):
+    """Every second image, the last first."""
+    yield from sorted(Path(folder).glob('[024].png'), reverse=True)
 
 
-def test_the_last_image_is_replaced_by_the_first(folder):
-    spoil(folder / '5.png')
-    assert values(UnlabelledImages(data_root=str(folder), pipeline=LOAD)) == [0, 1, 2, 3, 4, 0]
+class EvenOnes(UnlabelledImages):
+    def paths(self):
+        return even_ones(self.img_prefix)
 
 
-def test_limit_names_the_last_ones(folder):
-    for i in (0, 2, 4):
-        spoil(folder / f'{i}.png')
-    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD, max_bad_images=2)
-    dataset[0], dataset[2]
-    with pytest.raises(
-        BadImagesError, match=r'3 images .*_bad_images=2; the last: .*4\.png.*2\.png'
-    ):
-        dataset[4]
-    with pytest.raises(BadImagesError, match=r'1 images .*max_bad_images=0'):
-        UnlabelledImages(data_root=str(folder), pipeline=LOAD, max_bad_images=0)[0]
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda root: UnlabelledImages(paths=[f'{root}/{i}.png' for i in (4, 2, 0)], pipeline=LOAD),
+        lambda root: UnlabelledImages(paths=even_ones(root), pipeline=LOAD),
+        lambda root: UnlabelledImages(data_root=str(root), paths=even_ones, pipeline=LOAD),
+        lambda root: EvenOnes(data_root=str(root), pipeline=LOAD),
+        lambda root: DATASETS.build(
+            dict(
+                type='UnlabelledImages',
+                data_root=str(root),
+                paths=f'{__name__}.even_ones',
+                pipeline=LOAD,
+            )
+        ),
+    ],
+    ids=['iterable', 'generator', 'function', 'subclass', 'name in a config'],
+)
+def test_one_generator_of_paths_is_a_dataset(folder, build):
+    dataset = build(folder)
+    assert values(dataset) == [4, 2, 0]
+    (folder / '2.png').write_bytes(b'broken')  # skipped and counted as ever
+    assert values(copy.deepcopy(dataset)) == [4, 0, 0]
+    assert values(pickle.loads(pickle.dumps(dataset))) == [4, 0, 0]
 
 
-def test_all_bad(folder):
-    for i in range(6):
-        spoil(folder / f'{i}.png')
-    with pytest.raises(RuntimeError, match='none of the 6 images'):
-        UnlabelledImages(data_root=str(folder), pipeline=LOAD)[3]
+# --- the files of a folder ------------------------------------------------------------------------
 
 
-def test_count_holds_across_workers(folder):
-    for i in (0, 1, 2, 3):
-        spoil(folder / f'{i}.png')
-    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
-    loader = DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=value_of_one)
-    assert list(loader) == [4, 4, 4, 4, 4, 5]
-    assert (dataset._bad > 0).tolist() == [True] * 4 + [False] * 2
-    dataset.max_bad_images = 3  # what the workers found counts in this process
-    spoil(folder / '5.png')
-    with pytest.raises(BadImagesError, match='5 images cannot be read'):
-        dataset[5]
+def accepts(name: str) -> bool:
+    return name.lower().endswith(('.jpg', '.png'))
 
 
-def value_of_one(batch) -> int:
-    return int(batch[0]['img'][0, 0, 0])
+NAMES = ['0.png', 'a/1.JPG', 'a/2.png', 'a/deep/é.png', 'b/3.png', 'b/link.png']
 
 
-def test_count_holds_for_spawned_workers(folder):
-    spoil(folder / '1.png')
-    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
-    received = pickle.loads(ForkingPickler.dumps(dataset))  # what a spawned worker is sent
-    received[1]
-    assert dataset._bad.tolist() == [0, 1, 0, 0, 0, 0]
+@pytest.fixture
+def root(tmp_path):
+    """Three folders, one inside another."""
+    for name in ('a/1.JPG', 'a/2.png', 'a/deep/é.png', 'b/3.png', 'b/n.txt', 'b/.h.png', '0.png'):
+        path = tmp_path / 'images' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / 'images' / 'b' / 'link.png').symlink_to(tmp_path / 'images' / '0.png')
+    return tmp_path / 'images'
 
 
-def test_only_reading_may_fail(folder):
-    def broken_augmentation(results):
-        raise KeyError('not the image')
-
-    dataset = UnlabelledImages(data_root=str(folder), pipeline=[*LOAD, broken_augmentation])
-    with pytest.raises(KeyError, match='not the image'):
-        dataset[0]
-    assert dataset._bad.sum() == 0
+def test_the_same_list_as_mmengine_makes(root):
+    backend = fileio.get_file_backend(str(root))
+    listed = sorted(backend.list_dir_or_file(str(root), list_dir=False, recursive=True))
+    assert list_files(root, accepts) == [name for name in listed if accepts(name)] == NAMES
 
 
-def test_in_testing_a_bad_image_is_an_error(folder):
-    spoil(folder / '1.png')
-    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD, test_mode=True)
-    assert dataset[2]['img'][0, 0, 0] == 2
-    with pytest.raises(OSError):
-        dataset[1]
+def test_the_dataset_lists_so_as_well(root):
+    dataset = UnlabelledImages(data_root=str(root), extensions=('.png',))
+    assert paths(dataset, root) == [name for name in NAMES if name.endswith('png')]
 
 
-def test_copies_count_on_their_own(folder):
-    spoil(folder / '1.png')
-    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
-    other = copy.deepcopy(dataset)
-    dataset[1]
-    assert dataset._bad.tolist() == [0, 1, 0, 0, 0, 0] and other._bad.tolist() == [0] * 6
-    assert other[1]['img'][0, 0, 0] == 2
+def test_lists_with_labels_and_spaces(tmp_path):
+    (tmp_path / 'l.txt').write_text('a.png 7\n\nb c.png\nb c.png 4\nnotes.txt 3\n')
+    assert read_list(tmp_path / 'l.txt', accepts) == ['a.png', 'b c.png', 'b c.png']
+    with pytest.raises(FileNotFoundError, match=r'no such list of images: .*x\.txt'):
+        read_list(tmp_path / 'x.txt', accepts)

@@ -1,6 +1,8 @@
 import json
 import os
+import re
 import runpy
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -13,9 +15,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mirl_mm.datasets import LoadAnyImage, UnlabelledImages
+from mirl_mm.datasets.packed import Packed
 from mirl_mm.datasets.packed import writing as packed_writing
-from mirl_mm.datasets.packed.reading import Packed, PackedError
 from mirl_mm.datasets.packed.writing import pack_images, verify
+from mirl_mm.errors import PackedError
 
 ROOT = Path(__file__).parents[2]
 SMALL = 4000  # bytes of a shard: a few images
@@ -63,6 +66,20 @@ def test_every_file_comes_back_as_it_was(folder, packed):
         path.read_bytes() for path in files
     )
     assert verify(packed) == []
+
+
+def test_it_is_imported_when_a_path_asks_for_it(packed):
+    script = (
+        'import sys, mirl_mm; from mmengine import fileio\n'
+        "assert not [name for name in sys.modules if name.startswith('mirl_mm.datasets.packed')]\n"
+        f"backend = fileio.get_file_backend('packed://{packed}', enable_singleton=True)\n"
+        f"assert backend.isfile('packed://{packed}/cat/00.png')\n"
+        'print(type(backend).__module__)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == 'mirl_mm.datasets.packed'
 
 
 def test_the_dataset_cannot_tell(folder, packed):
@@ -148,6 +165,9 @@ def test_interrupted_and_repeated(folder, tmp_path, monkeypatch):
     before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
     assert pack_images(folder, target, shard_bytes=SMALL).kept == 5
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == before
+    (target / '.shard-00005.tar.1.part').touch()  # what a killed process leaves
+    assert pack_images(folder, target, shard_bytes=SMALL).kept == 5
+    assert contents(target) == contents(straight)
 
 
 def test_changed_sources_are_packed_anew(folder, packed):
@@ -205,7 +225,7 @@ def test_a_disk_that_lies_is_caught(folder, tmp_path, monkeypatch):
 
     def lie(descriptor):
         real(descriptor)
-        if os.readlink(f'/proc/self/fd/{descriptor}').endswith('.tar.part'):
+        if re.search(r'\.tar\.\d+\.part$', os.readlink(f'/proc/self/fd/{descriptor}')):
             flip_bit(Path(os.readlink(f'/proc/self/fd/{descriptor}')), 540)
 
     monkeypatch.setattr(os, 'fsync', lie)

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-import mirl_mm.demo.run
-from mirl_mm.demo.run import folder_options, run_demo
+import mirl_mm.demo
+from mirl_mm.demo import folder_options, run_demo
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.demo.transfer import all_background, measured
 
@@ -81,7 +81,7 @@ def on_scenes(tmp_path_factory) -> tuple[dict[str, Path], str, Path]:
     folder = tmp_path_factory.mktemp('demo')
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr(mirl_mm.demo.run, 'write_scenes', lambda out: write_scenes(out, 6, 3))
+        patch.setattr(mirl_mm.demo, 'write_scenes', lambda out: write_scenes(out, 6, 3))
         written = run_demo(
             str(CONFIGS / 'mirl_24-blocks.py'),
             TRANSFER,

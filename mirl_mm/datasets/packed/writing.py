@@ -17,11 +17,11 @@ from zlib import crc32
 
 import numpy as np
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import PackedError, UserError
+from mirl_mm.files import complete_file, remove_parts, write_complete
 
-from ..images import EXTENSIONS
-from ..listing import list_files
-from .reading import FORMAT, INDEX, MANIFEST, Packed, PackedError
+from ..images import EXTENSIONS, list_files
+from . import FORMAT, INDEX, MANIFEST, Packed
 
 SHARD_BYTES = 512 << 20
 READ_AHEAD = 64  # images that are read at once
@@ -35,14 +35,6 @@ class Result(NamedTuple):
     kept: int  # shards that were there already
 
 
-class Source(NamedTuple):
-    """One file to pack."""
-
-    name: str
-    content: bytes
-    mtime: float
-
-
 def pack_images(
     source: str | Path,
     destination: str | Path,
@@ -54,7 +46,6 @@ def pack_images(
     """Pack files of a folder; what was packed before from the same files is kept.
 
     Args:
-        source: folder of the images.
         destination: new or empty folder, or one that was packed to before.
         names: paths relative to `source`; None takes all images below it.
         shard_bytes: a shard is full when it holds so much.
@@ -63,7 +54,6 @@ def pack_images(
 
     Raises:
         FileNotFoundError: no such source, or a file of the list is not there.
-        ValueError: no image, a destination with other things in it, or shard_bytes below 1.
         PackedError: what was read back is not what was written.
     """
     source, destination = Path(source), Path(destination)
@@ -71,13 +61,11 @@ def pack_images(
     parts, kept, first = [], 0, 0
     with ThreadPoolExecutor(workers) as pool:
         while first < len(names):
-            shard = destination / f'shard-{len(parts):05d}.tar'
-            part = packed_before(shard, source, names[first:], shard_bytes)
+            shard, left = destination / f'shard-{len(parts):05d}.tar', names[first:]
+            part = packed_before(shard, source, left, shard_bytes)
             if part is None:
                 (destination / MANIFEST).unlink(missing_ok=True)
-                part = write_shard(
-                    shard, sources(source, names[first:], pool), shard_bytes, progress
-                )
+                part = write_shard(shard, sources(source, left, pool), shard_bytes, progress)
             else:
                 kept += 1
                 progress(len(part))
@@ -101,14 +89,16 @@ def check(
         names = list_files(source, is_image)
     if not names:
         raise UserError(f'no image to pack in {source}')
-    inside = [path.name for path in destination.iterdir()] if destination.is_dir() else []
-    foreign = [name for name in inside if not is_ours(name)]
+    inside = os.listdir(destination) if destination.is_dir() else []
+    ours = ('shard-', MANIFEST, INDEX)
+    foreign = sorted(name for name in inside if not name.removeprefix('.').startswith(ours))
     if foreign:
         raise UserError(
-            f'{destination} holds {sorted(foreign)[:3]}; accepted is a new or empty folder, or one '
-            'that was packed to before'
+            f'{destination} holds {foreign[:3]}; accepted is a new or empty folder, or one that '
+            'was packed to before'
         )
     destination.mkdir(parents=True, exist_ok=True)
+    remove_parts(destination)
     return sorted(set(names))
 
 
@@ -116,57 +106,52 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def is_ours(name: str) -> bool:
-    return name.startswith(('shard-', MANIFEST, INDEX))
+File = tuple[str, bytes, int]  # name, content, time of the last change
 
 
-def sources(folder: Path, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterator[Source]:
+def sources(folder: Path, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterator[File]:
     """The files in order, some of them read ahead."""
 
-    def read(name: str) -> Source:
+    def read(name: str) -> File:
         with (folder / name).open('rb') as file:
-            return Source(name, file.read(), os.fstat(file.fileno()).st_mtime)
+            return name, file.read(), int(os.fstat(file.fileno()).st_mtime)
 
     for first in range(0, len(names), READ_AHEAD):
         yield from pool.map(read, names[first : first + READ_AHEAD])
 
 
 def write_shard(
-    shard: Path, files: Iterator[Source], shard_bytes: int, progress: Callable[[int], None]
+    shard: Path, files: Iterator[File], shard_bytes: int, progress: Callable[[int], None]
 ) -> np.ndarray:
     """Write files until the shard is full, and check it; its part of the index."""
-    unfinished = shard.with_suffix('.tar.part')
     rows = []
-    with unfinished.open('wb') as target, tarfile.open(fileobj=target, mode='w') as tar:
-        for file in files:
-            header = tarfile.TarInfo(file.name)
-            header.size, header.mtime = len(file.content), int(file.mtime)
-            tar.addfile(header, BytesIO(file.content))
-            start = tar.offset - -(-header.size // BLOCK) * BLOCK
-            rows.append((os.fsencode(file.name), 0, start, header.size, crc32(file.content)))
-            progress(1)
-            if tar.offset >= shard_bytes:
-                break
-    part = as_index(rows)
-    read_back(unfinished, part)
-    write_array(shard.with_suffix('.npy'), part)
-    unfinished.rename(shard)
+    with complete_file(shard) as unfinished:
+        with tarfile.open(unfinished, 'w') as tar:
+            for name, content, mtime in files:
+                header = tarfile.TarInfo(name)
+                header.size, header.mtime = len(content), mtime
+                tar.addfile(header, BytesIO(content))
+                start = tar.offset - whole_blocks(len(content))
+                rows.append((os.fsencode(name), 0, start, len(content), crc32(content)))
+                progress(1)
+                if tar.offset >= shard_bytes:
+                    break
+        longest = max(len(row[0]) for row in rows)
+        fields = [('shard', '<u4'), ('offset', '<u8'), ('size', '<u8'), ('crc32', '<u4')]
+        part = np.array(rows, [('name', f'S{longest}'), *fields])
+        read_back(unfinished, part)
+        write_array(shard.with_suffix('.npy'), part)
     return part
 
 
-def as_index(rows: list[tuple]) -> np.ndarray:
-    longest = max(len(row[0]) for row in rows)
-    fields = [('shard', '<u4'), ('offset', '<u8'), ('size', '<u8'), ('crc32', '<u4')]
-    return np.array(rows, [('name', f'S{longest}'), *fields])
+def whole_blocks(size: int | np.ndarray) -> int | np.ndarray:
+    """The size rounded up to blocks of a tar file."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    unfinished = path.with_name(f'{path.name}.part')
-    with unfinished.open('wb') as file:
+    with complete_file(path) as part, part.open('wb') as file:
         np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
 
 
 def read_back(shard: Path, part: np.ndarray) -> None:
@@ -176,13 +161,11 @@ def read_back(shard: Path, part: np.ndarray) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not memory
         with tarfile.open(fileobj=file, mode='r:') as tar:
             for row in part:
-                member = tar.next()
-                name = os.fsdecode(row['name'])
+                member, name = tar.next(), os.fsdecode(row['name'])
                 place = member and (member.name, member.offset_data, member.size)
                 if place != (name, row['offset'], row['size']):
-                    raise PackedError(
-                        f'{shard}: {place} is where {name} should be; is the disk full?'
-                    )
+                    what = f'{place} is where {name} should be; is the disk full?'
+                    raise PackedError(f'{shard}: {what}')
                 if crc32(tar.extractfile(member).read()) != row['crc32']:
                     raise PackedError(f'{shard}: {name} is not what was written; check the disk')
                 tar.members.clear()  # or it keeps every header
@@ -197,7 +180,7 @@ def packed_before(
         written = shard.stat()
     except (OSError, ValueError):
         return None
-    ends = -(-(part['offset'] + part['size']).astype(np.int64) // BLOCK) * BLOCK
+    ends = whole_blocks((part['offset'] + part['size']).astype(np.int64))
     full = np.flatnonzero(ends >= shard_bytes)
     length = full[0] + 1 if len(full) else len(names)
     same = [os.fsdecode(name) for name in part['name']] == list(names[:length])
@@ -213,35 +196,28 @@ def packed_before(
 def finish(destination: Path, parts: list[np.ndarray]) -> None:
     """Index and manifest; shards of an earlier, longer list go."""
     shards = [destination / f'shard-{i:05d}.tar' for i in range(len(parts))]
-    keep = {path.name for path in shards} | {path.with_suffix('.npy').name for path in shards}
     manifest = dict(
         format=FORMAT,
         images=sum(map(len, parts)),
         shards=[dict(file=path.name, bytes=path.stat().st_size) for path in shards],
     )
-    text = json.dumps(manifest, indent=1) + '\n'
-    target = destination / MANIFEST
-    if not target.is_file() or target.read_text() != text:
-        target.unlink(missing_ok=True)
-        for path in destination.glob('shard-*'):
-            if path.name not in keep:
-                path.unlink()
-        index = np.concatenate(parts)
-        write_array(destination / INDEX, index[np.argsort(index['name'], kind='stable')])
-        unfinished = target.with_name(f'{MANIFEST}.part')
-        unfinished.write_text(text)
-        unfinished.rename(target)
+    target, text = destination / MANIFEST, json.dumps(manifest, indent=1) + '\n'
+    if target.is_file() and target.read_text() == text:
+        return
+    target.unlink(missing_ok=True)
+    for path in set(destination.glob('shard-*')).difference(
+        shards, (shard.with_suffix('.npy') for shard in shards)
+    ):
+        path.unlink()
+    index = np.concatenate(parts)
+    write_array(destination / INDEX, index[np.argsort(index['name'], kind='stable')])
+    write_complete(target, text.encode())
 
 
 def verify(folder: str | Path, progress: Callable[[int], None] = lambda images: None) -> list[str]:
-    """Read every packed image; one message for each that is not what was packed.
-
-    Raises:
-        PackedError: The folder is incomplete.
-    """
+    """Read every packed image; one message for each that is not what was packed."""
     packed, broken = Packed(folder), []
-    order = np.argsort(packed.index, order=('shard', 'offset'))
-    for row in order.tolist():
+    for row in np.argsort(packed.index, order=('shard', 'offset')).tolist():
         try:
             packed.read(row)
         except (PackedError, OSError) as error:
