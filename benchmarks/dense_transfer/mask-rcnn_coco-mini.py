@@ -6,7 +6,12 @@
 # Effective batch: 4 on one process. A hundredth of what 80 classes need: it shows that the chain
 # works on COCO's own annotations and in which direction pre-training moves it. Length, width and
 # rate are our choice; RoI features are as fine as an image a third of the size asks for.
-_base_ = ['../../configs/_base_/mmdet_runtime.py', '../../configs/_base_/mask-rcnn.py']
+_base_ = [
+    '../../configs/_base_/mmdet_runtime.py',
+    '../../configs/_base_/mask-rcnn.py',
+    '../../configs/_base_/coco.py',
+    '../../configs/_base_/dense_500it.py',
+]
 data_root = 'data/coco_mini/'
 
 model = dict(
@@ -39,14 +44,11 @@ model = dict(
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        type='CocoDataset',
         data_root=data_root,
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='images/train/'),
-        filter_cfg=dict(filter_empty_gt=True),
+        filter_cfg=dict(_delete_=True, filter_empty_gt=True),
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -58,16 +60,11 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CocoDataset',
         data_root=data_root,
         ann_file='annotations/instances_val.json',
         data_prefix=dict(img='images/val/'),
-        test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=(320, 192), keep_ratio=True),
@@ -80,33 +77,18 @@ val_dataloader = dict(
     ),
 )
 val_evaluator = dict(
-    type='CocoMetric',
     ann_file=data_root + 'annotations/instances_val.json',
     metric=['segm', 'bbox', 'proposal'],
     classwise=True,  # AP of every class, of the last of segm and bbox
 )
-val_cfg = dict()
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
-test_cfg = dict()
 
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
-    constructor='LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.9, norm_decay_mult=0.0, bias_decay_mult=0.0),
-)
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=30),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=500, T_max=470),
 ]
-train_cfg = dict(type='ExactIterLoop', max_iters=500, val_interval=500)
-
 default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=500, max_keep_ckpts=1), sampler_seed=None
 )
-randomness = dict(seed=0, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=4, enable=False)
-custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=4),
-]

@@ -4,7 +4,11 @@
 #   (from scratch: model.backbone.init_cfg=None)
 # Effective batch: 8 on one process. Trained on crops of 192 px, evaluated on whole images: 30 x 23
 # patches of 16 px. Label 0 is a class (sky), 255 is ignored. Length, width and rate are our choice.
-_base_ = ['../../configs/_base_/mmseg_runtime.py', '../../configs/_base_/upernet.py']
+_base_ = [
+    '../../configs/_base_/mmseg_runtime.py',
+    '../../configs/_base_/upernet.py',
+    '../../configs/_base_/dense_500it.py',
+]
 data_root = 'data/camvid/'
 metainfo = dict(
     classes=(
@@ -78,38 +82,24 @@ val_dataloader = dict(
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 val_cfg = dict()
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    val_dataloader,
     dataset=dict(
-        type='BaseSegDataset',
-        data_root=data_root,
+        val_dataloader['dataset'],
         data_prefix=dict(img_path='images/test', seg_map_path='annotations/test'),
-        metainfo=metainfo,
-        pipeline=test_pipeline,
     ),
 )
 test_evaluator = val_evaluator
 test_cfg = dict()
 
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
-    constructor='LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.9, norm_decay_mult=0.0, bias_decay_mult=0.0),
-)
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=30),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=30, end=300),
 ]
-train_cfg = dict(type='ExactIterLoop', max_iters=300, val_interval=150)
+train_cfg = dict(max_iters=300, val_interval=150)
 
 default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=300, max_keep_ckpts=1), sampler_seed=None
 )
-randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=8, enable=False)
-custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=8),
-]
+custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=8)]

@@ -2,13 +2,16 @@
 # Command: python tools/train.py benchmarks/study/mirl_camvid.py
 # Effective batch: 64 on one process. 12 blocks of 96 as in dense_transfer; the grid sets the seed,
 # and with the length (300 x 367 / 64 iterations) the warm-up: 40 of 300, as in the official recipe.
-_base_ = ['../dense_transfer/mirl_camvid.py']
+_base_ = ['../dense_transfer/_base_/pretrain.py']
 
 model = dict(backbone=dict(img_size=192))
 train_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
     dataset=dict(
+        type='UnlabelledImages',
+        data_root='data/camvid/',
+        data_prefix='images/training',
         pipeline=[
             dict(
                 type='LoadRandomResizedCrop',
@@ -17,7 +20,7 @@ train_dataloader = dict(
                 flip_prob=0.5,
             ),
             dict(type='PackInputs'),
-        ]
+        ],
     ),
 )
 val_dataloader = None

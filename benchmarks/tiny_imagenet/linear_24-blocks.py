@@ -3,11 +3,7 @@
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #   (untrained: model.backbone.init_cfg=None)
 # Effective batch: 50 on one process. Rate for a short run; the rest is configs/linear's.
-_base_ = [
-    '../../configs/_base_/default_runtime.py',
-    '../../configs/_base_/linear.py',
-    './_base_/transfer.py',
-]
+_base_ = ['../../configs/_base_/linear.py', './_base_/transfer.py']
 
 model = dict(
     data_preprocessor=dict(num_classes=100),
@@ -44,8 +40,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='ExactEpochLoop', max_epochs=3, val_interval=3)
-
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=3, max_keep_ckpts=1))
-auto_scale_lr = dict(base_batch_size=50, enable=False)
 custom_hooks = [dict(type='RunSummaryHook', base_lr=50.0)]

@@ -1,11 +1,7 @@
 # MAE on the encoder of mirl_24-blocks.py, same images, schedule and length.
 # Command: python tools/train.py benchmarks/tiny_imagenet/mae_24-blocks.py
 # Effective batch: 32 on one process. 6 decoder blocks of 48 cost about what MIRL's decoders cost.
-_base_ = [
-    '../../configs/_base_/default_runtime.py',
-    '../../configs/_base_/mae.py',
-    './_base_/pretrain.py',
-]
+_base_ = ['../../configs/_base_/mae.py', './_base_/pretrain.py']
 
 model = dict(
     backbone=dict(
@@ -22,7 +18,4 @@ model = dict(
         decoder_num_heads=2,
     ),
     head=dict(patch_size=8),
-)
-default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1), panel=None
 )

@@ -1,11 +1,7 @@
 # MIRL on 24 blocks of 64, Tiny-ImageNet-100 at 64 px, 5 epochs: about 20 minutes on one CPU core.
 # Command: python tools/train.py benchmarks/tiny_imagenet/mirl_24-blocks.py
 # Effective batch: 32 on one process. Segments as in b24; heads of 32 as in the 384-wide archs.
-_base_ = [
-    '../../configs/_base_/default_runtime.py',
-    '../../configs/_base_/mirl.py',
-    './_base_/pretrain.py',
-]
+_base_ = ['../../configs/_base_/mirl.py', './_base_/pretrain.py']
 
 model = dict(
     backbone=dict(
@@ -23,7 +19,4 @@ model = dict(
         patch_size=8,
     ),
     head=dict(patch_size=8),
-)
-default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1), panel=None
 )

@@ -1,10 +1,12 @@
-# ImageNet-1k in class folders, data/imagenet/{train,val}/<class>, with the augmentation of
-# fine-tuning. Your own class folders:
-#   --cfg-options train_dataloader.dataset.type=CustomDataset \
-#     train_dataloader.dataset.data_root=/my/data val_dataloader.dataset.type=CustomDataset \
-#     val_dataloader.dataset.data_root=/my/data model.head.num_classes=N \
-#     model.data_preprocessor.num_classes=N
-data_root = 'data/imagenet/'
+# The official fine-tuning recipe on ImageNet-1k: 100 epochs, per-iteration schedule. Source: the
+# official FINETUNE.md and main_finetune.py (github.com/russellllaputa/MIRL). A config adds
+# layer_decay_rate. Another accumulation k needs interval=k and gamma=9*k in EMAHook, which counts
+# iterations.
+#  * eta_min_ratio is 1e-6 / 6e-3: the floor is scaled per layer like the rate, as there.
+#  * Warm-up starts at 1e-9 of the rate: MMEngine's LinearLR cannot start from 0.
+#  * No weight decay on biases, norms, positions and cls token.
+#  * bf16 here, fp16 with a loss scaler there.
+_base_ = ['./default_runtime.py', './classes_in1k.py']
 
 train_pipeline = [
     dict(type='LoadAnyImage'),
@@ -30,34 +32,51 @@ train_pipeline = [
     ),
     dict(type='PackInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow'),
-    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
+train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))
 
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
-    dataset=dict(
-        type='ImageNet', data_root=data_root, data_prefix='train', pipeline=train_pipeline
+optim_wrapper = dict(
+    type='AmpOptimWrapper',
+    accumulative_counts=4,
+    dtype='bfloat16',
+    loss_scale=dict(enabled=False),
+    optimizer=dict(
+        type='AdamW', lr=7.5e-4 * 2048 / 256, betas=(0.9, 0.999), weight_decay=0.05, fused=True
+    ),
+    constructor='LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(
+        flat_decay_mult=0.0,
+        custom_keys=dict(pos_embed=dict(decay_mult=0.0), cls_token=dict(decay_mult=0.0)),
     ),
 )
-val_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='default_collate'),
-    dataset=dict(type='ImageNet', data_root=data_root, data_prefix='val', pipeline=test_pipeline),
+
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1e-9,
+        by_epoch=True,
+        begin=0,
+        end=20,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min_ratio=1e-6 / 6e-3,
+        by_epoch=True,
+        begin=20,
+        end=100,
+        T_max=80,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(type='ExactEpochLoop', max_epochs=100, val_interval=1)
+
+randomness = dict(seed=888, diff_rank_seed=True)
+auto_scale_lr = dict(base_batch_size=2048, enable=False)
+default_hooks = dict(
+    checkpoint=dict(interval=10, max_keep_ckpts=1, save_best='accuracy/top1', rule='greater')
 )
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
-val_cfg = dict()
-test_dataloader = val_dataloader
-test_evaluator = val_evaluator
-test_cfg = dict()
+custom_hooks = [
+    dict(type='RunSummaryHook', base_lr=7.5e-4),
+    dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=4, gamma=9 * 4),
+    dict(type='RawAndEMAHook'),
+]

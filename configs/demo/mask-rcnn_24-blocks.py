@@ -8,6 +8,7 @@ _base_ = [
     '../_base_/mmdet_runtime.py',
     '../_base_/mask-rcnn.py',
     '../_base_/instances_scenes.py',
+    '../_base_/dense_500it.py',
 ]
 
 model = dict(
@@ -54,17 +55,6 @@ model = dict(
 )
 
 train_dataloader = dict(batch_size=4)
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
-    constructor='LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.95, norm_decay_mult=0.0, bias_decay_mult=0.0),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=500, T_max=450),
-]
-train_cfg = dict(type='ExactIterLoop', max_iters=500, val_interval=500)
 
 default_hooks = dict(
     logger=dict(interval=10),
@@ -72,6 +62,3 @@ default_hooks = dict(
     sampler_seed=None,
     progress=dict(lines=4),
 )
-randomness = dict(seed=0, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=4, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=4)]

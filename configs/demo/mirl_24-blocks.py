@@ -7,6 +7,7 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/mirl.py',
     '../_base_/pretrain_scenes.py',
+    '../_base_/pretrain_cpu.py',
 ]
 
 model = dict(
@@ -23,14 +24,7 @@ model = dict(
     ),
 )
 
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(
-        type='AdamW', lr=4.8e-2 * 16 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True
-    ),
-    constructor='MergedOptimWrapperConstructor',
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
-)
+optim_wrapper = dict(optimizer=dict(lr=4.8e-2 * 16 / 256))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=2000, T_max=1900),
@@ -68,9 +62,5 @@ default_hooks = dict(
 )
 log_processor = dict(by_epoch=False)
 
-randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=16, enable=False)
-custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=4.8e-2),
-    dict(type='ExportEncoderHook'),
-]
+custom_hooks = [dict(type='RunSummaryHook', base_lr=4.8e-2), dict(type='ExportEncoderHook')]

@@ -1,31 +1,18 @@
 # UperNet, MIRL ViT-B-24: 160,000 iterations on ADE20K at 512 px.
 # Command: tools/dist_train.sh configs/upernet/vit-b24_160k_ade20k-512.py 8
-# Needs: the pre-trained encoder, work_dirs/vit-b24_300e/encoder.pth; another one (ours, MAE's):
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# Hardware: 8 GPUs of 24 GB (estimated, not measured); on smaller ones, docs/dense.md.
-# Effective batch: 2 x 8 GPUs = 16.
+# Needs: the pre-trained encoder, work_dirs/vit-b24_300e/encoder.pth (another: configs/README.md).
+# Effective batch: 2 x 8 GPUs = 16 (8 GPUs of 24 GB, estimated; smaller ones: docs/dense.md).
 # Published: paper number not available. To beat: 48.1 mIoU: MAE ViT-B (arXiv 2111.06377; mmseg's
 #   configs/mae: 48.13); ViT-L, twice its size: 53.6.
 # Layer decay: the first layer's rate is 0.8^25 = 0.0038 of the last one's, as in MAE's ViT-B
 #   (0.65^13 = 0.0037); drop path: that of MAE's ViT-L, which is as deep. Ours, not tuned.
 # Taps: the last block of each quarter of the depth.
-_base_ = [
-    '../_base_/mmseg_runtime.py',
-    '../_base_/upernet.py',
-    '../_base_/ade20k_512.py',
-    '../_base_/upernet_160k.py',
-]
-
+_base_ = ['../_base_/mmseg_runtime.py', '../_base_/upernet.py', '../_base_/ade20k_160k.py']
+_encoder = dict(checkpoint='work_dirs/vit-b24_300e/encoder.pth')
 model = dict(
-    backbone=dict(
-        arch='b24',
-        out_indices=(5, 11, 17, 23),
-        drop_path_rate=0.2,
-        init_cfg=dict(checkpoint='work_dirs/vit-b24_300e/encoder.pth'),
-    ),
+    backbone=dict(arch='b24', out_indices=(5, 11, 17, 23), drop_path_rate=0.2, init_cfg=_encoder),
     neck=dict(in_channels=768),
     decode_head=dict(in_channels=[768] * 4, channels=768),
     auxiliary_head=dict(in_channels=768),
 )
 optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.8))
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-4, base_batch_size=16)]

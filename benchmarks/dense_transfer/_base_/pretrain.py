@@ -1,7 +1,11 @@
 # MIRL on the small encoder of these runs, in crops of 128 px: 12 blocks of 96, patches of 16 px,
 # 4 segments as in b12, heads of 32 as in the 384-wide archs; 700 iterations of 64. Rate and
 # length are our choice for two CPU cores; what to read and how to crop is the inheriting config's.
-_base_ = ['../../../configs/_base_/default_runtime.py', '../../../configs/_base_/mirl.py']
+_base_ = [
+    '../../../configs/_base_/default_runtime.py',
+    '../../../configs/_base_/mirl.py',
+    '../../../configs/_base_/pretrain_cpu.py',
+]
 
 model = dict(
     backbone=dict(
@@ -18,14 +22,7 @@ model = dict(
     ),
 )
 
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(
-        type='AdamW', lr=8e-3 * 64 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True
-    ),
-    constructor='MergedOptimWrapperConstructor',
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
-)
+optim_wrapper = dict(optimizer=dict(lr=8e-3 * 64 / 256))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=70),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=70, end=700, T_max=630),
@@ -62,9 +59,5 @@ default_hooks = dict(
 )
 log_processor = dict(by_epoch=False)
 
-randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_batch_size=64, enable=False)
-custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=8e-3),
-    dict(type='ExportEncoderHook'),
-]
+custom_hooks = [dict(type='RunSummaryHook', base_lr=8e-3), dict(type='ExportEncoderHook')]

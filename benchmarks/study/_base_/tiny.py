@@ -1,7 +1,10 @@
 # What all runs of grid A share: Tiny-ImageNet-100 at 64 px, patches of 8, without labels. The rate
 # is the one that a search at depth 12 chose for both methods (README.md); the grid sets
 # depth, seed and length, and with it the warm-up: 40 of 300 epochs, as in the official recipe.
-_base_ = ['../../../configs/_base_/default_runtime.py']
+_base_ = [
+    '../../../configs/_base_/default_runtime.py',
+    '../../../configs/_base_/pretrain_cpu.py',
+]
 data_root = 'data/tiny_imagenet_100/'
 
 train_dataloader = dict(
@@ -23,12 +26,7 @@ train_dataloader = dict(
     ),
 )
 
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
-    constructor='MergedOptimWrapperConstructor',
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
-)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
 max_epochs = 10
 _warm_up = max_epochs * 40 / 300
 param_scheduler = [
@@ -42,4 +40,3 @@ train_cfg = dict(type='ExactEpochLoop', max_epochs=max_epochs)
 default_hooks = dict(
     logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=2), panel=None
 )
-randomness = dict(seed=0, diff_rank_seed=True)
