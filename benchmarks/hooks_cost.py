@@ -34,6 +34,7 @@ from mirl_mm.engine.launch import build_runner
 from mirl_mm.engine.machine import has_accelerator, has_bfloat16, set_precision
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.files import write_json
+from mirl_mm.models.archs import ARCHS
 
 ROOT = Path(__file__).parents[1]
 WATCHED = dict(
@@ -181,7 +182,7 @@ def shares_of(costs: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description='What the hooks that watch a run cost.')
-    parser.add_argument('--arch', default='s54', choices=['test', 's54', 'b12', 'b48'])
+    parser.add_argument('--arch', default='s54', choices=ARCHS)
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--steps', type=int, default=24, help='behind two to warm up')
     parser.add_argument('--out', type=Path, help='JSON file to write')

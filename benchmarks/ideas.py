@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks.pretrain_step import build, step
 from benchmarks.timing import add_options, alternate, save, show, summarise, use_threads
 from mirl_mm.models import MIRLHead, MIRLViT
+from mirl_mm.models.archs import ARCHS
 from mirl_mm.models.decoder import DecoderBlock, Layout
 from mirl_mm.models.half import Layers
 from mirl_mm.models.head import Target
@@ -128,7 +129,7 @@ def updates(model: nn.Module) -> dict[str, Callable[[], None]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description='What each idea gains.')
-    parser.add_argument('--arch', default='s54', choices=['test', 's54', 'b12', 'b48'])
+    parser.add_argument('--arch', default='s54', choices=ARCHS)
     parser.add_argument('--batch', type=int, default=8)
     add_options(parser)
     args = parser.parse_args()

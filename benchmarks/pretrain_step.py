@@ -32,6 +32,7 @@ from benchmarks.timing import (
     use_threads,
 )
 from mirl_mm.measure.flops import flops
+from mirl_mm.models.archs import ARCHS
 from tests.reference import Reference
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +150,7 @@ def with_updates(
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Step time of MIRL against its peers.')
-    parser.add_argument('--arch', default='s54', choices=['test', 's54', 'b12', 'b48'])
+    parser.add_argument('--arch', default='s54', choices=ARCHS)
     parser.add_argument('--batch', type=int, default=8)
     add_options(parser)
     parser.add_argument(
