@@ -1,5 +1,5 @@
-# 500 iterations of 4 on a CPU for detectors and segmentors, in float32. Rate, warm-up and length are
-# our choice; layer decay for 24 blocks. No weight decay on biases and norms.
+# 500 iterations of 4 on a CPU for detectors and segmentors, in float32. Rate, warm-up and length
+# are our choice; layer decay for 24 blocks. No weight decay on biases and norms.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),

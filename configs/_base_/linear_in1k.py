@@ -1,6 +1,6 @@
 # The linear probe's recipe on ImageNet-1k: 90 epochs, per-iteration schedule. Source: mmpretrain's
-# configs/mae and MAE's main_linprobe.py (LARS, rate 0.1 for a batch of 256); the official release of
-# MIRL names the same numbers in a script that it removed, without a result.
+# configs/mae and MAE's main_linprobe.py (LARS, rate 0.1 for a batch of 256); the official release
+# of MIRL names the same numbers in a script that it removed, without a result.
 #  * Warm-up starts at 1e-4 of the rate, as in mmpretrain.
 _base_ = ['./default_runtime.py', './classes_in1k.py']
 

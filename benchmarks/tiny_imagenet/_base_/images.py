@@ -1,5 +1,5 @@
-# Tiny-ImageNet-100 at 64 px on a CPU: how it is read. What to take of it, and in which batch, is the
-# inheriting file's.
+# Tiny-ImageNet-100 at 64 px on a CPU: how it is read. Who inherits says what of it is taken, and in
+# which batch.
 data_root = 'data/tiny_imagenet_100/'
 
 train_pipeline = [
