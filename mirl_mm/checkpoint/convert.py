@@ -1,29 +1,35 @@
 """From a checkpoint file of any form to another file, with an account of every name."""
 
+import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from mmpretrain.models import VisionTransformer
+from safetensors.torch import save_file
 from torch import Size, Tensor
 
 from mirl_mm import __version__
 from mirl_mm.errors import UserError
+from mirl_mm.files import check_folder, complete_file
 from mirl_mm.models.archs import BACKBONE, EncoderArch, check_same
 from mirl_mm.models.fit import Shapes, compare, shapes, summary
 from mirl_mm.models.neck import MIRLNeck
 
-from .account import by_part, counted, described, timm_call
 from .loading import config_shapes
 from .names import backbone_state, timm_name, to_ours, to_timm
 from .reading import CheckpointFile, open_checkpoint
-from .writing import check_destination, write_checkpoint
+from .safety import META_KEY
 
 TARGETS = {'mirl': dict, 'backbone': backbone_state, 'timm': to_timm}
+FORMS = {'paddle-mirl': 'official MIRL', 'mae': 'names of MAE or timm'}
+PARTS = dict(backbone='encoder', neck='decoders')
 HEADS = 'heads     the file does not tell their number; --arch or --config does'
 KEPT_META = ('cfg', 'epoch', 'iter', 'time', 'mmengine_version')
+PADDLE_ENDINGS = ('.pd', '.pdparams', '.pdopt')
 
 
 def convert_file(
@@ -34,7 +40,7 @@ def convert_file(
     config: str | None = None,
     raw: bool = False,
 ) -> list[str]:
-    """Read a checkpoint of any form and write it in another.
+    """Read a checkpoint of any form, write it in another, and return the account, line by line.
 
     Args:
         source: the file to read.
@@ -44,13 +50,6 @@ def convert_file(
         arch: name of the arch that the encoder must have.
         config: path of a config whose model the file is held against, in place of ``arch``.
         raw: see :func:`open_checkpoint`.
-
-    Returns:
-        The account, line by line.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: the source cannot be read, is of another arch, or
-            has no place in the target; the destination cannot be written.
     """
     if to not in TARGETS:
         raise UserError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
@@ -77,10 +76,11 @@ def convert_file(
     meta = dict(_meta(file, to), source=Path(source).name, arch=encoder.to_meta())
     write_checkpoint(destination, converted, meta, flat=to == 'timm')
 
-    left = [name for name in fit.matched if not _has_a_place(name, to)]
+    has_place = dict(mirl=bool, backbone=lambda name: name.startswith(BACKBONE), timm=timm_name)[to]
+    left = [name for name in fit.matched if not has_place(name)]
     size = Path(destination).stat().st_size / 1e6
     lines = [
-        f'read      {source}: {described(file)}',
+        f'read      {source}: {_described(file)}',
         f'arch      {encoder}',
         f'matched   {len(fit.matched)} of the {len(wanted)} of {who}: {by_part(fit.matched)}',
         f'unused    {counted(unused + fit.unused)}',
@@ -88,18 +88,14 @@ def convert_file(
         f'resized   when loaded: {summary(fit.resized)}' if fit.resized else '',
         f'left out  {counted(left)}' if left else '',
         f'written   {destination}: {to}, {len(converted)} tensors, {size:.1f} MB',
-        f'load with {timm_call(encoder, converted)}' if to == 'timm' else '',
+        f'load with {_timm_call(encoder, converted)}' if to == 'timm' else '',
         HEADS if to == 'timm' and encoder.num_heads is None else '',
     ]
     return [line for line in lines if line]
 
 
 def encoder_of(state: dict[str, Tensor], file: CheckpointFile) -> EncoderArch:
-    """What the weights tell, and the heads where the file or its form does.
-
-    Raises:
-        ValueError: the weights are not those of the arch stored with them.
-    """
+    """What the weights tell, and the heads where the file or its form does."""
     encoder, stored = EncoderArch.of_state(state), EncoderArch.of_meta(file.meta)
     check_same(encoder, stored, 'the arch stored with it')
     if stored is not None:
@@ -117,33 +113,17 @@ def _meta(file: CheckpointFile, to: str) -> dict:
     return dict(meta, form=to, mirl_mm_version=__version__)
 
 
-def _has_a_place(name: str, to: str) -> bool:
-    return {
-        'mirl': True,
-        'backbone': name.startswith(BACKBONE),
-        'timm': timm_name(name) is not None,
-    }[to]
-
-
 def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
-    """Shapes of a model of this arch with the parts that the weights have (full-model names).
-
-    Encoder, norms, decoders and classifier are those of the file; their sizes are the arch's. The
-    models are built without memory.
-    """
+    """Shapes of a model of this arch with the parts (norms, decoders) that the weights have."""
+    pooled = BACKBONE + 'ln2.weight' in state
     with torch.device('meta'):
         encoder = VisionTransformer(
-            arch=dict(
-                embed_dims=arch.embed_dims,
-                num_layers=arch.num_layers,
-                num_heads=arch.num_heads or 1,
-                feedforward_channels=arch.feedforward_channels,
-            ),
+            arch=dict(arch.to_meta(), num_heads=arch.num_heads or 1),
             img_size=arch.img_size or 224,
             patch_size=arch.patch_size,
             in_channels=arch.in_channels,
-            final_norm=BACKBONE + 'ln2.weight' not in state or BACKBONE + 'ln1.weight' in state,
-            out_type='avg_featmap' if BACKBONE + 'ln2.weight' in state else 'cls_token',
+            final_norm=not pooled or BACKBONE + 'ln1.weight' in state,
+            out_type='avg_featmap' if pooled else 'cls_token',
         )
         wanted = {BACKBONE + name: t.shape for name, t in encoder.state_dict().items()}
         if neck := _neck_like(state, arch.embed_dims):
@@ -156,21 +136,108 @@ def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
     return wanted
 
 
-def _neck_like(state: Mapping[str, Tensor], width: int) -> MIRLNeck | None:
+def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> MIRLNeck | None:
     """MIRLNeck with the decoders that the weights have."""
     found = [re.match(r'neck\.decoders\.(\d+)\.(?:blocks\.(\d+)\.)?', name) for name in state]
-    numbers = [match.groups() for match in found if match]
+    numbers = [match.groups(default=0) for match in found if match]
     needed = ('embed.weight', 'blocks.0.ffn.layers.0.0.weight', 'pred.bias')
-    embed, hidden, values = (state.get(f'neck.decoders.0.{name}') for name in needed)
-    if embed is None or values is None or hidden is None:
+    sizes = [len(state.get(f'neck.decoders.0.{name}', ())) for name in needed]
+    if not all(sizes):
         return None
+    width, hidden, values = sizes
     return MIRLNeck(
-        width,
+        embed_dim,
         num_segments=1 + max(int(g) for g, _ in numbers),
-        decoder_embed_dim=embed.shape[0],
-        decoder_depth=1 + max(int(i) for _, i in numbers if i is not None),
+        decoder_embed_dim=width,
+        decoder_depth=1 + max(int(i) for _, i in numbers),
         decoder_num_heads=1,
-        mlp_ratio=(hidden.shape[0] + 0.5) / embed.shape[0],  # the neck rounds down
+        mlp_ratio=(hidden + 0.5) / width,  # the neck rounds down
         patch_size=1,
-        in_channels=values.shape[0],
+        in_channels=values,
     )
+
+
+def _described(file: CheckpointFile) -> str:
+    """What kind of file it is, and what it holds beside the weights."""
+    form = FORMS.get(file.form, 'names of mirl_mm or mmpretrain')
+    parts = [form, f'{file.layout} layout', f'{len(file.state)} tensors']
+    if file.weights != 'plain':
+        parts.append(f'{file.weights} weights of a run with EMA')
+    if file.beside:
+        parts.append(f'beside them {", ".join(file.beside)}')
+    return ', '.join(parts)
+
+
+def by_part(names: Collection[str]) -> str:
+    """How many tensors of each part of a model: encoder 148, decoders 192."""
+    firsts = [name.split('.')[0] for name in names]
+    counts = Counter(PARTS.get(first, first) for first in firsts)
+    return ', '.join(f'{part} {number}' for part, number in counts.items())
+
+
+def counted(names: Collection[str]) -> str:
+    """How many, and which."""
+    return f'{len(names)}: {summary(list(names))}' if names else 'none'
+
+
+def _timm_call(arch: EncoderArch, converted: dict[str, Tensor]) -> str:
+    """The call of ``timm.create_model`` whose model takes the weights, all of them."""
+    numbers = dict(
+        img_size=224 if arch.img_size is None else arch.img_size[0],
+        patch_size=arch.patch_size,
+        in_chans=arch.in_channels,
+        embed_dim=arch.embed_dims,
+        depth=arch.num_layers,
+        num_heads='?' if arch.num_heads is None else arch.num_heads,
+        mlp_ratio=f'{arch.feedforward_channels / arch.embed_dims:g}',
+        num_classes=len(converted.get('head.weight', ())),
+        global_pool="'avg'" if 'fc_norm.weight' in converted else "'token'",
+    )
+    arguments = ', '.join(f'{key}={value}' for key, value in numbers.items())
+    return f"timm.create_model('vit_base_patch16_224', {arguments})"
+
+
+def write_checkpoint(
+    path: str | Path, state: Mapping[str, Tensor], meta: dict, flat: bool = False
+) -> None:
+    """Write weights as a whole or not at all; OSError or ValueError says why it cannot be.
+
+    Args:
+        path: safetensors if it ends so, else a torch file that is safe to load.
+        state: tensors by name; written contiguous, on the CPU, without shared memory.
+        meta: plain data (numbers, text, lists, dicts).
+        flat: in a torch file, the dict of tensors alone (as timm's), without meta.
+    """
+    path = Path(path)
+    check_destination(path)
+    state = {name: _own(tensor) for name, tensor in state.items()}
+    try:
+        with complete_file(path) as part:
+            if path.suffix == '.safetensors':
+                save_file(state, part, metadata={'format': 'pt', META_KEY: json.dumps(meta)})
+            else:
+                with part.open('wb') as file:
+                    torch.save(state if flat else dict(state_dict=state, meta=meta), file)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f'cannot write {path}: {error}') from error
+
+
+def check_destination(path: str | Path) -> None:
+    """Find out early that a file cannot be written."""
+    path = Path(path)
+    if path.suffix in PADDLE_ENDINGS:
+        raise UserError(
+            f'{path}: Paddle files are read, not written; end it in .safetensors for '
+            'safetensors, in anything else (.pth) for a torch file'
+        )
+    if path.is_dir() or not path.parent.is_dir():
+        why = 'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'
+        raise OSError(f'cannot write {path}: {why}')
+    check_folder(path.parent, 'destination')
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The same values in memory of their own, so that a view does not drag its whole along."""
+    tensor = tensor.detach().cpu().contiguous()
+    whole = tensor.numel() * tensor.element_size()
+    return tensor if tensor.untyped_storage().nbytes() == whole else tensor.clone()

@@ -1,11 +1,16 @@
 """Weights of any form into a model, and what a config's model would take."""
 
+import os
 from collections.abc import Mapping
+from functools import wraps
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
@@ -57,23 +62,32 @@ def check_whole(model: nn.Module, given: Mapping[str, Tensor], path: str | Path)
         )
 
 
-def check_stored_arch(path: str | Path, backbone: nn.Module) -> None:
-    """ValueError if a local file stores an arch (its heads, above all) that is not the encoder's.
+def check_stored_arch(path: str | Path, encoder: nn.Module) -> None:
+    """CheckpointError if a local file stores an arch (its heads, above all) that is another one.
 
-    For encoders that MMEngine fills by itself (``init_cfg``), which compares shapes at most.
+    Reads as MMEngine's own ``Pretrained`` does; other encoders than plain ViTs are left alone.
     """
-    if Path(path).is_file():
-        stored = EncoderArch.of_meta(open_checkpoint(path).meta)
-        check_same(stored, EncoderArch.of_module(backbone), f'this {type(backbone).__name__}')
+    if isinstance(encoder, VisionTransformer) and os.path.isfile(os.path.expanduser(path)):
+        content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
+        meta = content.get('meta') if isinstance(content, dict) else None
+        stored = EncoderArch.of_meta(meta) if isinstance(meta, Mapping) else None
+        check_same(stored, EncoderArch.of_module(encoder), f'this {type(encoder).__name__}')
+
+
+def hold_pretrained_to_its_arch() -> None:
+    """Make MMEngine's ``init_cfg=dict(type='Pretrained')``, which sees shapes alone, see heads."""
+    initialize = PretrainedInit.__call__
+
+    @wraps(initialize)
+    def checked(self: PretrainedInit, module: nn.Module) -> None:
+        check_stored_arch(self.checkpoint, module)
+        initialize(self, module)
+
+    PretrainedInit.__call__ = checked
 
 
 def config_shapes(path: str) -> tuple[Shapes, EncoderArch | None]:
-    """Shapes of a config's model, and the size of its encoder if it is a ViT; takes no memory.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such config, or no model that can be
-            built in it.
-    """
+    """Shapes of a config's model, and the size of its encoder if it is a ViT; takes no memory."""
     if not Path(path).is_file():
         raise FileNotFoundError(f'no config at {path}')
     cfg = Config.fromfile(path)

@@ -1,6 +1,11 @@
-"""From any known naming to ours, and from ours to the encoder alone and to timm's."""
+"""From any known naming to ours, and from ours to the encoder alone and to timm's.
+
+The official encoder's names are those of MAE and timm too. Reference: models_mirl.py and
+models_vit.py of https://github.com/russellllaputa/MIRL (names alone).
+"""
 
 import re
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -8,30 +13,80 @@ from mirl_mm.errors import UserError
 from mirl_mm.models.archs import BACKBONE
 from mirl_mm.models.segments import strip_wrappers
 
-from .official import ENCODER_BLOCK, PROBE, convert_official, our_name
-
+# Inside blocks, our names follow mmpretrain (encoder) and mirl_mm.models.decoder.
+_SHARED = {
+    'attn.qkv': 'attn.qkv',
+    'attn.proj': 'attn.proj',
+    'mlp.fc1': 'ffn.layers.0.0',
+    'mlp.fc2': 'ffn.layers.1',
+}
+_PARTS = dict(
+    encoder=dict(norm1='ln1', norm2='ln2') | _SHARED,
+    decoder=dict(norm1='ln_self', norm2='ln_query', norm3='ln_context', norm4='ln_mlp')
+    | {f'cross_attn.{name}': f'cross_attn.{name}' for name in ('q', 'kv', 'proj')}
+    | _SHARED,
+)
+# Official name and ours. {i} and {g} are numbers, {k} is weight or bias, the others are above.
+_ENCODER = [
+    ('cls_token', 'backbone.cls_token'),
+    ('pos_embed', 'backbone.pos_embed'),
+    ('patch_embed.proj.{k}', 'backbone.patch_embed.projection.{k}'),
+    ('blocks.{i}.{encoder}.{k}', 'backbone.layers.{i}.{encoder}.{k}'),
+    ('norm.{k}', 'backbone.ln1.{k}'),
+    ('fc_norm.{k}', 'backbone.ln2.{k}'),
+    ('head.{k}', 'head.fc.{k}'),
+]
+_NECK = [
+    ('norm_low.{k}', 'neck.stem_norm.{k}'),
+    ('norm{g}.{k}', 'neck.norms.{g}.{k}'),
+    ('decoder_embed0_1.{k}', 'neck.stem_embed.{k}'),
+    ('decoder_embed{g}.{k}', 'neck.decoders.{g}.embed.{k}'),
+    ('mask_token{g}', 'neck.decoders.{g}.mask_token'),
+    ('decoder_blocks{g}.{i}.{decoder}.{k}', 'neck.decoders.{g}.blocks.{i}.{decoder}.{k}'),
+    ('decoder_norm{g}.{k}', 'neck.decoders.{g}.norm.{k}'),
+    ('decoder_pred{g}.bias', 'neck.decoders.{g}.pred.bias'),
+    ('decoder_pred{g}.weight_g', 'neck.decoders.{g}.pred.parametrizations.weight.original0'),
+    ('decoder_pred{g}.weight_v', 'neck.decoders.{g}.pred.parametrizations.weight.original1'),
+]
+_TABLE = re.compile(r'decoder_pos_embed\d*')  # decoder positions, which we compute
 # MAE's decoder and its linear probe's head: not ours, and the encoder is whole without them.
 _BESIDE_THE_ENCODER = re.compile(r'decoder_|mask_token$|head\.')
-_TIMM_BLOCK = {ours: timm for timm, ours in ENCODER_BLOCK.items()}
-_TIMM_RULES = [
-    (r'backbone\.(cls_token|pos_embed)', r'\1'),
-    (r'backbone\.patch_embed\.projection\.(weight|bias)', r'patch_embed.proj.\1'),
-    (r'backbone\.ln1\.(weight|bias)', r'norm.\1'),
-    (r'backbone\.ln2\.(weight|bias)', r'fc_norm.\1'),
-    (r'head\.(?:fc|layers\.head)\.(weight|bias)', r'head.\1'),
-]
-_BLOCK = re.compile(r'backbone\.layers\.(\d+)\.(.+)\.(weight|bias)')
+PROBE = 'blocks.0.attn.qkv.weight'  # [in, 3 x in] in Paddle, [3 x in, in] in torch
+
+
+def _renamer(
+    pairs: list[tuple[str, str]], parts: dict[str, dict[str, str]]
+) -> Callable[[str], str | None]:
+    """A function from names to names by pairs of templates; None where none fits."""
+    choices = {where: '|'.join(map(re.escape, names)) for where, names in parts.items()}
+    choices |= dict(i=r'\d+', g=r'\d+', k='weight|bias')
+    groups = {key: f'(?P<{key}>{choice})' for key, choice in choices.items()}
+    rules = []
+    for source, target in pairs:
+        pattern = re.escape(source).replace(r'\{', '{').replace(r'\}', '}').format(**groups)
+        rules.append((re.compile(pattern), target))
+
+    def renamed(name: str) -> str | None:
+        for pattern, target in rules:
+            if found := pattern.fullmatch(name):
+                values = found.groupdict().items()
+                return target.format(**{key: parts.get(key, {}).get(v, v) for key, v in values})
+        return None
+
+    return renamed
+
+
+_our_name = _renamer(_ENCODER + _NECK, _PARTS)
+_timm_name = _renamer(
+    [(ours, timm) for timm, ours in _ENCODER],
+    {where: {ours: timm for timm, ours in names.items()} for where, names in _PARTS.items()},
+)
 
 
 def to_ours(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Names of the official MIRL, MAE, timm, mmpretrain or ours to ours with full-model prefixes.
+    """Any known naming to ours with full-model prefixes, and the names that have no place in it.
 
-    Returns:
-        The tensors as the model has them, and the given names that it has no place for.
-
-    Raises:
-        ValueError: not a plain ViT, or one with parts that change what it computes and that ours
-            lacks (layer scale, register tokens, ...).
+    UserError: no plain ViT, or one with parts that ours lacks (layer scale, register tokens, ...).
     """
     clean = strip_wrappers(state)
     if len(set(clean.values())) < len(clean):
@@ -41,36 +96,48 @@ def to_ours(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         return state, []
     if any(name.startswith('layers.') for name in state):
         return {BACKBONE + name: tensor for name, tensor in state.items()}, []
-    if PROBE not in state:
-        raise UserError(
-            'not a plain ViT of a known naming: there is no backbone.layers.N.*, layers.N.* or '
-            f'blocks.N.*; it has {len(state)} names such as {list(state)[:3]}'
-        )
-    unused = [name for name in state if not _has_a_place(name)]
+    others = filter(_BESIDE_THE_ENCODER.match, state)
+    unused = [name for name in others if _our_name(name) is None]
     converted = convert_official({n: tensor for n, tensor in state.items() if n not in unused})
     return converted, unused
 
 
-def _has_a_place(name: str) -> bool:
-    try:
-        return our_name(name) is not None
-    except ValueError:
-        if _BESIDE_THE_ENCODER.match(name):
-            return False
-        raise
+def convert_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official names and layout to ours, with ``backbone.``, ``neck.`` and ``head.`` prefixes.
+
+    Whether matrices are [in, out] (Paddle) or [out, in] (torch) is read off
+    ``blocks.0.attn.qkv.weight`` for the whole dict. Every tensor is only renamed, transposed or
+    reshaped, so dtypes stay and gradients flow. Positions may be absent; those of the decoders are
+    dropped (ours are computed).
+    """
+    if PROBE not in state:
+        raise UserError(
+            f'not a plain ViT of a known naming: {PROBE!r} is missing, and so are our names; it '
+            f'has {len(state)} names such as {list(state)[:3]}'
+        )
+    rows, cols = state[PROBE].shape
+    paddle = cols == 3 * rows
+    converted = {}
+    for name, tensor in state.items():
+        if _TABLE.fullmatch(name):
+            continue
+        if (ours := _our_name(name)) is None:
+            raise UserError(
+                f'{name!r} is not a name of the official MIRL; known are names such as '
+                'blocks.0.attn.qkv.weight, decoder_embed0.bias, decoder_pred0.weight_v'
+            )
+        if name.endswith('.weight_g'):
+            tensor = tensor.reshape(1, -1)
+        elif paddle and tensor.ndim == 2:
+            tensor = tensor.t()
+        converted[ours] = tensor
+    return converted
 
 
 def backbone_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder alone, without prefix: loads in mmpretrain's stock VisionTransformer.
-
-    Raises:
-        ValueError: no name starts with ``backbone.``.
-    """
-    encoder = {
-        name.removeprefix(BACKBONE): tensor
-        for name, tensor in state.items()
-        if name.startswith(BACKBONE)
-    }
+    """The encoder alone, without prefix: loads in mmpretrain's stock VisionTransformer."""
+    start = len(BACKBONE)
+    encoder = {name[start:]: t for name, t in state.items() if name.startswith(BACKBONE)}
     if not encoder:
         raise UserError(f'no name starts with {BACKBONE!r}; the first names are {list(state)[:3]}')
     return encoder
@@ -100,10 +167,4 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def timm_name(name: str) -> str | None:
     """timm's name for one of ours, or None."""
-    if found := _BLOCK.fullmatch(name):
-        index, part, kind = found.groups()
-        return f'blocks.{index}.{_TIMM_BLOCK[part]}.{kind}' if part in _TIMM_BLOCK else None
-    for pattern, target in _TIMM_RULES:
-        if found := re.fullmatch(pattern, name):
-            return found.expand(target)
-    return None
+    return _timm_name(name.replace('head.layers.head.', 'head.fc.'))

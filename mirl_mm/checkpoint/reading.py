@@ -14,7 +14,6 @@ from torch import Tensor
 from mirl_mm.errors import CheckpointError
 from mirl_mm.models.segments import strip_wrappers
 
-from .safetensors_file import is_safetensors, read_safetensors
 from .safety import BROKEN, TORCH_STARTS, in_words, multiarray, safely
 
 PADDLE_GLOBALS = {
@@ -23,8 +22,8 @@ PADDLE_GLOBALS = {
     ('argparse', 'Namespace'): argparse.Namespace,
     ('numpy', 'ndarray'): np.ndarray,
     ('numpy', 'dtype'): np.dtype,
-    ('numpy.core.multiarray', '_reconstruct'): multiarray._reconstruct,
-    ('numpy._core.multiarray', '_reconstruct'): multiarray._reconstruct,
+    ('numpy.core.multiarray', '_reconstruct'): multiarray._reconstruct,  # of numpy 1
+    ('numpy._core.multiarray', '_reconstruct'): multiarray._reconstruct,  # of numpy 2
 }
 EMA_KEY = 'ema_state_dict'
 
@@ -46,14 +45,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
     Knows official Paddle files (``.pd``, ``.pdparams``), the MAE form (key ``model``), MMEngine's
     (key ``state_dict``), bare dicts of tensors and safetensors. Nothing in the file is executed.
-
-    Returns:
-        The tensors by name, and a dict with ``form`` (``paddle-mirl``, ``mae`` or ``mirl_mm``) and
-        ``layout`` (``paddle`` for [in, out] matrices or ``torch``).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint, is cut short, or asks for anything but data.
+    The second of the two has ``form`` and ``layout``, as :class:`CheckpointFile` has them.
     """
     file = open_checkpoint(path)
     return file.state, dict(form=file.form, layout=file.layout)
@@ -62,49 +54,27 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     """As :func:`read_checkpoint`, with what else the file tells.
 
-    Args:
-        path: the file.
-        raw: of a run with an EMAHook, take the raw weights. MMEngine stores the averaged ones as
-            ``state_dict`` and the raw ones as ``ema_state_dict``.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`read_checkpoint`; no raw weights.
+    ``raw`` takes the raw weights of a run with an EMAHook: MMEngine stores the averaged ones as
+    ``state_dict`` and the raw ones as ``ema_state_dict``.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}')
-    with path.open('rb') as file:
-        head = file.read(9)
-    paddle = False
-    if is_safetensors(path):
-        state, meta = read_safetensors(path)
-        content = dict(state_dict=state, meta=meta)
-    elif head.startswith(TORCH_STARTS):
-        content = _read_torch(path)
-    elif paddle := head[:1] == pickle.PROTO:
-        content = _read_paddle(path)
-    else:
-        raise CheckpointError(
-            f'{path} is not a checkpoint: it starts with {head!r}, which is neither a torch '
-            'file nor a Paddle pickle nor safetensors'
-        )
+    paddle = _is_paddle(path)
+    content = _read_paddle(path) if paddle else _read_torch(str(path))
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}, not a dict of weights')
-
     key = next((key for key in ('model', 'state_dict') if isinstance(content.get(key), dict)), None)
     averaged = isinstance(content.get(EMA_KEY), dict)
-    if raw:
-        if not averaged:
-            raise CheckpointError(
-                f'{path} has no raw weights beside averaged ones ({EMA_KEY}); '
-                f'its keys are {_shown(content)}'
-            )
-        key = EMA_KEY
+    shown = sorted(map(str, content))[:8]
+    if raw and not averaged:
+        raise CheckpointError(
+            f'{path} has no raw weights beside averaged ones ({EMA_KEY}); its keys are {shown}'
+        )
+    key = EMA_KEY if raw else key
     state = _tensors(content[key] if key else content)
-    if key == EMA_KEY:  # and the number of steps, which is no weight
+    if raw:  # and the number of steps, which is no weight
         state = {name: tensor for name, tensor in state.items() if name.startswith('module.')}
     if not state:
-        raise CheckpointError(f'{path} holds no tensors; its keys are {_shown(content)}')
+        raise CheckpointError(f'{path} holds no tensors; its keys are {shown}')
     ours = any(name.startswith(('backbone.', 'layers.')) for name in strip_wrappers(state).values())
     meta = content.get('meta')
     return CheckpointFile(
@@ -117,12 +87,13 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     )
 
 
-def _shown(content: dict) -> list[str]:
-    return sorted(map(str, content))[:8]
-
-
-def _read_torch(path: Path) -> object:
-    return safely(in_words(partial(torch.load, map_location='cpu')))(str(path))
+def _is_paddle(path: Path) -> bool:
+    """Whether a file is a pickle, but no torch file."""
+    if not path.is_file():
+        raise FileNotFoundError(f'no checkpoint at {path}')
+    with path.open('rb') as file:
+        start = file.read(9)
+    return start[:1] == pickle.PROTO and not start.startswith(TORCH_STARTS)
 
 
 class _PaddleUnpickler(pickle.Unpickler):
@@ -130,25 +101,24 @@ class _PaddleUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in PADDLE_GLOBALS:
-            raise _Refused(f'it asks for {module}.{name}')
+            raise CheckpointError(
+                f'was refused: it asks for {module}.{name}; accepted are only '
+                f'{", ".join(".".join(pair) for pair in PADDLE_GLOBALS)}'
+            )
         return PADDLE_GLOBALS[module, name]
-
-
-class _Refused(pickle.UnpicklingError):
-    """The file asks for something that is not data."""
 
 
 def _read_paddle(path: Path) -> object:
     try:
         with path.open('rb') as file:
             return _PaddleUnpickler(file).load()
-    except _Refused as error:
-        raise CheckpointError(
-            f'{path} was refused: {error}; accepted are only '
-            f'{", ".join(".".join(pair) for pair in PADDLE_GLOBALS)}'
-        ) from error
+    except CheckpointError as error:
+        raise CheckpointError(f'{path} {error}') from error
     except (pickle.UnpicklingError, *BROKEN) as error:
         raise CheckpointError(f'{path} is cut short or not a Paddle file ({error})') from error
+
+
+_read_torch = safely(in_words(partial(torch.load, map_location='cpu')))
 
 
 def _tensors(raw: dict) -> dict[str, Tensor]:

@@ -102,13 +102,6 @@ class MIRLViT(VisionTransformer):
         The patch projection counts as a matrix; positions are sine-cosine. A ``Pretrained``
         init_cfg has the last word; a checkpoint that names another arch is a ValueError.
         """
-        if is_pretrained(self.init_cfg):
-            from mirl_mm.checkpoint import check_stored_arch  # which imports this module
-
-            configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
-            for cfg in configs:
-                if 'checkpoint' in cfg:
-                    check_stored_arch(cfg['checkpoint'], self)
         super(VisionTransformer, self).init_weights()  # its own would redraw the positions
         if is_pretrained(self.init_cfg):
             return

@@ -23,8 +23,7 @@ from mirl_mm.checkpoint import (
     to_timm,
     write_checkpoint,
 )
-from mirl_mm.checkpoint.account import by_part, counted
-from mirl_mm.checkpoint.convert import expected_shapes
+from mirl_mm.checkpoint.convert import by_part, counted, expected_shapes
 from mirl_mm.models import MIRLViT
 from mirl_mm.models.archs import check_same
 from mirl_mm.models.fit import difference, shapes, summary
