@@ -16,9 +16,6 @@ def complete_file(path: str | Path) -> Iterator[Path]:
 
     An older file stays until then, and for good where the block or the disk fails. What a killed
     process leaves behind is called ``.<name>.<process>.part``; see :func:`remove_parts`.
-
-    Raises:
-        OSError: the disk is full, the folder is gone.
     """
     path = Path(path)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
@@ -54,8 +51,7 @@ def remove_parts(folder: str | Path) -> list[str]:
 def check_folder(path: str | Path, setting: str = '--out') -> None:
     """Make a folder and prove that files can be written into it, before anything is computed.
 
-    Raises:
-        OSError: it cannot be; the message names the setting that chooses another.
+    The OSError where it cannot be names the setting that chooses another.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 """Bring a checkpoint into another form: ``python tools/convert_checkpoint.py SRC DST``."""
 
 import argparse
-import sys
 
 from mirl_mm.checkpoint import convert_file
 from mirl_mm.checkpoint.convert import TARGETS
+from mirl_mm.errors import one_line
 from mirl_mm.models.archs import ARCHS
 
 
@@ -39,12 +39,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    try:
-        lines = convert_file(**vars(parse_args()))
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
-    print('\n'.join(lines))
+    print('\n'.join(convert_file(**vars(parse_args()))))
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

@@ -1,13 +1,12 @@
 """Pre-train a small deep ViT with MIRL, then detect and segment: ``python tools/demo.py``."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
+from mirl_mm.apps.arguments import add_cfg_options
 from mirl_mm.demo import run_demo
 from mirl_mm.demo.scene_set import write_scenes
+from mirl_mm.errors import one_line
 
 CONFIGS = Path(__file__).parents[1] / 'configs/demo'
 PRE_TRAINING = str(CONFIGS / 'mirl_24-blocks.py')
@@ -29,37 +28,26 @@ def main() -> None:
     parser.add_argument('--work-dir', metavar='DIR', default='work_dirs/demo')
     parser.add_argument('--scenes-dir', metavar='DIR', default='data/scenes')
     parser.add_argument('--scenes-only', action='store_true', help='write the scenes and stop')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of pre-training that override the config',
-    )
-    parser.add_argument(
-        '--transfer-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='likewise of detection and segmentation, with the encoder and from scratch',
+    add_cfg_options(parser, 'settings of pre-training that override the config')
+    add_cfg_options(
+        parser,
+        'likewise of detection and segmentation, with the encoder and from scratch',
+        flag='--transfer-options',
     )
     args = parser.parse_args()
-    try:
-        if args.scenes_only:
-            print(f'scenes in {write_scenes(args.scenes_dir).root}')
-        else:
-            run_demo(
-                PRE_TRAINING,
-                TRANSFER,
-                args.data,
-                args.work_dir,
-                args.scenes_dir,
-                args.cfg_options,
-                args.transfer_options,
-            )
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    if args.scenes_only:
+        print(f'scenes in {write_scenes(args.scenes_dir).root}')
+        return
+    run_demo(
+        PRE_TRAINING,
+        TRANSFER,
+        args.data,
+        args.work_dir,
+        args.scenes_dir,
+        args.cfg_options,
+        args.transfer_options,
+    )
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

@@ -1,12 +1,10 @@
 """k-NN accuracy of a frozen encoder: ``python tools/knn.py CONFIG CKPT``."""
 
 import argparse
-import sys
 
-from mmengine.config import DictAction
-
+from mirl_mm.apps.arguments import add_cfg_options, add_launcher
 from mirl_mm.apps.knn import run_knn
-from mirl_mm.engine.machine import LAUNCHERS
+from mirl_mm.errors import one_line
 from mirl_mm.measure.features import Loading
 from mirl_mm.measure.knn import KS, TEMPERATURE
 
@@ -35,31 +33,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=256, help='of one process (256)')
     parser.add_argument('--workers', type=int, default=4, help='of one process (4)')
     parser.add_argument('--amp', action='store_true', help='encode in bfloat16')
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add_launcher(parser)
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    loading = Loading(args.batch_size, args.workers, args.amp)
-    try:
-        run_knn(
-            args.config,
-            args.checkpoint,
-            args.train,
-            args.val,
-            args.k,
-            args.temperature,
-            args.limit,
-            args.out,
-            loading,
-            args.launcher,
-            args.cfg_options,
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    run_knn(
+        args.config,
+        args.checkpoint,
+        args.train,
+        args.val,
+        args.k,
+        args.temperature,
+        args.limit,
+        args.out,
+        Loading(args.batch_size, args.workers, args.amp),
+        args.launcher,
+        args.cfg_options,
+    )
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

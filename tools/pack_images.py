@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from mirl_mm.datasets.images import list_files, read_list
 from mirl_mm.datasets.packed import Packed
 from mirl_mm.datasets.packed.writing import is_image, pack_images, verify
+from mirl_mm.errors import UserError, one_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +36,7 @@ def progress_bar() -> Progress:
 
 def pack(args: argparse.Namespace) -> str:
     if args.source is None:
-        raise ValueError('FROM, the folder of the images, is missing')
+        raise UserError('FROM, the folder of the images, is missing')
     names = read_list(args.list, is_image) if args.list else list_files(args.source, is_image)
     with progress_bar() as progress:
         task = progress.add_task('', total=len(names))
@@ -60,17 +61,14 @@ def check(folder: str) -> str:
         broken = verify(folder, lambda images: progress.advance(task, images))
     if broken:
         print('\n'.join(broken), file=sys.stderr)
-        raise ValueError(f'{len(broken)} of the images in {folder} are not what was packed')
+        raise UserError(f'{len(broken)} of the images in {folder} are not what was packed')
     return f'{len(Packed(folder).index):,} images in {folder} are as they were packed'
 
 
 def main() -> None:
     args = parse_args()
-    try:
-        print(check(args.destination) if args.verify else pack(args))
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    print(check(args.destination) if args.verify else pack(args))
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

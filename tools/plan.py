@@ -1,12 +1,11 @@
 """Say what a run takes before it is started: ``python tools/plan.py CONFIG --gpus 8``."""
 
 import argparse
-import sys
 
-from mmengine.config import DictAction
-
+from mirl_mm.apps.arguments import add_cfg_options
 from mirl_mm.apps.plan import plan
 from mirl_mm.apps.plan_text import describe
+from mirl_mm.errors import one_line
 from mirl_mm.measure.peak_rate import GPUS
 
 
@@ -34,19 +33,16 @@ def parse_args() -> argparse.Namespace:
         help="of a detector's or segmentor's training images, pixels (the config's)",
     )
     parser.add_argument('--images', type=int, help='in an epoch; ImageNet-1k is known')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    try:
-        planned = plan(**vars(args))
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    planned = plan(**vars(args))
     print(f'Plan of {args.config}')
     print(describe(planned, args.config, args.cfg_options))
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

@@ -1,11 +1,10 @@
 """Draw what a trained model sees: ``python tools/predict.py CONFIG CKPT PICTURES``."""
 
 import argparse
-import sys
 
-from mmengine.config import DictAction
-
+from mirl_mm.apps.arguments import add_cfg_options
 from mirl_mm.apps.predict import predict_pictures
+from mirl_mm.errors import one_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,23 +21,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--score', type=float, default=0.3, help='of a detector, the lowest score drawn (0.3)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that override the config, as in model.test_cfg.mode=whole',
-    )
+    add_cfg_options(parser, 'settings that override the config, as in model.test_cfg.mode=whole')
     return parser.parse_args()
 
 
 def main() -> None:
-    try:
-        for line in predict_pictures(**vars(parse_args())):
-            print(line, flush=True)
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    for line in predict_pictures(**vars(parse_args())):
+        print(line, flush=True)
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

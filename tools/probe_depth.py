@@ -1,11 +1,10 @@
 """Probe every n-th block: ``python tools/probe_depth.py CONFIG CKPT [CKPT2 ...] --train DIR``."""
 
 import argparse
-import sys
 
-from mmengine.config import DictAction
-
+from mirl_mm.apps.arguments import add_cfg_options
 from mirl_mm.engine.launch import load_config
+from mirl_mm.errors import one_line
 from mirl_mm.measure.depth import probe_depth
 from mirl_mm.measure.features import POOLS, Loading
 
@@ -40,30 +39,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=128)
     parser.add_argument('--workers', type=int, default=4)
     parser.add_argument('--amp', action='store_true', help='encode in bfloat16')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    try:
-        probe_depth(
-            load_config(args.config, args.cfg_options),
-            args.checkpoints,
-            args.train,
-            args.val,
-            args.out,
-            args.every,
-            args.limit,
-            args.labels,
-            args.pools,
-            args.k,
-            Loading(args.batch_size, args.workers, args.amp),
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    probe_depth(
+        load_config(args.config, args.cfg_options),
+        args.checkpoints,
+        args.train,
+        args.val,
+        args.out,
+        args.every,
+        args.limit,
+        args.labels,
+        args.pools,
+        args.k,
+        Loading(args.batch_size, args.workers, args.amp),
+    )
     print(f'written: {args.out}/depth.csv, depth.json, depth.png')
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

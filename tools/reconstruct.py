@@ -1,9 +1,9 @@
 """Draw what a pre-trained model paints: ``python tools/reconstruct.py CONFIG CKPT PICTURES``."""
 
 import argparse
-import sys
 
 from mirl_mm.apps.reconstruct import reconstruct_pictures
+from mirl_mm.errors import one_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,12 +32,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    try:
-        for line in reconstruct_pictures(**vars(parse_args())):
-            print(line, flush=True)
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    for line in reconstruct_pictures(**vars(parse_args())):
+        print(line, flush=True)
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

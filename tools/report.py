@@ -1,10 +1,10 @@
 """One HTML page about one or several runs: ``python tools/report.py WORK_DIR [WORK_DIR2 ...]``."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from mirl_mm.apps.report import write_report
+from mirl_mm.errors import one_line
 
 
 def main() -> None:
@@ -17,12 +17,9 @@ def main() -> None:
         '--out', metavar='FILE', help='page to write; by default report.html in the first WORK_DIR'
     )
     args = parser.parse_args()
-    try:
-        out = write_report(args.work_dirs, args.out or Path(args.work_dirs[0]) / 'report.html')
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    out = write_report(args.work_dirs, args.out or Path(args.work_dirs[0]) / 'report.html')
     print(f'report: {out.resolve()}')
 
 
 if __name__ == '__main__':
-    main()
+    one_line(main)

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.runner import load_checkpoint
+from mmpretrain.models import VisionTransformer
 from safetensors import safe_open
 
 from mirl_mm.checkpoint import (
@@ -354,3 +356,32 @@ def test_load_weights_checks_the_stored_arch(tmp_path):
     write_checkpoint(tmp_path / 'same.pth', model.state_dict(), dict(arch=arch.to_meta()))
     check_stored_arch(tmp_path / 'same.pth', model.backbone)
     check_stored_arch('https://somewhere/other.pth', model.backbone)
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit], ids=['name', 'class'])
+@pytest.mark.parametrize('encoder', [MIRLViT, VisionTransformer])
+@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
+def test_mmengines_pretrained_checks_the_stored_arch(tmp_path, kind, encoder, ending):
+    """Shapes do not tell the heads, and MMEngine logs at most what does not fit."""
+    model = small_mirl()
+    arch, path = EncoderArch.of_module(model.backbone), str(tmp_path / f'heads.{ending}')
+    settings = dict(model.backbone.arch_settings)
+    own = dict(num_segments=2) if encoder is MIRLViT else {}
+    init = dict(type=kind, checkpoint=path, prefix='backbone.')
+    vit = encoder(settings, img_size=model.backbone.img_size, patch_size=8, init_cfg=init, **own)
+    write_checkpoint(path, model.state_dict(), dict(arch=replace(arch, num_heads=3).to_meta()))
+    with pytest.raises(ValueError, match=f'its num_heads is 3, and 2 in this {encoder.__name__}'):
+        vit.init_weights()
+    filled = model.backbone.layers[0].attn.qkv.weight
+    assert not torch.equal(vit.layers[0].attn.qkv.weight, filled)
+    write_checkpoint(path, model.state_dict(), dict(arch=arch.to_meta()))
+    vit.init_weights()
+    assert_same(vit.layers.state_dict(), model.backbone.layers.state_dict())
+
+
+def test_other_models_are_filled_as_ever(tmp_path):
+    net = torch.nn.Linear(2, 2)
+    torch.save(dict(state_dict=dict(weight=torch.ones(2, 2), bias=torch.ones(2)), meta='text'),
+               tmp_path / 'net.pth')  # fmt: skip
+    PretrainedInit(str(tmp_path / 'net.pth'))(net)
+    assert net.weight.sum() == 4

@@ -4,6 +4,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import mmengine.runner.checkpoint
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,13 @@ from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from mmpretrain.models import VisionTransformer
 from torch.utils.data import DataLoader
 
-from mirl_mm.checkpoint import backbone_state, convert_official, read_checkpoint
+from mirl_mm.checkpoint import (
+    backbone_state,
+    convert_official,
+    make_loading_safe,
+    read_checkpoint,
+    restore_loading,
+)
 from mirl_mm.checkpoint.safety import in_words
 from mirl_mm.models import MIRL
 from tests.models.build import images, mirl, reference, small_mirl
@@ -271,6 +278,82 @@ def test_every_loader_of_mmengine_is_safe():
     assert {'', 'http://', 'https://', 'pavi://', 's3://'} & CheckpointLoader._schemes.keys()
     assert '' in CheckpointLoader._schemes
     assert all(loader.is_safe for loader in CheckpointLoader._schemes.values())
+
+
+class Odd:
+    """A class of the user's own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@pytest.fixture
+def odd_file(tmp_path) -> str:
+    path = str(tmp_path / 'odd.pth')
+    torch.save({'state_dict': small_mirl().state_dict(), 'meta': {'odd': Odd(3)}}, path)
+    return path
+
+
+@pytest.fixture
+def users_globals():
+    """What the test adds is gone afterwards."""
+    before = torch.serialization.get_safe_globals()
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+
+
+@pytest.mark.parametrize('reader', READERS)
+def test_the_user_lets_a_class_in(odd_file, users_globals, reader):
+    name = f'{Odd.__module__}.Odd'
+    with pytest.raises(ValueError, match='refused') as error:
+        READERS[reader](odd_file)
+    assert f'It asks for {name}.' in str(error.value)
+    assert f'torch.serialization.add_safe_globals([{name}]) lets it in' in str(error.value)
+    torch.serialization.add_safe_globals([Odd])
+    assert READERS[reader](odd_file)
+    content = CheckpointLoader.load_checkpoint(odd_file, map_location='cpu', logger='silent')
+    assert content['meta']['odd'].number == 3
+
+
+def test_what_the_user_added_stays_also_where_it_is_among_ours(odd_file, users_globals):
+    own = [Odd, np.ndarray, argparse.Namespace]
+    torch.serialization.add_safe_globals(own)
+    before = set(torch.serialization.get_safe_globals())
+    assert before >= set(own)
+    CheckpointLoader.load_checkpoint(odd_file)
+    read_checkpoint(odd_file)
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_mmengines_own_loading_can_be_restored(odd_file, tmp_path, crime):
+    safe = dict(CheckpointLoader._schemes)
+    path = str(tmp_path / 'evil.pth')
+    torch.save({'state_dict': {'a': torch.ones(1)}, 'meta': hostile('eval', crime)[0]}, path)
+    try:
+        restore_loading()
+        restore_loading()
+        schemes = CheckpointLoader._schemes
+        assert schemes.keys() == safe.keys()
+        assert {loader.__module__ for loader in schemes.values()} == {'mmengine.runner.checkpoint'}
+        assert not any(hasattr(loader, 'is_safe') for loader in schemes.values())
+        with pytest.raises(ValueError, match='refused'):
+            read_checkpoint(odd_file)  # ours stay safe
+        if hasattr(mmengine.runner.checkpoint, 'get_torch_safe_globals'):  # the maintained one
+            assert getattr in mmengine.runner.checkpoint.get_torch_safe_globals()
+            content = CheckpointLoader.load_checkpoint(odd_file, map_location='cpu')
+            assert content['meta']['odd'].number == 3
+            CheckpointLoader.load_checkpoint(path)
+            assert crime.exists()
+    finally:
+        make_loading_safe()
+    crime.unlink(missing_ok=True)
+    make_loading_safe()
+    test_every_loader_of_mmengine_is_safe()
+    assert getattr(mmengine.runner.checkpoint, 'get_torch_safe_globals', list) is list
+    with pytest.raises(ValueError, match='refused'):
+        CheckpointLoader.load_checkpoint(path)
+    assert not crime.exists()
 
 
 @pytest.mark.parametrize('value', [None, '0', '1'])

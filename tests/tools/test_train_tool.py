@@ -152,6 +152,51 @@ def test_errors_come_first_and_in_one_line(tool, tmp_path, name, arguments, mess
     assert not any(tmp_path.rglob('*.log'))
 
 
+SLIPS = {
+    'a key of the model': (
+        ['model.backbone.imgsize=32'],
+        "MAEViT has no argument 'imgsize' (did you mean 'img_size'?); accepted are arch, img_size,",
+    ),
+    'a key of a hook': (
+        ['default_hooks.health.type=HealthHook', 'default_hooks.health.intervall=3'],
+        "HealthHook has no argument 'intervall' (did you mean 'interval'?); accepted are interval",
+    ),
+    'a key of a data set': (
+        ['train_dataloader.dataset.dataroot=x'],
+        "UnlabelledImages has no argument 'dataroot' (did you mean 'data_root'?)",
+    ),
+    'a key of a loader': (
+        ['train_dataloader.shufle=True'],
+        "DataLoader has no argument 'shufle' (did you mean 'shuffle'?)",
+    ),
+    'a type': (
+        ['train_dataloader.dataset.type=UnlabeledImages'],
+        'unknown type: UnlabeledImages is not in the mmpretrain::dataset registry (did you mean '
+        "'UnlabelledImages'?)",
+    ),
+    'a setting of a hook': (
+        ['default_hooks.export.type=ExportEncoderHook', 'default_hooks.export.filename=a/b'],
+        "filename must be a plain file name, got 'a/b'",
+    ),
+    'a setting of the neck': (['model.neck.decoder_depth=0'], 'decoder_depth must be at least 1'),
+    'a packed folder': (['train_dataloader.dataset.data_root=packed://cut'], 'shard cut/'),
+}
+
+
+@pytest.mark.parametrize('slip', SLIPS)
+def test_what_is_found_when_it_is_built_is_one_line_too(tool, images, tmp_path, slip):
+    tool('pack_images.py', images, tmp_path / 'cut')
+    for shard in (tmp_path / 'cut').glob('*.tar'):
+        shard.write_bytes(shard.read_bytes()[:-1])
+    options, message = SLIPS[slip]
+    options = [f'train_dataloader.dataset.data_root={images}', *options]
+    config = ROOT / 'configs/mirl/vit-test_2e.py' if slip.endswith('neck') else TINY
+    with pytest.raises(SystemExit) as stop:
+        tool('train.py', config, '--cfg-options', *options, f'experiment_name={tmp_path.name}')
+    assert stop.value.code.startswith('error: ') and message in stop.value.code
+    assert '\n' not in stop.value.code
+
+
 def test_two_processes_from_another_folder(images, tmp_path):
     environ = dict(os.environ, PYTHON=sys.executable, PORT=str(get_free_port()),
                    CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')  # fmt: skip

@@ -1,0 +1,143 @@
+"""The door through which every tool ends, and MMEngine's errors for a slip in a config."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.registry import MODELS, Registry
+
+from mirl_mm.errors import CheckpointError, PackedError, UserError, config_slip, one_line
+
+TOOLS = sorted((Path(__file__).parents[1] / 'tools').glob('*.py'))
+SHELF = Registry('shelf')
+
+
+class Base:
+    def __init__(self, size: int, *, colour: str = 'red') -> None:
+        self.size, self.colour = size, colour
+
+
+@SHELF.register_module()
+class Cup(Base):
+    def __init__(self, handle: bool = True, **kwargs) -> None:
+        super().__init__(**kwargs)
+
+
+@SHELF.register_module()
+class Broken(Base):
+    def __init__(self, handle: bool = True) -> None:
+        super().__init__(1, color='blue')
+
+
+@SHELF.register_module()
+class Shelf:
+    def __init__(self, cup: dict) -> None:
+        self.cup = SHELF.build(cup)
+
+
+def ending(error: BaseException) -> object:
+    """What a tool that raises an error tells the shell."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        one_line(main)
+    return stop.value.code
+
+
+@pytest.mark.parametrize('tool', TOOLS, ids=lambda path: path.stem)
+def test_every_tool_ends_through_the_door(tool):
+    text = tool.read_text()
+    assert text.endswith("\n\nif __name__ == '__main__':\n    one_line(main)\n")
+    assert 'sys.exit' not in text and 'except' not in text
+    assert 'DictAction' not in text  # --cfg-options is defined once
+
+
+@pytest.mark.parametrize('kind', [UserError, CheckpointError, PackedError, FileNotFoundError])
+def test_what_a_user_can_put_right_is_one_line(kind):
+    assert ending(kind('no such file: a.pth')) == 'error: no such file: a.pth'
+
+
+def test_an_interrupt_is_silent():
+    assert ending(KeyboardInterrupt()) == 130
+
+
+@pytest.mark.parametrize('kind', [ValueError, TypeError, KeyError, RuntimeError, AssertionError])
+def test_our_own_mistakes_keep_their_traceback(kind):
+    def main() -> None:
+        raise kind('a mistake')
+
+    with pytest.raises(kind, match='a mistake'):
+        one_line(main)
+
+
+def test_the_end_of_a_tool_that_ends_well():
+    one_line(lambda: None)
+
+
+@pytest.mark.parametrize('error', [UserError('told'), KeyboardInterrupt()])
+def test_one_of_several_processes_leaves_it_to_the_hook(monkeypatch, error):
+    def main() -> None:
+        raise error
+
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
+    with pytest.raises(SystemExit):
+        one_line(main)
+    monkeypatch.setattr(sys, 'excepthook', lambda *_: None)
+    with pytest.raises(type(error)):
+        one_line(main)
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    with pytest.raises(SystemExit):
+        one_line(main)
+
+
+def test_one_of_several_processes_gets_slips_in_words(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr(sys, 'excepthook', lambda *_: None)
+    with pytest.raises(UserError, match="Cup has no argument 'colur'"):
+        one_line(lambda: SHELF.build(dict(type='Cup', size=1, colur='blue')))
+
+
+@pytest.mark.parametrize(
+    ('config', 'words'),
+    [
+        (
+            dict(type='Cup', size=1, colur='blue'),
+            "Cup has no argument 'colur' (did you mean 'colour'?); accepted are handle, size, "
+            'colour',
+        ),
+        (
+            dict(type='Shelf', cup=dict(type='Cup')),
+            "Cup needs the argument 'size'; accepted are handle, size, colour",
+        ),
+        (
+            dict(type='Shelf', cup=dict(type='Cpu')),
+            "unknown type: Cpu is not in the tests::shelf registry (did you mean 'Cup'?)",
+        ),
+        (dict(type='Shelf', cups=1), "Shelf has no argument 'cups' (did you mean 'cup'?); accepted"
+         ' are cup'),
+    ],
+)  # fmt: skip
+def test_slips_in_a_config(config, words):
+    with pytest.raises(SystemExit) as stop:
+        one_line(lambda: SHELF.build(config))
+    assert stop.value.code == f'error: {words}'
+
+
+def test_a_class_that_calls_its_base_wrongly_is_no_slip():
+    with pytest.raises(TypeError, match="argument 'color'") as error:
+        one_line(lambda: SHELF.build(dict(type='Broken')))
+    assert config_slip(error.value) == ''
+
+
+def test_arguments_of_the_bases_are_known():
+    backbone = dict(type='MIRLDenseViT', arch='test', windowsize=3)
+    with pytest.raises(SystemExit) as stop:
+        one_line(lambda: MODELS.build(backbone))
+    code = stop.value.code
+    assert code.startswith(
+        "error: MIRLDenseViT has no argument 'windowsize' (did you mean 'window_"
+    )
+    assert all(f' {name},' in code for name in ('global_indices', 'with_cp', 'with_cls_token'))
