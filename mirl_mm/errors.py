@@ -52,12 +52,22 @@ def one_line(main: Callable[[], None]) -> None:
             raise
         sys.exit(130)
     except Exception as error:
-        reason = str(error) if isinstance(error, UserError | OSError) else config_slip(error)
-        if not reason:
+        reason = reason_of(error)
+        if not reason or (_others_wait() and isinstance(error, UserError)):
             raise
         if _others_wait():
-            raise error if isinstance(error, UserError) else UserError(reason) from error
+            raise UserError(reason) from error
         sys.exit(f'error: {reason}')
+
+
+def reason_of(error: BaseException) -> str:
+    """The one line of an error that the user can put right; '' for our own mistakes."""
+    if not isinstance(error, UserError | OSError):
+        return config_slip(error)
+    text = str(error).rstrip()
+    if '\nOriginal Traceback' in text:  # of a loader's worker, as torch hands it on
+        text = text.splitlines()[-1].partition(': ')[2]
+    return text
 
 
 def _others_wait() -> bool:
@@ -72,7 +82,7 @@ def did_you_mean(name: str, accepted: Iterable[str]) -> str:
     return f' (did you mean {near[0]!r}?)' if near else ''
 
 
-def config_slip(error: Exception) -> str:
+def config_slip(error: BaseException) -> str:
     """In words, an unknown type or key that MMEngine met in a config; '' for another error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     build = next((f.f_locals for f in frames[::-1] if f.f_code.co_name == 'build_from_cfg'), {})

@@ -179,6 +179,14 @@ SLIPS = {
         "filename must be a plain file name, got 'a/b'",
     ),
     'a setting of the neck': (['model.neck.decoder_depth=0'], 'decoder_depth must be at least 1'),
+    'bad images': (
+        ['train_dataloader.dataset.max_bad_images=0'],
+        '1 images cannot be read, max_bad_images=0; the last: ',
+    ),
+    'bad images of a worker': (
+        ['train_dataloader.dataset.max_bad_images=0', 'train_dataloader.num_workers=1'],
+        '1 images cannot be read, max_bad_images=0; the last: ',
+    ),
     'a packed folder': (['train_dataloader.dataset.data_root=packed://cut'], 'shard cut/'),
 }
 
