@@ -27,17 +27,20 @@ class Blame:
     bad_gradients: int = 0
     gradients: int = 0
     why: str = ''  # unknown: what torch said
+    iteration: int = 0  # that was repeated; its loss was this
+    loss: float = 0.0
 
     def __str__(self) -> str:
+        why = f' ({self.why})' if self.why else ''
+        parameter = f', parameter {self.parameter}' if self.parameter else ''
         where = {
             'weight': f'the weight {self.parameter} ({self.segment}) itself is not finite',
             'forward': f'the first bad value is in the output of {self.module or "the model"} '
-            f'({self.segment})' + (f', parameter {self.parameter}' if self.parameter else ''),
+            f'({self.segment}){parameter}',
             'backward': 'the forward pass is finite; on the way back the first bad gradient is '
             f'that of {self.parameter} ({self.segment})',
             'nowhere': 'the pass, repeated, is finite',
-            'unknown': 'the pass cannot be repeated to find the place'
-            + (f' ({self.why})' if self.why else ''),
+            'unknown': f'the pass cannot be repeated to find the place{why}',
         }[self.place]
         bad = f'; {self.bad_gradients} of {self.gradients} gradients are bad'
         losses = ', '.join(f'{name} {value:g}' for name, value in self.losses.items())

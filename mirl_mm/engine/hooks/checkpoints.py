@@ -46,8 +46,7 @@ class SafeCheckpointHook(CheckpointHook):
     def save_now(self, runner: Runner) -> str | None:
         """Save after this iteration, whatever the interval; the next regular one replaces it.
 
-        Returns:
-            The path of the checkpoint; None if it could not be written.
+        Returns its path; None if it could not be written.
         """
         if self.saved_iter == runner.iter + 1:
             return self.last_ckpt
@@ -150,17 +149,14 @@ class SafeCheckpointHook(CheckpointHook):
 class ExportEncoderHook(Hook):
     """Write the encoder alone to ``work_dir`` with every checkpoint, the newest over the last.
 
-    The file is a dict of ``state_dict`` and ``meta`` that loads under ``weights_only``. Names keep
-    the full model's ``backbone.`` prefix, so that one line serves it, the run's ``epoch_*.pth``
-    and mmpretrain's own checkpoints, in mmpretrain, mmdet and mmseg alike::
+    The file is a dict of ``state_dict`` (with an EMAHook, the averaged weights) and ``meta`` that
+    loads under ``weights_only``. Names keep the prefix ``backbone.``, so that one line serves it,
+    the run's ``epoch_*.pth`` and mmpretrain's own checkpoints, in mmpretrain, mmdet and mmseg::
 
         init_cfg=dict(type='Pretrained', checkpoint='encoder.pth', prefix='backbone.')
 
-    (also ``load_from``; ``tools/convert_checkpoint.py encoder.pth bare.pth --to backbone`` takes
-    the prefix off). ``meta`` has ``arch``, ``cfg`` (the config's text), ``epoch`` and ``iter``.
-    The weights are the checkpoint's ``state_dict``: with an EMAHook, the averaged ones.
-
-    The arch is stored in every checkpoint too. Whatever the run loads or resumes is held against
+    ``tools/convert_checkpoint.py encoder.pth bare.pth --to backbone`` takes the prefix off. Every
+    checkpoint has the arch in its ``meta`` too, and what the run loads or resumes is held against
     it: shapes do not tell the number of heads.
 
     Args:
@@ -178,10 +174,9 @@ class ExportEncoderHook(Hook):
         model = unwrapped(runner.model)
         self.arch = EncoderArch.of_module(getattr(model, 'backbone', None))
         if self.arch is None:
-            raise UserError(
-                f'ExportEncoderHook needs a model with a ViT as backbone; {type(model).__name__} '
-                'has none'
-            )
+            kind = type(model).__name__
+            needed = 'ExportEncoderHook needs a model with a ViT as backbone'
+            raise UserError(f'{needed}; {kind} has none')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = checkpoint.get('meta') or {}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from .health import local
 from .late_losses import EVERY, Late
 
 POLICIES = ('stop', 'skip')
-_NO_CHECKPOINT = 'There is no checkpoint yet'
+NO_CHECKPOINT = 'There is no checkpoint yet'
 
 
 class Seen(NamedTuple):
@@ -37,14 +38,6 @@ class Seen(NamedTuple):
     loss: Tensor  # []
 
 
-class Origin(NamedTuple):
-    """Where it began: what one process found in one micro-batch of an update."""
-
-    iteration: int
-    loss: float
-    blame: Blame
-
-
 @HOOKS.register_module()
 class FiniteHook(Late):
     """Stop, or leave out the update, where a loss or a gradient is not finite.
@@ -53,11 +46,9 @@ class FiniteHook(Late):
     stays on the device: a fused optimizer takes it and leaves out the update by itself, and under
     'stop' all that follow. So the weights are still those of the bad step when the host looks (see
     late_losses.py) and repeats it, with the same images and random numbers, to find the module
-    where it began. An optimizer that is not fused must be held back by the host, which therefore
-    waits for the device before every update; the log says so.
-
-    Under a loss scaler (float16) an update that the scaler leaves out is no alarm; a scale that has
-    fallen below ``min_loss_scale`` is.
+    where it began. An optimizer that is not fused is held back by the host, which waits for the
+    device before every update; the log says so. Under a loss scaler (float16) an update that the
+    scaler leaves out is no alarm; a scale that has fallen below ``min_loss_scale`` is.
 
     Args:
         policy: 'stop' raises a NonFiniteError; 'skip' leaves out the update and goes on.
@@ -142,8 +133,8 @@ class FiniteHook(Late):
         if (runner.iter + 1) % EVERY == 0:
             scale = min(scaler.get_scale() for scaler in self.scalers)
             if scale < self.min_loss_scale:
-                blame = self._blame(runner, runner.iter)
-                self._stop(runner.iter, f'the loss scale has fallen to {scale:g}: {blame}')
+                what = f'the loss scale has fallen to {scale:g}: {self._blame(runner, runner.iter)}'
+                self._stop(runner.iter, what)
 
     @torch.no_grad()
     def _before_update(self, fused: bool, optimizer: Optimizer, *_: object) -> None:
@@ -190,10 +181,10 @@ class FiniteHook(Late):
         if lost is not None and (update is None or lost < first_of(runner, update)):
             self._stop(lost, f'the loss is {losses[lost]}: {self._blame(runner, lost)}')
         if update is not None:
-            origin = self._origin(runner, update, losses)
-            if origin.iteration < update and not math.isfinite(origin.loss):
-                self._stop(origin.iteration, f'the loss is {origin.loss}: {origin.blame}')
-            self._stop(update, f'a gradient is not finite: {told(origin, update)}')
+            blame = self._origin(runner, update, losses)
+            if blame.iteration < update and not math.isfinite(blame.loss):
+                self._stop(blame.iteration, f'the loss is {blame.loss}: {blame}')
+            self._stop(update, f'a gradient is not finite: {told(blame, update)}')
 
     def _count(self, runner: Runner, updates: dict[int, bool], losses: dict[int, float]) -> None:
         """Say which updates were left out; stop where there were too many in a row."""
@@ -204,33 +195,33 @@ class FiniteHook(Late):
             where = told(self._origin(runner, update, losses), update)
             if self.skipped >= self.max_skips:
                 self._stop(update, f'{self.skipped} updates in a row had bad gradients; {where}')
-            since = sum(not updates[i] for i in updates if i > update)
-            late = f' (updates until it was repeated: {since})' if since else ''
+            if since := sum(not updates[i] for i in updates if i > update):
+                where += f' (updates until it was repeated: {since})'
             runner.logger.error(
                 f'iteration {update + 1}: update left out, since a gradient is not finite: {where}'
-                f'{late}'
             )
 
     def _stop(self, iteration: int, what: str) -> None:
-        where = f'The checkpoint to go back to: {self.back}' if self.back else _NO_CHECKPOINT
-        raise NonFiniteError(f'iteration {iteration + 1}: {what}. {where}')
+        back = f'The checkpoint to go back to: {self.back}' if self.back else NO_CHECKPOINT
+        raise NonFiniteError(f'iteration {iteration + 1}: {what}. {back}')
 
-    def _origin(self, runner: Runner, update: int, losses: dict[int, float]) -> Origin:
+    def _origin(self, runner: Runner, update: int, losses: dict[int, float]) -> Blame:
         """Repeat the micro-batches of an update, on all processes at once, until one shows it."""
-        found: list[Origin] = []
+        found: list[Blame] = []
         group = range(first_of(runner, update), update + 1)
         for i in sorted(group, key=lambda i: math.isfinite(losses.get(i, 0.0))):
-            found += all_gather_object(Origin(i, losses.get(i, 0.0), self._blame(runner, i)))
-            found.sort(key=lambda each: (PLACES.index(each.blame.place), math.isfinite(each.loss)))
-            if found[0].blame.place in ('weight', 'forward', 'backward'):
+            found += all_gather_object(self._blame(runner, i, losses.get(i, 0.0)))
+            found.sort(key=lambda each: (PLACES.index(each.place), math.isfinite(each.loss)))
+            if found[0].place in ('weight', 'forward', 'backward'):
                 break
         return found[0]
 
-    def _blame(self, runner: Runner, iteration: int) -> Blame:
-        """What this process finds when it repeats its part of an iteration."""
+    def _blame(self, runner: Runner, iteration: int, loss: float = 0.0) -> Blame:
+        """What this process finds when it repeats its part of an iteration, which gave a loss."""
         repeating = getattr(runner.train_loop, 'repeating', None)
         with repeating(iteration) if repeating else nullcontext() as forward:
-            return find_blame(unwrapped(runner.model), forward)
+            blame = find_blame(unwrapped(runner.model), forward)
+        return replace(blame, iteration=iteration, loss=loss)
 
 
 def takes_verdict(optimizer: Optimizer) -> bool:
@@ -245,8 +236,8 @@ def first_of(runner: Runner, update: int) -> int:
     return update - update % accumulation_of(runner.optim_wrapper)
 
 
-def told(origin: Origin, update: int) -> str:
+def told(blame: Blame, update: int) -> str:
     """The place in words, with the micro-batch where it is not that of the update's iteration."""
-    if origin.iteration == update or origin.blame.place in ('nowhere', 'unknown', 'weight'):
-        return str(origin.blame)
-    return f'in the micro-batch of iteration {origin.iteration + 1}, {origin.blame}'
+    if blame.iteration == update or blame.place in ('nowhere', 'unknown', 'weight'):
+        return str(blame)
+    return f'in the micro-batch of iteration {blame.iteration + 1}, {blame}'

@@ -38,8 +38,7 @@ class HealthHook(Hook):
       not measured.
     * ``images_per_s`` over all processes since the last log line, without validation: from the
       ``time`` that IterTimerHook logs, so not without it.
-    * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate (see
-      :mod:`mirl_mm.measure.flops` and :mod:`mirl_mm.measure.peak_rate`); for pre-training and
+    * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate; for pre-training and
       plain classifiers.
 
     Other iterations cost nothing. A measurement keeps a copy of the weights for the time of one
@@ -59,10 +58,9 @@ class HealthHook(Hook):
     def before_train(self, runner: Runner) -> None:
         optim_wrapper = runner.optim_wrapper
         if not hasattr(optim_wrapper, 'optimizer'):
-            raise UserError(
-                f'HealthHook needs one optimizer, got a {type(optim_wrapper).__name__}: switch it '
-                'off with default_hooks=dict(health=None)'
-            )
+            kind = type(optim_wrapper).__name__
+            off = 'switch it off with default_hooks=dict(health=None)'
+            raise UserError(f'HealthHook needs one optimizer, got a {kind}: {off}')
         self.accumulation = accumulation_of(optim_wrapper)
         self.scaler = getattr(optim_wrapper, 'loss_scaler', None)
         self.due, self.updated, self.before = False, [], []
@@ -110,15 +108,12 @@ class HealthHook(Hook):
             handle.remove()
         self.params, self.updated, self.before = [], [], []
 
-    # --- norms ------------------------------------------------------------------------------------
-
     @torch.compiler.disable
     @torch.no_grad()
     def _before_update(self, optimizer: torch.optim.Optimizer, *_) -> None:
         if not self.due:
             return
-        found = [i for i, p in enumerate(self.params) if p.grad is not None]
-        if not found:
+        if not (found := [i for i, p in enumerate(self.params) if p.grad is not None]):
             return
         self.updated = [self.params[i] for i in found]
         everything = len(found) == len(self.params)  # else a list is copied to the device
@@ -162,8 +157,6 @@ class HealthHook(Hook):
             if weight:
                 scalars[f'update/{part}'] = (update / weight) ** 0.5
         return scalars
-
-    # --- rates ------------------------------------------------------------------------------------
 
     def _rates(self, runner: Runner) -> dict[str, float]:
         since, self.looked = runner.iter + 1 - self.looked, runner.iter + 1

@@ -59,7 +59,7 @@ class ProgressHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.first = runner.iter
-        self.started = self.shown = self.printed = time.perf_counter()
+        self.started = self.shown = time.perf_counter()
         self._open(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, outputs: dict, **_) -> None:
@@ -69,11 +69,11 @@ class ProgressHook(Hook):
             fields = training_fields(
                 runner, outputs, runner.iter - self.first, pace * (total - done)
             )
+            where = place(runner, batch_idx)
             if self.live is not None:
-                self._draw(place(runner, batch_idx), fields, done, total)
+                self._draw(where, fields, done, total)
             else:
-                line = f'  {place(runner, batch_idx)}  {"  ".join(fields)}'
-                print(line, file=self.stream, flush=True)
+                print(f'  {where}  {"  ".join(fields)}', file=self.stream, flush=True)
 
     def after_train(self, runner: Runner) -> None:
         self._close()
@@ -127,18 +127,15 @@ class ProgressHook(Hook):
         line = one_line(where, fields, done, total, self.live.console)
         self.live.update(line, refresh=True)
 
-    def _due(self, done: int, total: int | None) -> bool:
+    def _due(self, done: int, total: int) -> bool:
         """Twice a second on a terminal, else by lines; always at the end."""
         now = time.perf_counter()
-        if done == total:
-            return True
         if self.live is not None:
             due = now - self.shown >= SECONDS
-            self.shown = now if due else self.shown
         else:
-            due = done % max(total // self.lines, 1) == 0 or now - self.printed >= PLAIN_SECONDS
-            self.printed = now if due else self.printed
-        return due
+            due = done % max(total // self.lines, 1) == 0 or now - self.shown >= PLAIN_SECONDS
+        self.shown = now if due else self.shown
+        return due or done == total
 
 
 def one_line(where: str, fields: Sequence[str], done: int, total: int, console: Console) -> Text:
