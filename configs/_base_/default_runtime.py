@@ -4,7 +4,7 @@ default_scope = 'mmpretrain'
 
 default_hooks = dict(
     runtime_info=dict(type='LateLossesHook'),
-    timer=dict(type='IterTimerHook'),
+    timer=dict(type='IterTimerHook', priority='LOWEST'),  # what hooks do is no waiting for data
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='SafeCheckpointHook', interval=20, max_keep_ckpts=3),

@@ -37,7 +37,7 @@ class HealthHook(Hook):
     * ``amp_scale``: the loss scale, where there is a scaler (fp16). A step that the scaler skips is
       not measured.
     * ``images_per_s`` over all processes since the last log line, without validation: from the
-      ``time`` that IterTimerHook logs, so not without it.
+      ``time`` that IterTimerHook logs, so not without it, and not at the very first iteration.
     * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate; for pre-training and
       plain classifiers.
 
@@ -101,7 +101,10 @@ class HealthHook(Hook):
             runner.message_hub.update_scalar(f'train/{name}', value)
 
     def after_val(self, runner: Runner) -> None:
-        not_training(runner)
+        """Metrics, and saving the best, are no part of the next iteration's time either."""
+        for hook in runner.hooks:
+            if isinstance(hook, IterTimerHook):
+                hook.before_train_epoch(runner)
 
     def after_train(self, runner: Runner) -> None:
         for handle in self.handles:
@@ -159,14 +162,15 @@ class HealthHook(Hook):
         return scalars
 
     def _rates(self, runner: Runner) -> dict[str, float]:
-        since, self.looked = runner.iter + 1 - self.looked, runner.iter + 1
-        if 'train/time' not in runner.message_hub.log_scalars:
+        since, self.looked = runner.iter - self.looked, runner.iter  # this one's is not over yet
+        if not since or 'train/time' not in runner.message_hub.log_scalars:
             return {}
         rate = self.images / float(runner.message_hub.get_scalar('train/time').mean(since))
         if not self.counted:
             return dict(images_per_s=rate)
         if self.flops is None:
             self._count_work(runner)
+            self.looked += 1  # counting is no work of the model
         return dict(images_per_s=rate, mfu=100 * rate * self.flops / self.peak)
 
     def _count_work(self, runner: Runner) -> None:
@@ -179,14 +183,6 @@ class HealthHook(Hook):
             f'model FLOP utilisation: {self.flops / 1e9:.2f} GFLOP an image; peak rate of a device '
             f'{peak.source}'
         )
-        not_training(runner)
-
-
-def not_training(runner: Runner) -> None:
-    """What took place since the last iteration counts as no time of one (see IterTimerHook)."""
-    for hook in runner.hooks:
-        if isinstance(hook, IterTimerHook):
-            hook.before_train_epoch(runner)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from mirl_mm.measure.knn import KS, TEMPERATURE, check_ks, evaluate_knn
 from mirl_mm.models.segments import unwrapped
 
 from ..runner import FOR_TERMINAL
-from .health import not_training
 
 
 @HOOKS.register_module()
@@ -100,5 +99,4 @@ class KNNHook(Hook):
         unit = 'epoch' if self.by_epoch else 'iteration'
         runner.logger.info(f'{unit} {step}  {text}', extra=FOR_TERMINAL)
         runner.visualizer.add_scalars(scalars, step=step)
-        not_training(runner)
         return found

@@ -45,7 +45,7 @@ class ProgressHook(Hook):
             is one every ten minutes.
     """
 
-    priority = 'HIGH'  # before IterTimerHook, so that reading the loss is no waiting for data
+    priority = 'VERY_LOW'  # before IterTimerHook: reading the loss is no waiting for data
 
     def __init__(self, lines: int = 20) -> None:
         if lines < 1:
