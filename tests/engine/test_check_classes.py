@@ -3,6 +3,7 @@
 import pytest
 from mmengine.config import Config
 
+from mirl_mm.datasets.packed.writing import pack_images
 from mirl_mm.engine.checks import check_data
 from tests.class_folders import write_classes
 
@@ -118,3 +119,10 @@ def test_names_that_are_given_are_compared(root):
     with pytest.raises(ValueError, match=r'train_dataloader\.dataset has 10 classes, but the mode'):
         cfg.train_dataloader.dataset = dict(type='CIFAR10', data_root=str(root))
         check_data(cfg, ['train'])
+
+
+def test_packed_folders(root, tmp_path):
+    pack_images(str(root), str(tmp_path / 'packed'))
+    check_data(config(f'packed://{tmp_path}/packed'), ['train', 'val'])
+    with pytest.raises(ValueError, match=r'packed/train and .*other differ: blue only in'):
+        check_data(config(f'packed://{tmp_path}/packed', val='other'), ['train', 'val'])
