@@ -19,12 +19,9 @@ from torch import Tensor, nn
 
 from benchmarks.pretrain_step import build, step
 from benchmarks.timing import add_options, alternate, save, show, summarise, use_threads
-from mirl_mm.models import MIRLHead, MIRLViT
 from mirl_mm.models.archs import ARCHS
 from mirl_mm.models.decoder import DecoderBlock, Layout
 from mirl_mm.models.half import Layers
-from mirl_mm.models.head import Target
-from mirl_mm.models.masking import gather_tokens
 from mirl_mm.models.neck import MIRLNeck
 
 FUSED = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
@@ -52,18 +49,6 @@ def project_all(
     return block(run, F.embedding(layout.sequences, tokens), context, layout.wanted)
 
 
-def embed_all(vit: MIRLViT, imgs: Tensor, ids: Tensor) -> Tensor:
-    """Project every patch of the image, then keep the visible ones."""
-    return gather_tokens(vit.patch_embed(imgs)[0], ids)
-
-
-def target_of_all(
-    head: MIRLHead, imgs: Tensor, ids: Tensor | None = None, made=MIRLHead.target
-) -> Target:
-    """Normalise every patch, then take the masked ones."""
-    return Target(*(gather_tokens(each, ids) for each in made(head, imgs)))
-
-
 def attend_explicitly(
     q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float = 0.0, fp32: bool = False
 ) -> Tensor:
@@ -76,8 +61,6 @@ def attend_explicitly(
 UNDONE = {
     'all patches painted': [(MIRLNeck, 'paint_masked', paint_all)],
     'every token projected': [(DecoderBlock, 'first', project_all)],
-    'all patches embedded': [(MIRLViT, '_project', embed_all)],
-    'target of all patches': [(MIRLHead, 'target', target_of_all)],
     'explicit attention': [
         ('mirl_mm.models.block.attend', attend_explicitly),
         ('mirl_mm.models.decoder.attend', attend_explicitly),

@@ -1,9 +1,10 @@
 """Metrics, and what frozen features are worth: k-NN and probes at every depth."""
 
+from mirl_mm.models import ReconstructionError
+
 from .depth import probe_depth
 from .knn import evaluate_knn, knn_accuracy
 from .linear import ridge_accuracy
-from .reconstruction import ReconstructionError
 
 __all__ = [
     'ReconstructionError',

@@ -1,6 +1,6 @@
 from .archs import ARCHS
 from .dense import MIRLDenseViT
-from .head import MIRLHead, MIRLResidualLoss
+from .head import MIRLHead, MIRLResidualLoss, ReconstructionError
 from .mirl import MIRL, Reconstruction
 from .neck import MIRLNeck
 from .pyramid import MIRLPyramid
@@ -17,4 +17,5 @@ __all__ = [
     'MIRLViT',
     'MaskedFeatures',
     'Reconstruction',
+    'ReconstructionError',
 ]

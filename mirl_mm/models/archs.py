@@ -3,37 +3,35 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
 
 BACKBONE = 'backbone.'
+DECODERS = ('decoder_embed_dim', 'decoder_depth', 'decoder_num_heads')  # arguments of MIRLNeck
 
 _LAYER = re.compile(r'backbone\.layers\.(\d+)\.')
-_SIZES = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels', 'patch_size')
+_ENCODER = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
+_SIZES = (*_ENCODER, 'patch_size')
 
 
-def _arch(width: int, depth: int, heads: int, segments: int) -> dict:
-    return dict(
-        embed_dims=width,
-        num_layers=depth,
-        num_heads=heads,
-        feedforward_channels=4 * width,
-        num_segments=segments,
-    )
+def _arch(width: int, depth: int, heads: int, segments: int, decoders: tuple) -> dict:
+    """Sizes under the names that encoder and neck take; decoders: width, blocks, heads."""
+    encoder = dict(zip(_ENCODER, (width, depth, heads, 4 * width), strict=True))
+    return dict(encoder, num_segments=segments, **dict(zip(DECODERS, decoders, strict=True)))
 
 
 # Named as in the paper: S or B for the width, then the depth. The 384-wide models have 12 heads.
-# 6 segments are official for s54 and b48; 4 is the paper's figure.
+# Of s54 and b48 all is official; 4 segments are the paper's figure, and the other decoders ours.
 ARCHS = {
-    'test': _arch(48, 12, 4, 6),
-    's12': _arch(384, 12, 12, 4),
-    's54': _arch(384, 54, 12, 6),
-    'b12': _arch(768, 12, 12, 4),
-    'b24': _arch(768, 24, 12, 4),
-    'b48': _arch(768, 48, 12, 6),
+    'test': _arch(48, 12, 4, 6, (32, 1, 4)),
+    's12': _arch(384, 12, 12, 4, (384, 2, 16)),
+    's54': _arch(384, 54, 12, 6, (384, 1, 12)),
+    'b12': _arch(768, 12, 12, 4, (512, 2, 16)),
+    'b24': _arch(768, 24, 12, 4, (512, 2, 16)),
+    'b48': _arch(768, 48, 12, 6, (512, 2, 16)),
 }
 DICT_ARCH_SEGMENTS = 6
 
@@ -52,26 +50,16 @@ class EncoderArch:
 
     @classmethod
     def of_state(cls, state: Mapping[str, Tensor]) -> 'EncoderArch':
-        """Read it off weights under our full-model names.
-
-        Raises:
-            ValueError: the encoder's patch projection or MLP is not there.
-        """
-        needed = ['patch_embed.projection.weight', 'layers.0.ffn.layers.0.0.weight']
-        for name in needed:
+        """Read it off weights under our full-model names, which need patch projection and MLP."""
+        projection, mlp = 'patch_embed.projection.weight', 'layers.0.ffn.layers.0.0.weight'
+        for name in (projection, mlp):
             if BACKBONE + name not in state:
                 raise CheckpointError(f'no whole encoder: {BACKBONE + name!r} is missing')
-        width, channels, patch, _ = state[BACKBONE + needed[0]].shape
-        layers = {int(found[1]) for name in state if (found := _LAYER.match(name))}
-        positions = state.get(BACKBONE + 'pos_embed')
-        return cls(
-            width,
-            max(layers) + 1,
-            state[BACKBONE + needed[1]].shape[0],
-            patch,
-            in_channels=channels,
-            img_size=None if positions is None else _square(positions.shape[1] - 1, patch),
-        )
+        width, channels, patch, _ = state[BACKBONE + projection].shape
+        depth = 1 + max(int(found[1]) for name in state if (found := _LAYER.match(name)))
+        hidden, positions = len(state[BACKBONE + mlp]), state.get(BACKBONE + 'pos_embed')
+        size = None if positions is None else _square(positions.shape[1] - 1, patch)
+        return cls(width, depth, hidden, patch, in_channels=channels, img_size=size)
 
     @classmethod
     def of_module(cls, backbone: nn.Module) -> 'EncoderArch | None':
@@ -81,20 +69,17 @@ class EncoderArch:
         if not isinstance(settings, Mapping) or not isinstance(projection, nn.Conv2d):
             return None
         return cls(
-            settings['embed_dims'],
-            settings['num_layers'],
-            settings['feedforward_channels'],
-            projection.kernel_size[0],
-            settings['num_heads'],
-            projection.in_channels,
-            tuple(backbone.img_size),
+            **{key: settings[key] for key in _ENCODER},
+            patch_size=projection.kernel_size[0],
+            in_channels=projection.in_channels,
+            img_size=tuple(backbone.img_size),
         )
 
     @classmethod
     def of_meta(cls, meta: Mapping) -> 'EncoderArch | None':
         """As stored in a file's meta by :meth:`to_meta`; None where nothing is."""
         stored = meta.get('arch')
-        needed = ('embed_dims', 'num_layers', 'feedforward_channels', 'patch_size')
+        needed = [key for key in _SIZES if key != 'num_heads']
         if not isinstance(stored, Mapping) or not all(
             isinstance(stored.get(key), int) for key in needed
         ):
@@ -109,20 +94,14 @@ class EncoderArch:
         return dict(asdict(self), img_size=size, name=self.name)
 
     def named(self, name: str) -> 'EncoderArch':
-        """This arch with the numbers of the table; patch, channels and positions stay.
-
-        Raises:
-            ValueError: an unknown name; the known ones are listed.
-        """
-        settings = arch_settings(name)
-        numbers = {key: settings[key] for key in _SIZES if key in settings}
-        return EncoderArch(**{**asdict(self), **numbers})
+        """This arch with the numbers of the table; patch, channels and positions stay."""
+        return replace(self, **{key: arch_settings(name)[key] for key in _ENCODER})
 
     @property
     def name(self) -> str | None:
         """The arch's name in the table, if the numbers that are known are there."""
         for name, known in ARCHS.items():
-            if all(getattr(self, key) in (None, known[key]) for key in _SIZES if key in known):
+            if all(getattr(self, key) in (None, known[key]) for key in _ENCODER):
                 return name
         return None
 
@@ -135,17 +114,15 @@ class EncoderArch:
 
 
 def arch_settings(arch: str | dict) -> dict:
-    """The numbers of an arch name or dict; ValueError says which names and keys are accepted."""
+    """The numbers of an arch name or dict; an error says which names and keys are accepted."""
     if isinstance(arch, str):
         if arch.lower() not in ARCHS:
             raise UserError(f'unknown arch {arch!r}; known are {", ".join(ARCHS)}, or a dict')
         return ARCHS[arch.lower()]
-    needed = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
-    missing = [key for key in needed if key not in arch]
-    if missing:
+    if missing := [key for key in _ENCODER if key not in arch]:
         raise UserError(
             f'the arch dict lacks {", ".join(missing)}; needed are '
-            f'{", ".join(needed)}, got {sorted(arch)}'
+            f'{", ".join(_ENCODER)}, got {sorted(arch)}'
         )
     if arch['embed_dims'] % arch['num_heads']:
         raise UserError(
@@ -156,7 +133,7 @@ def arch_settings(arch: str | dict) -> dict:
 
 
 def check_segments(num_segments: int, depth: int) -> int:
-    """Return num_segments if it is even and divides the depth; ValueError names what does."""
+    """Return num_segments if it is even and divides the depth; an error names what does."""
     fitting = [n for n in range(2, depth + 1, 2) if depth % n == 0]
     if num_segments not in fitting:
         raise UserError(
@@ -167,12 +144,9 @@ def check_segments(num_segments: int, depth: int) -> int:
 
 
 def check_same(given: EncoderArch | None, wanted: EncoderArch | None, who: str) -> None:
-    """ValueError naming the first size in which a stored arch differs from a model's.
+    """Refuse a file's arch that differs in a size from that of a model, ``who`` in the message.
 
-    Args:
-        given: of the file; None skips the check.
-        wanted: of the model; None skips the check.
-        who: the model, for the message.
+    None on either side skips the check.
     """
     if given is None or wanted is None:
         return
@@ -185,5 +159,6 @@ def check_same(given: EncoderArch | None, wanted: EncoderArch | None, who: str) 
 
 
 def _square(num_patches: int, patch: int) -> tuple[int, int] | None:
+    """Image size (pixels) of a square grid."""
     side = math.isqrt(num_patches)
     return (side * patch, side * patch) if side * side == num_patches else None

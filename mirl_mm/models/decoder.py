@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
-from .block import compiled, feed_forward, mlp_layers
+from .block import BlockSettings, feed_forward, mlp_layers
 from .half import Layers
 
 LN_EPS = 1e-6
@@ -58,12 +57,9 @@ class CrossAttention(nn.Module):
 class DecoderBlock(nn.Module):
     """Pre-norm self-attention, cross-attention and MLP, each with a shortcut."""
 
-    attn_fp32 = False
-    with_cp = False
-    compile_options: tuple | None = None
-
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, settings: BlockSettings) -> None:
         super().__init__()
+        self.settings = settings
         self.ln_self = nn.LayerNorm(dim, eps=LN_EPS)
         self.attn = SelfAttention(dim, num_heads)
         self.ln_query = nn.LayerNorm(dim, eps=LN_EPS)
@@ -115,13 +111,12 @@ class DecoderBlock(nn.Module):
     def _attend_and_mix(
         self, run: Layers, x: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Tensor
     ) -> Tensor:
-        function = partial(attend_and_mix, run=run)
-        if self.compile_options is not None:
-            function = compiled(attend_and_mix, self.compile_options)
+        function = attend_and_mix
+        if self.settings.compile_options is None:
+            function = partial(function, run=run)
+        else:
             torch._dynamo.maybe_mark_dynamic(context, 1)  # it grows from decoder to decoder
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(function, self, x, q, k, v, context, use_reentrant=False)
-        return function(self, x, q, k, v, context)
+        return self.settings.run(function, self, x, q, k, v, context)
 
 
 def attend_and_mix(
@@ -135,7 +130,7 @@ def attend_and_mix(
 ) -> Tensor:
     """A block after the projections of its self-attention; x and q [B, Q, E] -> [B, Q, E]."""
     run = run or Layers(x, block.layers())
-    attn, cross, fp32 = block.attn, block.cross_attn, block.attn_fp32
+    attn, cross, fp32 = block.attn, block.cross_attn, block.settings.attn_fp32
     x = x + run(attn.proj, attend(q, k, v, attn.num_heads, fp32=fp32))
     x, normed = run.norm(block.ln_query, x)
     _, context = run.norm(block.ln_context, context)
@@ -158,15 +153,25 @@ class SegmentDecoder(nn.Module):
         num_heads: heads of both attentions.
         out_dim: values per patch, p*p*C.
         mlp_ratio: hidden width of the MLP over E.
+        settings: of the blocks.
     """
 
     def __init__(
-        self, in_dim: int, dim: int, depth: int, num_heads: int, out_dim: int, mlp_ratio: float = 4
+        self,
+        in_dim: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        out_dim: int,
+        mlp_ratio: float,
+        settings: BlockSettings,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.blocks = nn.ModuleList(DecoderBlock(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            DecoderBlock(dim, num_heads, mlp_ratio, settings) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(dim, eps=LN_EPS)
         self.pred = weight_norm(nn.Linear(dim, out_dim), dim=1)
         gain = self.pred.parametrizations.weight.original0

@@ -17,9 +17,9 @@ from torch import Tensor
 from mirl_mm.errors import UserError
 
 from .archs import arch_settings
+from .attention import Windows
 from .half import no_autocast
 from .vit import MIRLViT
-from .windows import Windows
 
 
 @MODELS.register_module()

@@ -1,28 +1,96 @@
 """What the decoders have to paint, and how far off they are.
 
-Shapes: B batch, L patches, G segments, p patch side in pixels, C channels.
+Shapes: B batch, L patches, G segments, P pairs, V = p*p*C values of a patch, p its side in pixels,
+C channels.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS
+from mmengine.registry import METRICS, MODELS
 from torch import Tensor, nn
 from torch.autograd.function import Function, FunctionCtx, once_differentiable
 
-from .masking import patchify, take_patches
+from mirl_mm.errors import UserError
+
+from .masking import patchify
 
 VAR_EPS = 1e-6
+
+
+def mirrored(num_segments: int) -> list[tuple[int, int]]:
+    """The paper's pairs (main, residual): segment g with segment G-1-g, g = 0 .. G/2-1."""
+    return [(g, num_segments - 1 - g) for g in range(num_segments // 2)]
+
+
+PAIRINGS = {'mirrored': mirrored}
 
 
 class Target(NamedTuple):
     """Patches normalised by their own statistics, and the statistics."""
 
-    patches: Tensor  # [B, L, p*p*C], mean 0 and (unbiased) variance 1
+    patches: Tensor  # [B, L, V], mean 0 and (unbiased) variance 1
     mean: Tensor  # [B, L, 1]
     std: Tensor  # [B, L, 1]
+
+
+class Comparison(NamedTuple):
+    """Every pair of every image: what to descend on, and the measure, whatever the loss is."""
+
+    losses: Tensor  # [B, P], of the loss module
+    errors: Tensor  # [B, P], masked squared error; by default the same tensor
+
+
+@MODELS.register_module()
+class MIRLHead(BaseModule):
+    """Pairs the decoders and holds the sum of each pair against normalised pixels.
+
+    Args:
+        loss: config of the loss module; None takes MIRLResidualLoss. It is called as that one is.
+        patch_size: p, pixels.
+        in_channels: C.
+        pairing: a name of :data:`PAIRINGS`.
+        init_cfg: as in MMEngine.
+    """
+
+    def __init__(
+        self,
+        loss: dict | None = None,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        pairing: str = 'mirrored',
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if pairing not in PAIRINGS:
+            raise UserError(f'unknown pairing {pairing!r}; known are {", ".join(PAIRINGS)}')
+        self.patch_size = patch_size
+        self.in_channels = in_channels
+        self.pairs = PAIRINGS[pairing]  # G -> pairs (main, residual) of segments
+        self.loss_module = MODELS.build(loss or dict(type='MIRLResidualLoss'))
+
+    def target(self, imgs: Tensor) -> Target:
+        """Per-patch normalised pixels of [B, C, H, W]; the variance is the unbiased one."""
+        patches = patchify(imgs, self.patch_size)
+        mean = patches.mean(dim=-1, keepdim=True)
+        std = (patches.var(dim=-1, keepdim=True) + VAR_EPS).sqrt()
+        return Target((patches - mean) / std, mean, std)
+
+    def compare(self, preds: Sequence[Tensor], target: Tensor, mask: Tensor) -> Comparison:
+        """Hold G x [B, L, V] against a target [B, L, V] where the mask [B, L] is 1."""
+
+        def stacked(measure: nn.Module) -> Tensor:
+            pairs = self.pairs(len(preds))
+            return torch.stack([measure(preds[g], preds[h], target, mask) for g, h in pairs], dim=1)
+
+        losses = stacked(self.loss_module)
+        if type(self.loss_module) is MIRLResidualLoss:
+            return Comparison(losses, losses)
+        with torch.no_grad():
+            return Comparison(losses, stacked(MIRLResidualLoss()))
 
 
 @MODELS.register_module()
@@ -33,8 +101,8 @@ class MIRLResidualLoss(nn.Module):
         """Per-image error [B]: mean over the values of a patch, then over the masked patches.
 
         Args:
-            main: [B, L, V] from a shallow decoder.
-            residual: [B, L, V] from the mirrored deep decoder.
+            main: [B, L, V] from one decoder of the pair.
+            residual: [B, L, V] from the other.
             target: [B, L, V]; its precision is the one used here.
             mask: [B, L], 1 where the error counts.
         """
@@ -65,51 +133,20 @@ class _SquaredError(Function):
         return made, made, -made.to(error.dtype) if ctx.needs_input_grad[2] else None
 
 
-@MODELS.register_module()
-class MIRLHead(BaseModule):
-    """Pairs decoder g with decoder G-1-g and holds their sum against normalised pixels.
+@METRICS.register_module()
+class ReconstructionError(BaseMetric):
+    """Masked MSE on per-patch normalised pixels, averaged over a validation set.
 
-    Args:
-        loss: config of the loss module.
-        patch_size: p, pixels.
-        in_channels: C.
-        init_cfg: as in MMEngine.
+    Reads what ``MIRL.predict`` writes. Reports ``recon/error`` (mean over the pairs) and
+    ``recon/pair_g_h``. Painting every patch in its mean colour gives about 1; lower is better.
     """
 
-    def __init__(
-        self,
-        loss: dict | None = None,
-        patch_size: int = 16,
-        in_channels: int = 3,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(init_cfg)
-        self.patch_size = patch_size
-        self.in_channels = in_channels
-        self.loss_module = MODELS.build(loss or dict(type='MIRLResidualLoss'))
+    default_prefix = 'recon'
 
-    def target(self, imgs: Tensor, ids: Tensor | None = None) -> Target:
-        """Per-patch normalised pixels of [B, C, H, W]; the variance is the unbiased one.
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            row = {name: float(value) for name, value in sample.items() if name.startswith('pair_')}
+            self.results.append(dict(error=float(sample['recon_error']), **row))
 
-        With ids [B, M], of those patches alone, in that order.
-        """
-        if ids is None:
-            patches = patchify(imgs, self.patch_size)
-        else:
-            patches = take_patches(imgs, ids, self.patch_size)
-        mean = patches.mean(dim=-1, keepdim=True)
-        std = (patches.var(dim=-1, keepdim=True) + VAR_EPS).sqrt()
-        return Target((patches - mean) / std, mean, std)
-
-    def pair_errors(self, preds: Sequence[Tensor], target: Tensor, mask: Tensor) -> Tensor:
-        """Error of every pair for every image: [B, G/2], pairs ordered (0, G-1), (1, G-2), ..."""
-        return torch.stack(
-            [self.loss_module(main, residual, target, mask) for main, residual in pairs(preds)],
-            dim=1,
-        )
-
-
-def pairs(preds: Sequence) -> list[tuple]:
-    """(main, residual) pairs: the g-th with the (G-1-g)-th, g = 0 .. G/2-1."""
-    half = len(preds) // 2
-    return list(zip(preds[:half], reversed(preds[half:]), strict=True))
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        return {name: sum(row[name] for row in results) / len(results) for name in results[0]}

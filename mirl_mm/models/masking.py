@@ -60,16 +60,6 @@ def patchify(imgs: Tensor, patch_size: int) -> Tensor:
     return patches.reshape(b, -1, p * p * c)
 
 
-def take_patches(imgs: Tensor, ids: Tensor, patch_size: int) -> Tensor:
-    """The patches of :func:`patchify` at ids [B, M], without cutting the others: [B, M, p*p*C]."""
-    b, c, height, width = imgs.shape
-    p = patch_size
-    check_image_size((height, width), p)
-    cut = imgs.reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)
-    images = torch.arange(b, device=ids.device)[:, None]
-    return cut[images, ids // (width // p), ids % (width // p)].flatten(2)
-
-
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """Inverse of :func:`patchify`: [B, L, p*p*C] on an h x w grid -> [B, C, h*p, w*p]."""
     b, p, (h, w) = patches.shape[0], patch_size, grid

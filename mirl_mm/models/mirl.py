@@ -3,7 +3,7 @@
 Reference: Guoxi Huang, Hongtao Fu, Adrian G. Bors, "Masked Image Residual Learning for Scaling
 Deeper Vision Transformers", NeurIPS 2023, https://arxiv.org/abs/2309.14136.
 
-Shapes: B batch, L patches, G segments, p patch side in pixels.
+Shapes: B batch, L patches, K kept patches, G segments, P pairs of them, p patch side in pixels.
 """
 
 import zlib
@@ -18,60 +18,23 @@ from torch import Tensor, nn
 
 from mirl_mm.errors import UserError
 
-from .head import pairs
-from .masking import masked_ids, unpatchify
-
-
-@dataclass
-class Reconstruction:
-    """Everything a pass produced; all tensors carry gradients."""
-
-    preds: tuple[Tensor, ...]  # G x [B, L, p*p*3]
-    target: Tensor  # [B, L, p*p*3]
-    mask: Tensor  # [B, L], 0 kept, 1 masked
-    ids_restore: Tensor  # [B, L]
-    pair_errors: Tensor  # [B, G/2], masked MSE of every pair for every image
-    patch_mean: Tensor  # [B, L, 1]
-    patch_std: Tensor  # [B, L, 1]
-    grid: tuple[int, int]  # (h, w) patches
-    patch_size: int
-
-    @property
-    def pair_losses(self) -> Tensor:
-        """[G/2], the mean over the batch (every image has as many masked patches)."""
-        return self.pair_errors.mean(dim=0)
-
-    @property
-    def loss(self) -> Tensor:
-        """The mean over the pairs, a scalar."""
-        return self.pair_losses.mean()
-
-    def images(self) -> dict[str, list[Tensor]]:
-        """The painted pictures: ``main``, ``residual`` and ``sum``, each G/2 x [B, 3, H, W].
-
-        In normalised pixels. Every picture has the patch means added back, so ``sum`` is
-        ``main + residual`` less one patch mean.
-        """
-        painted = dict(main=[], residual=[], sum=[])
-        for main, residual in pairs(self.preds):
-            painted['main'].append(self._to_image(main))
-            painted['residual'].append(self._to_image(residual))
-            painted['sum'].append(self._to_image(main + residual))
-        return painted
-
-    def _to_image(self, pred: Tensor) -> Tensor:
-        return unpatchify(pred * self.patch_std + self.patch_mean, self.grid, self.patch_size)
+from .archs import DECODERS
+from .masking import gather_tokens, masked_ids, unpatchify
 
 
 @MODELS.register_module()
 class MIRL(BaseSelfSupervisor):
     """A masked image, a segmented encoder, one decoder per segment, and pairs that share the work.
 
-    Args are those of mmpretrain's BaseSelfSupervisor: ``backbone`` (MIRLViT), ``neck`` (MIRLNeck),
-    ``head`` (MIRLHead), ``data_preprocessor``, ``init_cfg``. Positions stay fixed.
+    What the encoder knows (width, segments, patch size, channels, and the decoders' sizes of an
+    arch of the table) is the default of neck and head. Positions stay fixed.
 
-    Raises:
-        ValueError: the parts do not fit each other.
+    Args:
+        backbone: MIRLViT.
+        neck: MIRLNeck.
+        head: MIRLHead.
+        data_preprocessor: None and a dict without type take mmpretrain's SelfSupDataPreprocessor.
+        **kwargs: the other arguments of mmpretrain's BaseSelfSupervisor.
     """
 
     def __init__(
@@ -85,11 +48,17 @@ class MIRL(BaseSelfSupervisor):
         if not isinstance(data_preprocessor, nn.Module):  # by its full name, for any default_scope
             scoped = dict(type='mmpretrain.SelfSupDataPreprocessor')
             data_preprocessor = scoped | (data_preprocessor or {})
+        if not isinstance(backbone, nn.Module):
+            backbone = MODELS.build(backbone)
+        if not isinstance(neck, nn.Module):
+            neck = dict(neck_sizes(backbone), **neck)
+        if not isinstance(head, nn.Module):
+            head = dict(patch_sizes(backbone), **head)
         super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, **kwargs)
         self._check_fit()
         self.backbone.pos_embed.requires_grad_(False)
 
-    def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
+    def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> 'Reconstruction':
         """Mask, encode, paint, compare.
 
         Args:
@@ -99,13 +68,15 @@ class MIRL(BaseSelfSupervisor):
         features = self.backbone.encode_masked(imgs, noise)  # stem, G taps
         preds = self.neck(features)  # G x [B, L, p*p*3]: shallow = main, deep = residual
         target = self.head.target(imgs)  # [B, L, p*p*3], normalised pixels of each patch
-        pair_errors = self.head.pair_errors(preds, target.patches, features.mask)
+        losses, errors = self.head.compare(preds, target.patches, features.mask)
         return Reconstruction(
             preds,
             target.patches,
             features.mask,
             features.ids_restore,
-            pair_errors,
+            losses,
+            errors,
+            self.pairs,
             target.mean,
             target.std,
             features.grid,
@@ -115,17 +86,17 @@ class MIRL(BaseSelfSupervisor):
     def loss(
         self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs
     ) -> dict[str, Tensor]:
-        """``loss`` to descend on, and ``pair_g_h``: the error of decoders g and h together.
+        """``loss`` to descend on, and ``pair_g_h``: the squared error of decoders g and h together.
 
         The numbers of :meth:`reconstruct`, but only masked patches are painted and compared.
         """
         features = self.backbone.encode_masked(inputs)
-        ids = masked_ids(features.ids_restore, features.stem.shape[1] - 1)  # [B, L-K]
         preds = self.neck.paint_masked(features)  # G x [B, L-K, p*p*3]
-        target = self.head.target(inputs, ids).patches
-        pair_losses = self.head.pair_errors(preds, target, torch.ones_like(target[..., 0])).mean(0)
-        named = zip(self.pair_names, pair_losses.detach(), strict=True)
-        return dict(loss=pair_losses.mean(), **dict(named))
+        ids = masked_ids(features.ids_restore, features.stem.shape[1] - 1)  # [B, L-K]
+        target = gather_tokens(self.head.target(inputs).patches, ids)
+        losses, errors = self.head.compare(preds, target, torch.ones_like(target[..., 0]))
+        named = zip(self.pair_names, errors.detach().mean(dim=0), strict=True)
+        return dict(loss=losses.mean(), **dict(named))
 
     @torch.no_grad()
     def predict(
@@ -166,27 +137,77 @@ class MIRL(BaseSelfSupervisor):
         return super().forward(inputs, data_samples, mode)
 
     @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Segments (main, residual) that paint together."""
+        return self.head.pairs(self.neck.num_segments)
+
+    @property
     def pair_names(self) -> list[str]:
         """Names of the pairs in logs and metrics, such as ``pair_0_5``."""
-        return [f'pair_{g}_{h}' for g, h in pairs(range(self.neck.num_segments))]
+        return [f'pair_{g}_{h}' for g, h in self.pairs]
 
     def _check_fit(self) -> None:
-        backbone, neck, head = self.backbone, self.neck, self.head
-        values = backbone.patch_size**2 * head.in_channels
+        sizes, neck, head = neck_sizes(self.backbone), self.neck, self.head
+        patch, channels = sizes['patch_size'], sizes['in_channels']
         for what, left, right in [
-            ('num_segments of backbone and neck', backbone.num_segments, neck.num_segments),
-            (
-                'width of the backbone and embed_dim of the neck',
-                backbone.embed_dims,
-                neck.embed_dim,
-            ),
-            ('patch_size of backbone and head', backbone.patch_size, head.patch_size),
-            (
-                'in_channels of backbone and head',
-                backbone.patch_embed.projection.in_channels,
-                head.in_channels,
-            ),
-            ('values per patch of head and neck', values, neck.out_dim),
+            ('num_segments of backbone and neck', sizes['num_segments'], neck.num_segments),
+            ('width of the backbone and embed_dim of the neck', sizes['embed_dim'], neck.embed_dim),
+            ('patch_size of backbone and head', patch, head.patch_size),
+            ('in_channels of backbone and head', channels, head.in_channels),
+            ('values per patch of head and neck', patch**2 * channels, neck.out_dim),
         ]:
             if left != right:
                 raise UserError(f'{what} must be equal, got {left} and {right}')
+
+
+def patch_sizes(backbone: nn.Module) -> dict[str, int]:
+    """What a head has to know of the encoder."""
+    channels = backbone.patch_embed.projection.in_channels
+    return dict(patch_size=backbone.patch_size, in_channels=channels)
+
+
+def neck_sizes(backbone: nn.Module) -> dict[str, int]:
+    """What a neck has to know, and the decoders' sizes where the encoder's arch has them."""
+    encoder = dict(embed_dim=backbone.embed_dims, num_segments=backbone.num_segments)
+    arch = backbone.arch_settings
+    return encoder | patch_sizes(backbone) | {key: arch[key] for key in DECODERS if key in arch}
+
+
+@dataclass
+class Reconstruction:
+    """Everything a pass produced. Tensors carry gradients (errors if they are the loss)."""
+
+    preds: tuple[Tensor, ...]  # G x [B, L, p*p*3]
+    target: Tensor  # [B, L, p*p*3]
+    mask: Tensor  # [B, L], 0 kept, 1 masked
+    ids_restore: Tensor  # [B, L]
+    losses: Tensor  # [B, P], what the loss module gives for every pair of every image
+    pair_errors: Tensor  # [B, P], masked squared error, whatever the loss is
+    pairs: list[tuple[int, int]]  # P segments (main, residual)
+    patch_mean: Tensor  # [B, L, 1]
+    patch_std: Tensor  # [B, L, 1]
+    grid: tuple[int, int]  # (h, w) patches
+    patch_size: int
+
+    @property
+    def pair_losses(self) -> Tensor:
+        """[P], the mean over the batch (every image has as many masked patches)."""
+        return self.losses.mean(dim=0)
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean over all, a scalar."""
+        return self.losses.mean()
+
+    def images(self) -> dict[str, list[Tensor]]:
+        """The painted pictures: ``main``, ``residual`` and ``sum``, each P x [B, 3, H, W].
+
+        In normalised pixels. Every picture has the patch means added back, so ``sum`` is
+        ``main + residual`` less one patch mean.
+        """
+        painted = dict(main=[], residual=[], sum=[])
+        for main, residual in ((self.preds[g], self.preds[h]) for g, h in self.pairs):
+            for kind, pred in zip(painted, (main, residual, main + residual), strict=True):
+                pixels = pred * self.patch_std + self.patch_mean
+                painted[kind].append(unpatchify(pixels, self.grid, self.patch_size))
+        return painted

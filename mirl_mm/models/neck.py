@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mirl_mm.errors import UserError
 
-from .block import compile_settings
+from .block import BlockSettings
 from .decoder import LN_EPS, Layout, SegmentDecoder
 from .half import Layers
 from .masking import gather_tokens, sincos_positions
@@ -73,21 +73,11 @@ class MIRLNeck(BaseModule):
         self.norms = nn.ModuleList(
             nn.LayerNorm(embed_dim, eps=LN_EPS) for _ in range(num_segments - 1)
         )
+        decoder = (embed_dim, decoder_embed_dim, decoder_depth, decoder_num_heads, self.out_dim)
+        settings = BlockSettings.of(attn_fp32, with_cp, compile_blocks)
         self.decoders = nn.ModuleList(
-            SegmentDecoder(
-                embed_dim,
-                decoder_embed_dim,
-                decoder_depth,
-                decoder_num_heads,
-                self.out_dim,
-                mlp_ratio,
-            )
-            for _ in range(num_segments)
+            SegmentDecoder(*decoder, mlp_ratio, settings) for _ in range(num_segments)
         )
-        for decoder in self.decoders:
-            for block in decoder.blocks:
-                block.with_cp, block.attn_fp32 = with_cp, attn_fp32
-                block.compile_options = compile_settings(compile_blocks)
         self._table: tuple | None = None  # no buffer: averaging models needs those of one size
         self._register_load_state_dict_pre_hook(self._refuse_other_decoders)
 

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from mirl_mm.errors import CheckpointError, UserError
 
 from .archs import ARCHS, DICT_ARCH_SEGMENTS, arch_settings, check_segments
-from .block import adopt, compile_settings
+from .block import BlockSettings, adopt
 from .masking import (
     check_image_size,
     gather_tokens,
     num_kept,
     random_masking,
     sincos_positions,
-    take_patches,
 )
 
 
@@ -91,7 +90,7 @@ class MIRLViT(VisionTransformer):
             arch=arch, img_size=img_size, patch_size=patch_size, init_cfg=init_cfg, **kwargs
         )
         self.with_cp = with_cp
-        adopt(self.layers, attn_fp32, with_cp, compile_settings(compile_blocks))
+        adopt(self.layers, BlockSettings.of(attn_fp32, with_cp, compile_blocks))
         self._set_sincos_positions()
         self._register_load_state_dict_pre_hook(self._refuse_other_arch)
         self._register_load_state_dict_pre_hook(self._leave_final_norm)
@@ -145,7 +144,7 @@ class MIRLViT(VisionTransformer):
         positions = self.resize_pos_embed(
             self.pos_embed, self.patch_resolution, grid, self.interpolate_mode, 1
         )
-        visible = self._project(imgs, ids_keep)  # [B, K, D]
+        visible = gather_tokens(self.patch_embed(imgs)[0], ids_keep)  # [B, K, D]
         visible = visible + F.embedding(ids_keep, positions[0, 1:])
         cls = (self.cls_token + positions[:, :1]).expand(batch, -1, -1)
         stem = self.pre_norm(self.drop_after_pos(torch.cat([cls, visible], dim=1)))
@@ -158,16 +157,6 @@ class MIRLViT(VisionTransformer):
                 taps.append(x)
         taps[-1] = self.ln1(taps[-1])
         return MaskedFeatures(stem, tuple(taps), ids_restore, mask, grid)
-
-    def _project(self, imgs: Tensor, ids: Tensor) -> Tensor:
-        """Tokens of the patches at ids [B, K] -> [B, K, D]; nothing is spent on the others."""
-        conv, sides = self.patch_embed.projection, (self.patch_size, self.patch_size)
-        plain = conv.kernel_size == conv.stride == sides and conv.padding == (0, 0)
-        if not plain or self.patch_embed.norm is not None:
-            patches, _ = self.patch_embed(imgs)  # a projection of the user's own
-            return gather_tokens(patches, ids)
-        patches = take_patches(imgs, ids, self.patch_size)  # [B, K, p*p*C]
-        return F.linear(patches, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
     def _set_sincos_positions(self) -> None:
         table = sincos_positions(

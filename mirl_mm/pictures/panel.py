@@ -45,11 +45,11 @@ def panel_columns(imgs: Tensor, result: Reconstruction) -> dict[str, Tensor]:
         result.mask.unsqueeze(-1).expand(-1, -1, values), result.grid, result.patch_size
     )
     columns = {'original': imgs, 'masked': imgs * (1 - hidden)}
-    painted, last = result.images(), len(result.preds)
-    for g, (main, residual, both) in enumerate(zip(*painted.values(), strict=True), start=1):
-        columns[f'main {g}'] = main
-        columns[f'residual {last + 1 - g}'] = residual
-        columns[f'sum {g} + {last + 1 - g}'] = imgs * (1 - hidden) + both * hidden
+    painted = zip(result.pairs, *result.images().values(), strict=True)
+    for (g, h), main, residual, both in painted:
+        columns[f'main {g + 1}'] = main
+        columns[f'residual {h + 1}'] = residual
+        columns[f'sum {g + 1} + {h + 1}'] = imgs * (1 - hidden) + both * hidden
     return columns
 
 

@@ -6,8 +6,9 @@ from mmengine.evaluator import Evaluator
 from mmpretrain.structures import DataSample
 
 from mirl_mm.checkpoint import convert_official
-from mirl_mm.measure import ReconstructionError
-from mirl_mm.models import MIRLHead, MIRLResidualLoss
+from mirl_mm.models import ARCHS, MIRL, MIRLNeck, MIRLResidualLoss, ReconstructionError
+from mirl_mm.models.archs import DECODERS
+from mirl_mm.models.fit import shapes
 from mirl_mm.models.masking import patchify, sincos_positions
 from tests.models.build import images, load, mirl, numbers, reference, small_mirl
 
@@ -185,28 +186,6 @@ def test_losses_of_a_pass_are_means():
         torch.testing.assert_close(result.pair_losses[i], (error * result.mask).sum() / masked)
 
 
-def test_residual_loss_by_hand():
-    main = torch.tensor([[[1.0, 2.0], [0.0, 0.0], [5.0, 5.0]]])
-    residual = torch.tensor([[[1.0, 0.0], [1.0, 3.0], [5.0, 5.0]]])
-    target = torch.tensor([[[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
-    mask = torch.tensor([[1.0, 1.0, 0.0]])
-    loss = MIRLResidualLoss()(main, residual, target, mask)
-    assert loss.tolist() == [((0 + 4) / 2 + (1 + 9) / 2) / 2]
-    assert MIRLResidualLoss()(main.bfloat16(), residual, target, mask).dtype == torch.float32
-
-
-def test_target_has_no_mean_and_unit_variance():
-    imgs = images(2, 32)
-    imgs[:, :, :8, :8] = 0.7  # a patch without any contrast
-    target = MIRLHead(patch_size=8).target(imgs)
-    mean = target.patches[:, 1:].mean(dim=-1)
-    torch.testing.assert_close(mean, torch.zeros(2, 15), rtol=0, atol=1e-5)
-    variance = target.patches[:, 1:].var(dim=-1)
-    torch.testing.assert_close(variance, torch.ones(2, 15), rtol=0, atol=1e-4)
-    assert target.patches[:, 0].abs().max() < 1e-3
-    torch.testing.assert_close(target.std[:, 0, 0], torch.full((2,), 1e-3), rtol=1e-3, atol=0)
-
-
 def test_pictures_add_up():
     result = small_mirl(img_size=(32, 48), segments=4).reconstruct(images(2, 32, 48))
     pictures = result.images()
@@ -375,7 +354,45 @@ def test_reconstruction_error_is_the_mean_over_images():
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-# --- parts that do not fit ------------------------------------------------------------------------
+# --- parts that fit, and parts that do not --------------------------------------------------------
+
+
+def built(arch: str | dict, neck: dict | None = None, **backbone) -> MIRL:
+    """From an arch alone."""
+    return MIRL(
+        dict(type='MIRLViT', arch=arch, **backbone),
+        dict(type='MIRLNeck', **(neck or {})),
+        dict(type='MIRLHead'),
+    )
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_an_arch_brings_its_neck_and_head(arch):
+    numbers = ARCHS[arch]
+    with torch.device('meta'):
+        model = built(arch, patch_size=14, img_size=28, in_channels=1)
+    decoder = model.neck.decoders[0]
+    sizes = (decoder.embed.out_features, len(decoder.blocks), decoder.blocks[0].attn.num_heads)
+    assert sizes == tuple(numbers[key] for key in DECODERS)
+    assert model.neck.embed_dim == decoder.embed.in_features == numbers['embed_dims']
+    assert len(model.neck.decoders) == model.neck.num_segments == numbers['num_segments']
+    assert (model.head.patch_size, model.head.in_channels) == (14, 1)
+    assert model.neck.out_dim == 14 * 14
+
+
+def test_explicit_decoders_win():
+    with torch.device('meta'):
+        model = built('b24', dict(decoder_embed_dim=64), num_segments=6)
+    assert (len(model.neck.decoders), model.neck.stem_embed.out_features) == (6, 64)
+    assert len(model.neck.decoders[0].blocks) == ARCHS['b24']['decoder_depth']
+
+
+def test_the_decoders_of_a_dict_arch_are_the_necks_own():
+    arch = dict(embed_dims=24, num_layers=4, num_heads=2, feedforward_channels=96)
+    with torch.device('meta'):
+        model = built(arch, num_segments=2)
+    plain = MIRLNeck(embed_dim=24, num_segments=2, decoder_embed_dim=512)
+    assert shapes(model.neck.state_dict()) == shapes(plain.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -386,7 +403,11 @@ def test_reconstruction_error_is_the_mean_over_images():
         ({'head': {'patch_size': 16}}, ['patch_size of backbone and head', '8 and 16']),
         ({'neck': {'patch_size': 16}}, ['values per patch of head and neck', '192 and 768']),
         ({'neck': {'in_channels': 1}}, ['values per patch of head and neck', '192 and 64']),
-        ({'backbone': {'in_channels': 1}}, ['in_channels of backbone and head', '1 and 3']),
+        ({'head': {'in_channels': 1}}, ['in_channels of backbone and head', '3 and 1']),
+        (
+            {'backbone': {'in_channels': 1}, 'head': {'in_channels': 3}},
+            ['in_channels of backbone and head', '1 and 3'],
+        ),
     ],
     ids=str,
 )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,9 @@ def painted() -> tuple[torch.Tensor, Reconstruction]:
         target=torch.zeros(2, 4, 48),
         mask=mask,
         ids_restore=torch.zeros(2, 4, dtype=torch.long),
+        losses=torch.zeros(2, 2),
         pair_errors=torch.zeros(2, 2),
+        pairs=[(0, 3), (1, 2)],
         patch_mean=torch.full((2, 4, 1), 10.0),
         patch_std=torch.full((2, 4, 1), 2.0),
         grid=(2, 2),
@@ -29,6 +33,9 @@ def painted() -> tuple[torch.Tensor, Reconstruction]:
 
 def test_panel_columns(painted):
     imgs, result = painted
+    neighbours = panel_columns(imgs, replace(result, pairs=[(0, 1), (2, 3)]))
+    assert list(neighbours)[2:5] == ['main 1', 'residual 2', 'sum 1 + 2']
+    assert list(neighbours)[5:] == ['main 3', 'residual 4', 'sum 3 + 4']
     columns = panel_columns(imgs, result)
     assert list(columns) == [
         'original',
