@@ -1,4 +1,4 @@
-# The parts of MIRL; a config adds the arch and the decoders' size.
+# The parts of MIRL; a config adds the arch, from which neck and head take their sizes.
 model = dict(
     type='MIRL',
     data_preprocessor=dict(
@@ -8,6 +8,6 @@ model = dict(
         to_rgb=True,
     ),
     backbone=dict(type='MIRLViT', img_size=224, patch_size=16, mask_ratio=0.75),
-    neck=dict(type='MIRLNeck', patch_size=16),
-    head=dict(type='MIRLHead', loss=dict(type='MIRLResidualLoss'), patch_size=16),
+    neck=dict(type='MIRLNeck'),
+    head=dict(type='MIRLHead'),
 )

@@ -2,7 +2,6 @@
 # Command: tools/dist_train.sh configs/mirl/vit-b12_300e.py 8
 # Effective batch: 512 x 8 GPUs = 4096 (our split for 80 GB GPUs, not measured).
 # Published: 83.5 % ImageNet-1k top-1 after fine-tuning (README of github.com/russellllaputa/MIRL).
-# The published constructor cannot be built: 4 segments (the paper's figure), decoders as B-48.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/mirl.py',
@@ -10,10 +9,5 @@ _base_ = [
     '../_base_/pretrain_300e.py',
 ]
 
-model = dict(
-    backbone=dict(arch='b12'),
-    neck=dict(
-        embed_dim=768, num_segments=4, decoder_embed_dim=512, decoder_depth=2, decoder_num_heads=16
-    ),
-)
+model = dict(backbone=dict(arch='b12'))
 train_dataloader = dict(batch_size=512)

@@ -2,7 +2,6 @@
 # Command: tools/dist_train.sh configs/mirl/vit-b24_300e.py 8
 # Effective batch: 128 x 8 GPUs x 4 accumulated = 4096 (our split for 80 GB GPUs, not measured).
 # Published: 84.7 % ImageNet-1k top-1 after fine-tuning (README of github.com/russellllaputa/MIRL).
-# No constructor was published for this arch: 4 segments (the paper's figure), decoders as B-48.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/mirl.py',
@@ -10,11 +9,6 @@ _base_ = [
     '../_base_/pretrain_300e.py',
 ]
 
-model = dict(
-    backbone=dict(arch='b24'),
-    neck=dict(
-        embed_dim=768, num_segments=4, decoder_embed_dim=512, decoder_depth=2, decoder_num_heads=16
-    ),
-)
+model = dict(backbone=dict(arch='b24'))
 train_dataloader = dict(batch_size=128)
 optim_wrapper = dict(accumulative_counts=4)

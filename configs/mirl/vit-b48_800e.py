@@ -2,7 +2,6 @@
 # Command: tools/dist_train.sh configs/mirl/vit-b48_800e.py 8
 # Effective batch: 64 x 8 GPUs x 8 accumulated = 4096 (our split for 80 GB GPUs, not measured).
 # Published: 86.2 % ImageNet-1k top-1 after fine-tuning (README of github.com/russellllaputa/MIRL).
-# The official decoders: 512 wide, 2 blocks.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/mirl.py',
@@ -10,11 +9,6 @@ _base_ = [
     '../_base_/pretrain_800e.py',
 ]
 
-model = dict(
-    backbone=dict(arch='b48'),
-    neck=dict(
-        embed_dim=768, num_segments=6, decoder_embed_dim=512, decoder_depth=2, decoder_num_heads=16
-    ),
-)
+model = dict(backbone=dict(arch='b48'))
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(accumulative_counts=8)

@@ -2,7 +2,6 @@
 # Command: tools/dist_train.sh configs/mirl/vit-s54_800e.py 8
 # Effective batch: 256 x 8 GPUs x 2 accumulated = 4096 (our split for 80 GB GPUs, not measured).
 # Published: 84.8 % ImageNet-1k top-1 after fine-tuning (README of github.com/russellllaputa/MIRL).
-# The official decoders: 384 wide, 1 block.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/mirl.py',
@@ -10,11 +9,6 @@ _base_ = [
     '../_base_/pretrain_800e.py',
 ]
 
-model = dict(
-    backbone=dict(arch='s54'),
-    neck=dict(
-        embed_dim=384, num_segments=6, decoder_embed_dim=384, decoder_depth=1, decoder_num_heads=12
-    ),
-)
+model = dict(backbone=dict(arch='s54'))
 train_dataloader = dict(batch_size=256)
 optim_wrapper = dict(accumulative_counts=2)

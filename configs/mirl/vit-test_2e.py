@@ -8,9 +8,4 @@ _base_ = [
     '../_base_/pretrain_2e.py',
 ]
 
-model = dict(
-    backbone=dict(arch='test', img_size=64),
-    neck=dict(
-        embed_dim=48, num_segments=6, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4
-    ),
-)
+model = dict(backbone=dict(arch='test', img_size=64))
