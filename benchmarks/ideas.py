@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.pretrain_step import build, step
 from benchmarks.timing import add_options, alternate, save, show, summarise, use_threads
-from mirl_mm.models.archs import ARCHS
+from mirl_mm.models import ARCHS
 from mirl_mm.models.decoder import DecoderBlock, Layout
 from mirl_mm.models.half import Layers
 from mirl_mm.models.neck import MIRLNeck

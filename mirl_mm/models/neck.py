@@ -9,15 +9,16 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import CheckpointError, UserError
 
 from .block import BlockSettings
 from .decoder import LN_EPS, Layout, SegmentDecoder
+from .fit import difference, shapes
 from .half import Layers
 from .masking import gather_tokens, sincos_positions
 from .vit import MaskedFeatures, init_linears, is_pretrained
 
-PARTS = ('stem_norm', 'stem_embed', 'norms', 'decoders')
+PARTS = ('stem_norm.', 'stem_embed.', 'norms.', 'decoders.')
 
 
 @MODELS.register_module()
@@ -156,16 +157,12 @@ class MIRLNeck(BaseModule):
 
     def _refuse_other_decoders(self, state_dict: dict, prefix: str, *_) -> None:
         """Stop a load that would fill the decoders only in part; a bare encoder may come."""
-        own = {prefix + name: tuple(value.shape) for name, value in self.state_dict().items()}
+        own = {prefix + name: shape for name, shape in shapes(self.state_dict()).items()}
         given = {
-            name: tuple(value.shape)
-            for name, value in state_dict.items()
-            if name.startswith(prefix) and name.removeprefix(prefix).split('.')[0] in PARTS
+            name: shape
+            for name, shape in shapes(state_dict).items()
+            if name.startswith(tuple(prefix + part for part in PARTS))
         }
-        for name in [*own, *given] if given else []:
-            if own.get(name) != given.get(name):
-                raise UserError(
-                    f'the checkpoint has other decoders: {name!r} is '
-                    f'{given.get(name, "missing")} there and {own.get(name, "unknown")} in this '
-                    f'neck ({self.num_segments} decoders for an encoder {self.embed_dim} wide)'
-                )
+        who = f'this neck ({self.num_segments} decoders for an encoder {self.embed_dim} wide)'
+        if given and (reason := difference(given, own, who)):
+            raise CheckpointError(f'the checkpoint has other decoders: {reason}')

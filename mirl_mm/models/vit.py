@@ -19,6 +19,7 @@ from mirl_mm.errors import CheckpointError, UserError
 
 from .archs import ARCHS, DICT_ARCH_SEGMENTS, arch_settings, check_segments
 from .block import BlockSettings, adopt
+from .fit import compare, shapes
 from .masking import (
     check_image_size,
     gather_tokens,
@@ -167,31 +168,14 @@ class MIRLViT(VisionTransformer):
 
     def _refuse_other_arch(self, state_dict: dict, prefix: str, *_) -> None:
         """Stop a load that would fill this encoder only in part. Final norms may come and go."""
-        own = {prefix + name: value.shape for name, value in self.state_dict().items()}
-        given = {name: value.shape for name, value in state_dict.items() if name.startswith(prefix)}
+        own = {prefix + name: shape for name, shape in shapes(self.state_dict()).items()}
         who = f'this encoder ({self.embed_dims} wide, {self.num_layers} deep)'
-        if not own.keys() & given.keys():
+        if not own.keys() & state_dict.keys():  # a child module is handed its own names alone
             raise CheckpointError(
-                f'the checkpoint holds no weight of {who}: none of its names starts '
-                f'like {next(iter(own))!r}'
+                f'the checkpoint holds no weight of {who}: none of its names starts like '
+                f'{next(iter(own))!r}'
             )
-        for name, shape in own.items():
-            if name.removeprefix(prefix).startswith(('ln1.', 'ln2.', 'pos_embed')):
-                continue  # positions are resized by mmpretrain's own hook
-            if name not in given:
-                raise CheckpointError(
-                    f'the checkpoint is of another arch: {who} needs {name!r}, which it lacks'
-                )
-            if given[name] != shape:
-                raise CheckpointError(
-                    f'the checkpoint is of another arch: {name!r} is '
-                    f'{tuple(given[name])} there and {tuple(shape)} in {who}'
-                )
-        for name in given:
-            if name.startswith(prefix + 'layers.') and name not in own:
-                raise CheckpointError(
-                    f'the checkpoint is of another arch: it has {name!r}, which {who} lacks'
-                )
+        compare(shapes(state_dict), own, who, prefix)
 
     def _leave_final_norm(self, state_dict: dict, prefix: str, *_) -> None:
         """Take from a load the norm that final_norm=False leaves out: nothing to be warned of."""

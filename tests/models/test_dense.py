@@ -367,7 +367,7 @@ def test_a_window_larger_than_the_map_in_training():
         (dict(), None, 'holds no weight of this encoder'),
         (dict(), 'encoder.', "encoder. is not in the pretrained model.*prefix='backbone.'"),
         (dict(arch='s12'), 'backbone.', r"'cls_token' is \(1, 1, 48\) there and \(1, 1, 384\)"),
-        (dict(num_layers=14), 'backbone.', "needs 'layers.12"),
+        (dict(num_layers=14), 'backbone.', "it lacks 'layers.12"),
         (dict(num_layers=10), 'backbone.', "has 'layers.10"),
     ],
 )

@@ -304,7 +304,7 @@ MODELS = {
     ('other', 'words'),
     [
         ({'depth': 6}, ["it has 'backbone.layers.4.ln1.weight'", '24 wide, 4 deep', 'lacks']),
-        ({'depth': 2}, ["needs 'backbone.layers.2.ln1.weight'", '24 wide, 4 deep', 'lacks']),
+        ({'depth': 2}, ["it lacks 'backbone.layers.2.ln1.weight'", '24 wide, 4 deep', 'has']),
         ({'width': 48}, ["'backbone.cls_token' is (1, 1, 48) there and (1, 1, 24)"]),
         ({'patch': 16}, ["'backbone.patch_embed.projection.weight' is (24, 3, 16, 16) there"]),
     ],
