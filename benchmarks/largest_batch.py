@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.files import write_json
-from mirl_mm.measure.memory import step_memory, usable
+from mirl_mm.measure.memory import probe, usable
 from mirl_mm.models.archs import ARCHS
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def largest(arch: str, schedule: str = '300e') -> dict[str, dict]:
         cfg.pop('data_preprocessor')
         cfg.backbone.update(settings)
         cfg.neck.update(settings)
-        memory = step_memory(cfg)
+        memory = probe(cfg).memory()
         found[name] = dict(
             fixed_gb=round(memory.fixed / 1e9, 3),
             per_image_gb=round(memory.per_image / 1e9, 4),

@@ -31,7 +31,7 @@ from benchmarks.timing import (
     summarise,
     use_threads,
 )
-from mirl_mm.measure.flops import flops
+from mirl_mm.measure.cost import flops
 from mirl_mm.models.archs import ARCHS
 from tests.reference import Reference
 

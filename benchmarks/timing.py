@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.files import write_json
-from mirl_mm.measure.live_bytes import LiveBytes
+from mirl_mm.measure.cost import LiveBytes
 
 CLOCKS = ('wall', 'cpu')
 SIDES = dict(cpu=1024, cuda=8192)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import NamedTuple
 
+import torch
 from mmengine.config import Config
 from mmpretrain.models import VisionTransformer
 from torch import nn
@@ -15,25 +16,36 @@ from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import accumulative_counts
 from mirl_mm.engine.run_facts import parameter_rows
 from mirl_mm.errors import UserError
-from mirl_mm.measure.cost import Cost, cost
-from mirl_mm.measure.flops import Flops, flops_per_image
+from mirl_mm.measure.cost import Cost, Flops, Operation, cost
 from mirl_mm.measure.memory import CONTEXT, PROBES, SHARE, StepMemory, probe, usable
 from mirl_mm.measure.peak_rate import GPUS
-from mirl_mm.measure.rehearsal import build
-
-from .plan_config import (
-    Model,
-    model_of,
-    optimizer_bytes,
-    other_bytes,
-    recipe_batch,
-    update,
-)
+from mirl_mm.measure.rehearsal import build, flops_per_image
 
 IMAGENET_IMAGES = 1_281_167
+PLANNED = ('MIRL', 'MAE', 'ImageClassifier')  # and whatever has a roi_head or a decode_head
 OTHERS = ('A100', 'H100', 'H200', 'L40S', 'RTX 4090')  # told beside the one that is asked for
 DENSE_PROBES = (2, 4)  # images are larger; one is too few for batch norm
+OPTIMIZER_BYTES = {'AdamW': 8, 'Adam': 8, 'SGD': 4, 'LARS': 4, 'Lamb': 8}  # of a parameter's state
 GIGA = 1e9
+
+
+class Model(NamedTuple):
+    """A model's config, and how it is rehearsed."""
+
+    cfg: Mapping
+    dtype: torch.dtype
+    image_size: tuple[int, int] | None
+    scope: str
+
+    @property
+    def dense(self) -> bool:
+        """Whether it detects or segments."""
+        return 'roi_head' in self.cfg or 'decode_head' in self.cfg
+
+    @property
+    def sizes(self) -> dict:
+        """Arguments of :func:`rehearsal.build` beside the config."""
+        return dict(image_size=self.image_size, scope=self.scope)
 
 
 class Batch(NamedTuple):
@@ -95,24 +107,12 @@ def plan(
     image_size: tuple[int, int] | None = None,
     cfg_options: Mapping[str, object] | None = None,
 ) -> Plan:
-    """Plan a training run.
+    """Plan a training run; ValueError for what cannot be trained or planned, or fits nowhere.
 
-    Args:
-        config: path of the config file.
-        gpus: how many, over all nodes.
-        gpu: a name of ``peak_rate.GPUS``.
-        memory_gb: of each, in 10^9 bytes; None takes the data sheet's.
-        throughput: measured images per second and GPU; None takes the most that the GPU can do.
-        images: in an epoch; None knows ImageNet-1k's.
-        image_size: (height, width) in training, pixels; None takes the config's.
-        cfg_options: as ``--cfg-options``.
-
-    Raises:
-        FileNotFoundError: no such config.
-        ValueError: a number out of range, a config that cannot be trained or planned, a memory that
-            no batch fits into.
+    The arguments are as ``tools/plan.py --help`` tells them; image_size is (height, width), pixels.
     """
-    check_numbers(gpus, gpu, memory_gb, throughput, images, image_size)
+    numbers = dict(gpus=gpus, memory_gb=memory_gb, throughput=throughput, images=images)
+    check_numbers(gpu, **numbers, image_size=min(image_size) if image_size else None)
     cfg = load_config(config, cfg_options)
     effective, model = recipe_batch(cfg, config), model_of(cfg, image_size)
     batches = DENSE_PROBES if model.dense else PROBES
@@ -122,15 +122,14 @@ def plan(
 
     def run(name: str, gb: float) -> Run:
         batch = divide(effective, gpus, largest := largest_batch(memory, extra, gb))
-        updates, seen, _ = schedule(cfg, batch, images)
         step = cost(probed.operations(batch.per_gpu), GPUS[name])
-        seconds = (
-            batch.accumulation * step.seconds + cost([update(cfg, memory)], GPUS[name]).seconds
-        )
+        updating = cost([update(cfg, memory)], GPUS[name]).seconds
+        seconds = batch.accumulation * step.seconds + updating
         rate = throughput or batch.accumulation * batch.per_gpu / seconds
-        return Run(name, gb, largest, batch, updates, seen, step, rate)
+        return Run(name, gb, largest, batch, *schedule(cfg, batch, images)[:2], step, rate)
 
     chosen = run(gpu, memory_gb or GPUS[gpu].memory / GIGA)
+    others = {name: GPUS[name].memory / GIGA for name in OTHERS if name != gpu and not throughput}
     built, _ = build(model.cfg, **model.sizes, device='meta')
     return Plan(
         model,
@@ -143,30 +142,89 @@ def plan(
         schedule(cfg, chosen.batch, images)[2],
         throughput is not None,
         chosen,
-        [
-            run(name, GPUS[name].memory / GIGA)
-            for name in OTHERS
-            if name != gpu and throughput is None and fits(memory, extra, GPUS[name].memory / GIGA)
-        ],
+        [run(name, gb) for name, gb in others.items() if fits(memory, extra, gb)],
     )
 
 
-def check_numbers(
-    gpus: int,
-    gpu: str,
-    memory_gb: float | None,
-    throughput: float | None,
-    images: int | None,
-    image_size: tuple[int, int] | None,
-) -> None:
-    """ValueError for a number that is none of its kind."""
-    positive = dict(gpus=gpus, memory_gb=memory_gb, throughput=throughput, images=images)
-    positive['image_size'] = min(image_size) if image_size else None
-    for name, value in positive.items():
+def check_numbers(gpu: str, **numbers: float | None) -> None:
+    """ValueError for a number that is none of its kind, and for an unknown GPU."""
+    for name, value in numbers.items():
         if value is not None and not value > 0:
             raise UserError(f'{name} must be above 0, got {value:g}')
     if gpu not in GPUS:
         raise UserError(f'unknown gpu {gpu!r}; known are {", ".join(GPUS)}')
+
+
+def recipe_batch(cfg: Config, path: str) -> int:
+    """The recipe's effective batch; ValueError for a config that is no training run."""
+    needed = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    if missing := [key for key in needed if cfg.get(key) is None]:
+        raise UserError(f'{path} cannot be planned: it has no {", ".join(missing)}')
+    kind = str(cfg.model.get('type')).rpartition('.')[2]
+    if kind not in PLANNED and not {'roi_head', 'decode_head'} & cfg.model.keys():
+        raise UserError(
+            f'{path} cannot be planned: {kind} is not one of {", ".join(PLANNED)}, and has neither '
+            'a roi_head nor a decode_head'
+        )
+    if effective := (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+        return effective
+    raise UserError(
+        f'{path} cannot be planned: auto_scale_lr.base_batch_size, the batch that the recipe is '
+        'meant for, is not in it'
+    )
+
+
+def model_of(cfg: Config, image_size: tuple[int, int] | None = None) -> Model:
+    """The model as it is trained; image_size (height, width) overrides what the config says."""
+    dtype = torch.float32
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
+        dtype = getattr(torch, cfg.optim_wrapper.get('dtype', 'float16'))
+    model = Model(cfg.model, dtype, image_size, cfg.get('default_scope', 'mmpretrain'))
+    if not model.dense or image_size is not None:
+        return model
+    size = (cfg.model.get('data_preprocessor') or {}).get('size')
+    for transform in cfg.train_dataloader.dataset.get('pipeline', ()):
+        size = transform.get('crop_size', size)
+    if size is None:
+        raise UserError(
+            'how large are the training images? The config crops them to no size of its own: give '
+            'image_size (--image-size HEIGHT WIDTH)'
+        )
+    return model._replace(image_size=tuple(size))
+
+
+def optimizer_bytes(cfg: Config, gpus: int) -> float:
+    """Bytes of state for each trainable parameter; ValueError for an optimizer it does not know."""
+    optimizer = cfg.optim_wrapper.get('optimizer', {})
+    kind, share = optimizer.get('type'), 1
+    if kind == 'ZeroRedundancyOptimizer':
+        kind, share = optimizer.get('optimizer_type'), gpus
+    if kind not in OPTIMIZER_BYTES:
+        known = ', '.join(OPTIMIZER_BYTES)
+        raise UserError(f'the memory of the optimizer {kind!r} is not known; known are {known}')
+    return OPTIMIZER_BYTES[kind] / share
+
+
+def averages(cfg: Config) -> bool:
+    """Whether the run keeps averaged weights."""
+    return any('EMAHook' in str(hook.get('type')) for hook in cfg.get('custom_hooks') or ())
+
+
+def other_bytes(cfg: Config, memory: StepMemory, gpus: int) -> float:
+    """What training holds beside the step itself: DDP's buckets and the averaged weights."""
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    buckets = gpus > 1 and not wrapper.get('gradient_as_bucket_view', True)  # tools/train.py's own
+    return buckets * memory.gradients + averages(cfg) * memory.parameters
+
+
+def update(cfg: Config, memory: StepMemory) -> Operation:
+    """An update as one kernel.
+
+    The guard reads and writes gradients, the optimizer reads them and changes weights and state,
+    and averaged weights are read beside the weights and written.
+    """
+    moved = 2 * memory.gradients + memory.gradients + 2 * (memory.gradients + memory.optimizer)
+    return Operation('update', 0, moved + 3 * averages(cfg) * memory.parameters)
 
 
 def fits(memory: StepMemory, extra: float, memory_gb: float) -> int:
@@ -210,8 +268,7 @@ def divide(effective: int, gpus: int, largest: int) -> Batch:
 def schedule(cfg: Config, batch: Batch, images: int | None) -> tuple[int, int, str]:
     """Updates, images seen by all GPUs together, and the length in words."""
     if 'max_iters' in cfg.train_cfg:
-        iterations = cfg.train_cfg.max_iters
-        updates = iterations // accumulative_counts(cfg)
+        updates = cfg.train_cfg.max_iters // accumulative_counts(cfg)
         return updates, updates * batch.effective, f'{updates:,} updates'
     if images is None:
         root = str(cfg.train_dataloader.dataset.get('data_root', ''))

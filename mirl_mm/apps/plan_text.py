@@ -1,56 +1,45 @@
-"""A plan in words, and the command that follows from it."""
+"""A plan in words, what else would fit, and the command that follows from it."""
+
+import copy
 
 from mmengine.config import Config
 
 from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import accumulative_counts
 from mirl_mm.engine.run_facts import table
-from mirl_mm.measure.memory import SHARE
+from mirl_mm.measure.memory import SHARE, StepMemory, probe
 
-from .plan import GIGA, Plan, Run
-from .plan_settings import SIZES_GB, that_fit
+from .plan import DENSE_PROBES, GIGA, Plan, Run, fits
 
 FLOOR = 'a floor of eager steps: every kernel at the peak rates of the data sheet, and no waiting'
+SIZES_GB = (24, 48, 80)
+WINDOW = 14  # ViTDet's
 
 
 def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
     """Rows of text; `config` and `cfg_options` are what the plan was made from."""
-    run, memory = plan.run, plan.memory
+    run, memory, flops = plan.run, plan.memory, plan.flops
     batch = run.batch
-    fixed = (memory.fixed + plan.extra_bytes) / GIGA
     exact = batch.effective == plan.recipe_batch
-    how = f'{batch.per_gpu} x {batch.gpus} GPUs x {batch.accumulation} accumulated'
     rows = [
         *plan.parameters,
-        (
-            'training step',
-            f'{plan.flops.training / GIGA:,.4g} GFLOP an image '
-            f'({plan.flops.forward / GIGA:,.4g} forward)',
-        ),
+        ('training step', f'{flops.training / GIGA:,.4g} GFLOP an image '
+         f'({flops.forward / GIGA:,.4g} forward)'),
         ('', 'counted: products and attention, a multiply-add as two; not what is recomputed'),
         *[('', 'of regions the heads alone, not how they are found, pooled and compared')]
         * ('roi_head' in plan.model.cfg),
-        (
-            'encoder, whole image',
-            f'{plan.linear_macs / GIGA:,.3f} G multiply-adds in linear layers alone (what papers '
-            'print as GFLOPs)',
-        ),
-        (
-            'memory, estimated',
-            f'{fixed:,.3g} GB + {memory.per_image / GIGA:,.3g} GB an image: at most '
-            f'{run.largest:,} images in {run.memory_gb:g} GB, {1 - SHARE:.0%} left over',
-        ),
+        ('encoder, whole image', f'{plan.linear_macs / GIGA:,.3f} G multiply-adds in linear layers '
+         'alone (what papers print as GFLOPs)'),
+        ('memory, estimated', f'{(memory.fixed + plan.extra_bytes) / GIGA:,.3g} GB + '
+         f'{memory.per_image / GIGA:,.3g} GB an image: at most {run.largest:,} images in '
+         f'{run.memory_gb:g} GB, {1 - SHARE:.0%} left over'),
         *(that_fit_in_words(plan) if plan.model.dense else []),
-        (
-            'effective batch',
-            f'{batch.effective:,} = {how}'
-            + ('' if exact else f'; the recipe has {plan.recipe_batch:,}'),
-        ),
+        ('effective batch', f'{batch.effective:,} = {batch.per_gpu} x {batch.gpus} GPUs x '
+         f'{batch.accumulation} accumulated'
+         + ('' if exact else f'; the recipe has {plan.recipe_batch:,}')),
         ('peak memory, estimated', f'{plan.peak_bytes / GIGA:,.3g} GB per GPU'),
-        (
-            'kernels of a step',
-            f'{run.step.kernels:,}, which move {run.step.bytes / GIGA:,.3g} GB at least',
-        ),
+        ('kernels of a step',
+         f'{run.step.kernels:,}, which move {run.step.bytes / GIGA:,.3g} GB at least'),
         ('length', f'{plan.length}: {run.updates:,} updates, {run.images_seen:,} images seen'),
         (f'rate, {run.gpu}', rate(plan, run)),
         ('', 'as given' if plan.measured else FLOOR),
@@ -64,12 +53,11 @@ def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
 
 def rate(plan: Plan, run: Run) -> str:
     """Images per second of a GPU and of all."""
-    most = '' if plan.measured else 'at most '
     own, whole = (
         f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
         for rate in (run.rate, run.rate * run.batch.gpus)
     )
-    return f'{most}{own} images/s per GPU, {whole} in all'
+    return f'{"" if plan.measured else "at most "}{own} images/s per GPU, {whole} in all'
 
 
 def time(run: Run) -> str:
@@ -94,18 +82,44 @@ def that_fit_in_words(plan: Plan) -> list[tuple[str, str]]:
     return rows
 
 
+def that_fit(plan: Plan) -> dict[str, list[int]]:
+    """By setting, the most images per GPU for each of :data:`SIZES_GB`; 0 where none fits.
+
+    From the planned one on, what saves memory is added: checkpointing, windows where there are
+    none, images an eighth smaller.
+    """
+    cfg, size = copy.deepcopy(plan.model.cfg), plan.model.image_size
+    per_parameter = 4 * plan.memory.optimizer / plan.memory.gradients
+    found = {}
+
+    def add(name: str, memory: StepMemory) -> None:
+        found[name] = [fits(memory, plan.extra_bytes, gb) for gb in SIZES_GB]
+
+    def changed() -> StepMemory:
+        settings = dict(dtype=plan.model.dtype, image_size=size, scope=plan.model.scope)
+        return probe(cfg, DENSE_PROBES, **settings).memory(per_parameter)
+
+    add('as planned', plan.memory)
+    if not cfg.backbone.get('with_cp'):
+        cfg.backbone.with_cp = True
+        add('model.backbone.with_cp=True', changed())
+    if not cfg.backbone.get('window_size') and max(size) > WINDOW * cfg.backbone.patch_size:
+        cfg.backbone.window_size = WINDOW
+        add(f'and model.backbone.window_size={WINDOW}', changed())
+    size = tuple(side * 7 // 8 for side in size)
+    add(f'and images of {size[0]} x {size[1]} px', changed())
+    return found
+
+
 def command(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
     """How to start the run that was planned."""
     batch, options = plan.run.batch, dict(cfg_options or {})
     options['train_dataloader.batch_size'] = batch.per_gpu
     options['optim_wrapper.accumulative_counts'] = batch.accumulation
     options |= followers(load_config(config, cfg_options), batch.accumulation)
-    words = ['tools/dist_train.sh', config, str(batch.gpus)]
-    if batch.effective != plan.recipe_batch:
-        words.append('--auto-scale-lr')
-    return ' '.join(
-        [*words, '--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-    )
+    scale = '' if batch.effective == plan.recipe_batch else ' --auto-scale-lr'
+    given = ' '.join(f'{key}={value}' for key, value in options.items())
+    return f'tools/dist_train.sh {config} {batch.gpus}{scale} --cfg-options {given}'
 
 
 def followers(cfg: Config, accumulation: int) -> dict[str, object]:

@@ -1,15 +1,6 @@
-"""Metrics, and what frozen features are worth: k-NN and probes at every depth."""
+"""Numbers from a model: what its frozen features are worth, and what a step of it costs."""
 
-from mirl_mm.models import ReconstructionError
-
-from .depth import probe_depth
 from .knn import evaluate_knn, knn_accuracy
 from .linear import ridge_accuracy
 
-__all__ = [
-    'ReconstructionError',
-    'evaluate_knn',
-    'knn_accuracy',
-    'probe_depth',
-    'ridge_accuracy',
-]
+__all__ = ['evaluate_knn', 'knn_accuracy', 'ridge_accuracy']

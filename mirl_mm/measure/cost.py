@@ -1,4 +1,4 @@
-"""What a training step costs on paper: what every operation must compute and move.
+"""What a step costs on paper: what its operations must compute, move and hold.
 
 A trace of a step on fake tensors lists its operations, with their multiply-adds (as torch's
 FlopCounterMode counts them), the bytes that each must read and write, and that each is a kernel to
@@ -6,7 +6,8 @@ launch. Summed over them, the longest of the three is a floor for eager executio
 faster than the device's peak rates, and none finds in a cache what another has left there.
 """
 
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,14 +26,10 @@ NO_KERNEL = (
     aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided,
 )  # fmt: skip
 WRITE_ONLY = (aten.copy_, aten.fill_, aten.zero_, aten._foreach_copy_, aten._foreach_zero_)
-FLOPS = {  # the CPU's kernel, which stands in for the GPU's, is not in torch's table
-    **flop_registry,
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        aten._scaled_dot_product_flash_attention
-    ],
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        aten._scaled_dot_product_flash_attention_backward
-    ],
+_FLASH = '_scaled_dot_product_flash_attention'
+FLOPS = flop_registry | {  # which lacks the CPU's kernel, that stands in for the GPU's
+    getattr(aten, f'{_FLASH}_for_cpu{end}'): flop_registry[getattr(aten, _FLASH + end)]
+    for end in ('', '_backward')
 }
 
 
@@ -47,32 +44,31 @@ class Operation(NamedTuple):
 class Trace(TorchDispatchMode):
     """Lists the operations inside; views and allocations are none.
 
-    Args:
-        ignored: tensors; what changes one of them is left out.
+    What changes one of the ignored tensors is left out.
     """
 
     def __init__(self, ignored: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.operations: list[Operation] = []
-        self.ignored = {storage(tensor) for tensor in ignored}
+        self.ignored = {_storage(tensor) for tensor in ignored}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         kind, schema = func.overloadpacket, func._schema
         named = dict(zip((each.name for each in schema.arguments), args, strict=False)) | kwargs
-        changed = tensors([named.get(each.name) for each in schema.arguments if each.is_write])
-        read = tensors((args, kwargs))
-        known = {storage(tensor) for tensor in read}
-        made = [tensor for tensor in tensors(result) if storage(tensor) not in known]
+        changed = _tensors([named.get(each.name) for each in schema.arguments if each.is_write])
+        read = _tensors((args, kwargs))
+        known = {_storage(tensor) for tensor in read}
+        made = [tensor for tensor in _tensors(result) if _storage(tensor) not in known]
         if kind in NO_KERNEL or func.namespace == 'prim' or not (made or changed):
             return result
-        if self.ignored and any(storage(tensor) in self.ignored for tensor in changed):
+        if self.ignored and any(_storage(tensor) in self.ignored for tensor in changed):
             return result
         if kind in WRITE_ONLY or func._overloadname == 'out':
             read = [tensor for tensor in read if not any(tensor is each for each in changed)]
         flops = FLOPS[kind](*args, **kwargs, out_val=result) if kind in FLOPS else 0
-        moved = sum(size(tensor) for tensor in (*read, *made, *changed))
+        moved = sum(_size(tensor) for tensor in (*read, *made, *changed))
         self.operations.append(Operation(kind.__name__, flops, moved))
         return result
 
@@ -106,15 +102,79 @@ def cost(operations: Sequence[Operation], device: Device) -> Cost:
     return Cost(len(operations), moved, sum(each.flops for each in operations), sum(seconds))
 
 
-def tensors(tree: object) -> list[Tensor]:
+class Flops(NamedTuple):
+    """Operations of a forward pass, and of forward and backward pass together.
+
+    Counted are matrix products, convolutions and attention, a multiply-add as two, by torch's own
+    formulas; not norms, activations and what is recomputed under activation checkpointing. So this
+    is the *model's* work, the numerator of model FLOP utilisation (PaLM,
+    https://arxiv.org/abs/2204.02311, appendix B).
+    """
+
+    forward: float
+    training: float
+
+
+def flops(forward: Callable[[], object]) -> Flops:
+    """The work of a forward pass, and with the backward pass that would follow.
+
+    A product has a product as large for every operand that wants a gradient.
+    """
+    with _Count() as count:
+        forward()
+    return Flops(count.forward, count.training)
+
+
+class _Count(TorchDispatchMode):
+    forward = 0
+    training = 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in FLOPS:
+            number = FLOPS[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+            factors = [each for each in args if isinstance(each, Tensor) and each.dim() > 1]
+            wanted = sum(each.requires_grad for each in factors) / len(factors)
+            self.forward += number
+            self.training += number * (1 + 2 * wanted)
+        return result
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors, real or fake, made inside and alive; and the most there have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._seen:
+            self._seen.add(storage)
+            size = storage.nbytes()
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+def _tensors(tree: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def storage(tensor: Tensor) -> int:
+def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def size(tensor: Tensor) -> int:
+def _size(tensor: Tensor) -> int:
     """Bytes of what is different in it: an expanded dimension counts once."""
     number = tensor.element_size()
     for length, stride in zip(tensor.shape, tensor.stride(), strict=True):

@@ -1,153 +1,43 @@
 """What each depth of an encoder knows: k-NN and a linear probe behind every n-th block.
 
-Holds checkpoints of one arch against each other, MIRL against MAE for instance: where deep blocks
-degrade, the curve falls.
+The features lie on disk and grow batch by batch, so that a stopped run goes on where it was.
 
-Shapes: N images, K blocks, P pools (cls, avg), D width.
+Shapes: N images, B batch, K blocks, P pools (cls, avg), D width.
 """
 
-import csv
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from functools import partial
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.models import ClsDataPreprocessor, VisionTransformer
 from torch import Tensor
 from torch.utils.data import Subset
 
-from mirl_mm.datasets.class_folders import check_classes, class_folders
-from mirl_mm.engine.run_facts import environment
 from mirl_mm.errors import UserError
-from mirl_mm.files import check_folder, write_json
-from mirl_mm.pictures.charts import depth_charts, draw_charts
+from mirl_mm.files import write_json
 
-from .cache import cached_features, file_digest
-from .encoder import RANDOM, load_encoder
-from .features import (
-    POOLS,
-    Loading,
-    batches,
-    block_features,
-    preprocessor_of,
-    progress,
-    test_pipeline_of,
-)
-from .knn import check_ks, knn_accuracy
-from .linear import check_enough, ridge_accuracy
+from .features import POOLS, Batches, Loading, batches, block_features, progress
+from .knn import knn_accuracy
+from .linear import ridge_accuracy
 
 VERSION = 1  # of block_features: a change of what it gives raises it, and older caches are left
+SAVE_EVERY = 10  # seconds
 
 
-def probe_depth(
-    cfg: Config,
-    checkpoints: Sequence[str],
-    train: str,
-    val: str,
-    out: str | Path,
-    every: int = 1,
-    limit: int | None = None,
-    labels: Sequence[str] | None = None,
-    pools: Sequence[str] = ('avg',),
-    k: int = 20,
-    loading: Loading = Loading(),  # noqa: B008 (immutable)
-) -> list[dict]:
-    """Probe the checkpoints and write ``depth.csv``, ``depth.json`` and ``depth.png`` to ``out``.
+class Probing(NamedTuple):
+    """How images become features behind blocks."""
 
-    Features are cached in ``out/features`` by what the checkpoint, the images and the settings are:
-    an interrupted run goes on, and more checkpoints cost only themselves.
-
-    Args:
-        cfg: a config with the encoder's arch.
-        checkpoints: files with its weights, or ``random``.
-        train: class folders of the images that the probes learn from.
-        val: class folders of the images to classify.
-        out: folder of the results.
-        every: probe every so manieth block, from the last one down.
-        limit: at most so many images of each class.
-        labels: names of the checkpoints in the results.
-        pools: of :data:`features.POOLS`. By default not the cls token, to which masked pre-training
-            gives no task.
-        k: neighbours.
-        loading: how images reach the encoder.
-
-    Returns:
-        The table's rows: ``label``, ``block`` (from 1), ``pool``, ``knn``, ``linear`` (both in
-        percent), ``penalty`` (of the linear probe).
-
-    Raises:
-        FileNotFoundError, ValueError: folders, checkpoints or settings that cannot be used; before
-            anything is computed.
-    """
-    labels = checkpoint_labels(checkpoints, labels)
-    if not pools or set(pools) - set(POOLS):
-        raise UserError(f'pools must be some of {", ".join(POOLS)}, got {list(pools)}')
-    encoders = [load_encoder(cfg, path) for path in checkpoints]
-    blocks = probed_blocks(encoders[0].num_layers, every)
-    pipeline = test_pipeline_of(cfg, encoders[0].img_size[0])
-    sets = [class_folders(folder, pipeline, limit) for folder in (train, val)]
-    check_classes(*sets)
-    check_ks([k], len(sets[0]))
-    check_enough(len(sets[0]))
-    check_folder(out)
-    preprocessor = preprocessor_of(cfg.model)
-
-    rows, out = [], Path(out)
-    targets = [torch.from_numpy(dataset.get_gt_labels()) for dataset in sets]
-    for label, path, encoder in zip(labels, checkpoints, encoders, strict=True):
-        content = f'{RANDOM}, seed 0' if path == RANDOM else file_digest(path)
-        features = []
-        for dataset, part in zip(sets, ('training', 'validation'), strict=True):
-            key = cache_key(content, encoder, preprocessor, dataset, pipeline, blocks, loading.amp)
-            shape = (len(dataset), len(blocks), len(POOLS), encoder.embed_dims)
-            title = f'{label}, {part} features'
-            compute = partial(encode_from, encoder, preprocessor, dataset, blocks, loading, title)
-            features.append(cached_features(out / 'features', key, shape, compute))
-        for i, block in enumerate(blocks):
-            for pool in pools:
-                at = (slice(None), i, POOLS.index(pool))
-                probed = probe([np.array(f[at]) for f in features], targets, k)
-                rows.append(dict(label=label, block=block + 1, pool=pool, **probed))
-                print(
-                    f'  {label}, block {block + 1} of {encoder.num_layers}, {pool}: '
-                    f'{k}-NN {probed["knn"]:.2f} %, linear {probed["linear"]:.2f} %',
-                    flush=True,
-                )
-    settings = dict(
-        config=os.path.relpath(cfg.filename),
-        train=train,
-        val=val,
-        every=every,
-        checkpoints=dict(zip(labels, checkpoints, strict=True)),
-        limit=limit,
-        k=k,
-        classes=len(targets[0].unique()),
-        train_images=len(targets[0]),
-        val_images=len(targets[1]),
-        amp=loading.amp,
-    )
-    with (out / 'depth.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    write_json(out / 'depth.json', environment() | dict(settings=settings, rows=rows))
-    draw_charts(depth_charts(rows, k), out / 'depth.png')
-    return rows
-
-
-def probe(features: Sequence[np.ndarray], labels: Sequence[Tensor], k: int) -> dict[str, float]:
-    """Both probes on the features [N, D] of training and validation images."""
-    train, val = (torch.from_numpy(part) for part in features)
-    pairs = (train, labels[0], val, labels[1])
-    linear, penalty = ridge_accuracy(*pairs)
-    near = knn_accuracy(*pairs, ks=[k], device=get_device())[k]
-    return dict(knn=near, linear=linear, penalty=penalty)
+    blocks: Sequence[int]  # 0-based, ascending
+    pipeline: Sequence[dict]
+    preprocessor: ClsDataPreprocessor
+    loading: Loading
 
 
 def probed_blocks(depth: int, every: int) -> list[int]:
@@ -157,59 +47,60 @@ def probed_blocks(depth: int, every: int) -> list[int]:
     return list(range(depth - 1, -1, -every))[::-1]
 
 
-def checkpoint_labels(checkpoints: Sequence[str], labels: Sequence[str] | None) -> list[str]:
-    """The given labels, or ``folder/stem`` of the paths; ValueError where they are not one each."""
-    if not labels:
-        labels = ['/'.join(Path(p).with_suffix('').parts[-2:]) for p in checkpoints]
-    if len(labels) != len(checkpoints) or len(set(labels)) != len(labels):
-        raise UserError(
-            f'{len(checkpoints)} checkpoints need as many different labels, got '
-            f'{", ".join(labels)}; --labels sets them'
-        )
-    return list(labels)
-
-
-def encode_from(
-    encoder: VisionTransformer,
-    preprocessor: ClsDataPreprocessor,
-    dataset: CustomDataset,
+def probes(
+    features: Sequence[np.ndarray],
+    labels: Sequence[Tensor],
     blocks: Sequence[int],
-    loading: Loading,
+    pools: Sequence[str],
+    k: int,
+) -> Iterator[dict]:
+    """Both probes of every block and pool, for training and validation images.
+
+    Features are [N, K, P, D] and labels [N]. A row has ``block`` (from 1), ``pool``, ``knn`` and
+    ``linear`` (in percent) and ``penalty`` (of the latter).
+    """
+    for i, block in enumerate(blocks):
+        for pool in pools:
+            at = (slice(None), i, POOLS.index(pool))
+            train, val = (torch.from_numpy(np.array(each[at])) for each in features)
+            pairs = (train, labels[0], val, labels[1])
+            linear, penalty = ridge_accuracy(*pairs)
+            near = knn_accuracy(*pairs, ks=[k], device=get_device())[k]
+            yield dict(block=block + 1, pool=pool, knn=near, linear=linear, penalty=penalty)
+
+
+def depth_features(
+    encoder: VisionTransformer,
+    weights: str,
+    dataset: CustomDataset,
+    how: Probing,
+    folder: Path,
     title: str,
-    done: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features [B, K, P, D] and labels [B] of the images from number ``done`` on."""
-    encoder.to(get_device())
-    found = batches(
-        Subset(dataset, range(done, len(dataset))),
-        lambda imgs: block_features(encoder, imgs, blocks),
-        preprocessor.to(get_device()),
-        loading,
-    )
-    yield from progress(found, len(dataset), title, done)
-    encoder.cpu()
+) -> np.ndarray:
+    """Features [N, K, P, D] of a set, from the folder as far as they are there.
+
+    ``weights`` tells the encoder's apart, such as a digest; the title is for the progress.
+    """
+
+    def compute(done: int) -> Iterator[tuple[Tensor, Tensor]]:
+        encoder.to(get_device())
+        found = batches(
+            Subset(dataset, range(done, len(dataset))),
+            lambda imgs: block_features(encoder, imgs, how.blocks),
+            how.preprocessor.to(get_device()),
+            how.loading,
+        )
+        yield from progress(found, len(dataset), f'{title} features', done)
+        encoder.cpu()
+
+    shape = (len(dataset), len(how.blocks), len(POOLS), encoder.embed_dims)
+    return cached_features(folder, cache_key(encoder, weights, dataset, how), shape, compute)
 
 
 def cache_key(
-    content: str,
-    encoder: VisionTransformer,
-    preprocessor: ClsDataPreprocessor,
-    dataset: CustomDataset,
-    pipeline: Sequence[dict],
-    blocks: Sequence[int],
-    amp: bool,
+    encoder: VisionTransformer, weights: str, dataset: CustomDataset, how: Probing
 ) -> dict:
-    """All that the features of a set depend on, as plain data.
-
-    Args:
-        content: tells the weights.
-        encoder: for its arch and image size.
-        preprocessor: for the normalisation.
-        dataset: for the images.
-        pipeline: how they are prepared.
-        blocks: as in :func:`features.block_features`.
-        amp: whether it encodes in bfloat16.
-    """
+    """All that the features of a set depend on, as plain data."""
     images = hashlib.sha256()
     for i in range(len(dataset)):
         path = Path(dataset.get_data_info(i)['img_path'])
@@ -218,14 +109,66 @@ def cache_key(
         images.update(f'{name}\t{stat.st_size}\t{stat.st_mtime_ns}\n'.encode())
     return dict(
         version=VERSION,
-        weights=content,
+        weights=weights,
         arch=dict(encoder.arch_settings),
         img_size=list(encoder.img_size),
-        blocks=list(blocks),
-        amp=amp,
+        blocks=list(how.blocks),
+        amp=how.loading.amp,
         images=images.hexdigest(),
-        pipeline=str(pipeline),
-        mean=preprocessor.mean.flatten().tolist(),
-        std=preprocessor.std.flatten().tolist(),
-        to_rgb=preprocessor.to_rgb,
+        pipeline=str(how.pipeline),
+        mean=how.preprocessor.mean.flatten().tolist(),
+        std=how.preprocessor.std.flatten().tolist(),
+        to_rgb=how.preprocessor.to_rgb,
     )
+
+
+def cached_features(
+    folder: Path, key: dict, shape: tuple[int, ...], compute: Callable[[int], Batches]
+) -> np.ndarray:
+    """The features [N, ...] float16 that belong to a key, read-only and mapped from disk.
+
+    In the folder lie ``<digest of the key>.npy`` and ``.json`` (the key and how many rows are done).
+    The key is plain data: whatever the features depend on. ``compute`` gives the batches from a row
+    on; ValueError for another shape [N, ...] than the whole's, and for what is not finite.
+    """
+    text = json.dumps(key, sort_keys=True)
+    array = folder / f'{hashlib.sha256(text.encode()).hexdigest()[:20]}.npy'
+    note = array.with_suffix('.json')
+    done = _finished(note, key) if array.is_file() else 0
+    folder.mkdir(parents=True, exist_ok=True)
+    if done < shape[0]:
+        rows = np.lib.format.open_memmap(
+            array, mode='r+' if done else 'w+', dtype=np.float16, shape=None if done else shape
+        )
+        saved = time.monotonic()
+        for batch, _ in compute(done):
+            if batch.shape[1:] != rows.shape[1:]:
+                raise UserError(f'features of shape {tuple(batch.shape[1:])}, not {shape[1:]}')
+            if not batch.isfinite().all():
+                raise UserError(f'features of images {done} to {done + len(batch)} are not finite')
+            rows[done : done + len(batch)] = batch.numpy()
+            done += len(batch)
+            if done == shape[0] or time.monotonic() - saved > SAVE_EVERY:
+                rows.flush()
+                write_json(note, dict(key=key, done=done))
+                saved = time.monotonic()
+        del rows
+    return np.load(array, mmap_mode='r')
+
+
+def _finished(note: Path, key: dict) -> int:
+    """Rows that are done according to the note beside an array."""
+    try:
+        content = json.loads(note.read_text())
+    except (OSError, ValueError):  # stopped before the first note
+        return 0
+    return content['done'] if content.get('key') == key else 0
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while part := file.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()

@@ -22,14 +22,6 @@ RANDOM = 'random'
 """Given as a checkpoint: the encoder as it is before training (seed 0)."""
 
 
-class Encoder(nn.Module):
-    """A backbone alone, under the name that it has in a whole model."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-
 def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
     """The backbone of ``cfg.model``, in eval mode on the CPU.
 
@@ -37,13 +29,11 @@ def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
     Positions that a file lacks are the fixed sine-cosine ones, as in the official release.
 
     Args:
-        cfg: a config with a plain ViT as ``model.backbone``.
+        cfg: a config with a plain ViT that has a cls token as ``model.backbone``.
         checkpoint: a file that :func:`mirl_mm.checkpoint.load_weights` reads, or ``random``.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: the config has no plain ViT with a cls token, or the file is no checkpoint or of
-            another arch.
+        FileNotFoundError, ValueError: no such encoder or checkpoint, or one of another arch.
     """
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     settings = (cfg.get('model') or {}).get('backbone')
@@ -57,10 +47,9 @@ def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
         )
     vit.eval()  # mmpretrain's returns None
     if checkpoint == RANDOM:
-        with _own_seed(), _quiet():
-            vit.init_weights()
+        _initialise(vit)
         return vit
-    fit = load_weights(Encoder(vit), checkpoint)
+    fit = load_weights(vit, checkpoint)
     missing = [name for name in fit.missing if name != POSITIONS]
     unused = [name for name in fit.unused if name.startswith(BACKBONE)]
     if missing or unused:
@@ -76,19 +65,13 @@ def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
     return vit
 
 
-@contextmanager
-def _own_seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
-@contextmanager
-def _quiet():
-    """MMEngine logs every parameter that it initialises."""
+def _initialise(vit: VisionTransformer) -> None:
+    """With a seed of its own, and without MMEngine's log line for every parameter."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            vit.init_weights()
     finally:
         logging.disable(logging.NOTSET)
 

@@ -1,8 +1,10 @@
 """Features of a frozen ViT over a folder of images, on one process or many.
 
-Shapes: N images, B batch, L patches, D width, K blocks, P pools (cls, avg).
+``vit`` is any of mmpretrain's plain ViTs with a cls token, or ours; ``imgs`` are normalised pixels
+[B, 3, H, W]. Shapes: N images, B batch, L patches, D width, K blocks, P pools (cls, avg).
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -20,7 +22,7 @@ from mirl_mm.errors import UserError
 POOLS = ('cls', 'avg')
 """The cls token, and the average of the patch tokens."""
 
-Encode = Callable[[Tensor], Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]  # features [B, ...] and labels [B]
 
 
 class Loading(NamedTuple):
@@ -32,32 +34,18 @@ class Loading(NamedTuple):
 
 
 def final_features(vit: VisionTransformer, imgs: Tensor) -> Tensor:
-    """What the encoder hands on, [B, P, D]: behind its final norms, as far as it has them.
-
-    Args:
-        vit: any of mmpretrain's plain ViTs with a cls token, or ours.
-        imgs: [B, 3, H, W], normalised pixels.
-    """
+    """What the encoder hands on, [B, P, D]: behind its final norms, as far as it has them."""
     (tokens,) = _tokens(vit, imgs, [vit.num_layers - 1], vit.final_norm)
-    average = tokens[:, vit.num_extra_tokens :].mean(dim=1)
+    cls, average = _pools(vit, tokens)
     if vit.out_type == 'avg_featmap':  # fine-tuned on the average: it has a norm of its own
         average = vit.ln2(average)
-    return torch.stack([tokens[:, 0], average], dim=1)
+    return torch.stack([cls, average], dim=1)
 
 
 def block_features(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) -> Tensor:
-    """Features behind blocks, [B, K, P, D].
-
-    Args:
-        vit: any of mmpretrain's plain ViTs with a cls token, or ours.
-        imgs: [B, 3, H, W], normalised pixels.
-        blocks: 0-based, ascending.
-    """
-    features = []
-    for tokens in block_tokens(vit, imgs, blocks):
-        average = tokens[:, vit.num_extra_tokens :].mean(dim=1)
-        features.append(torch.stack([tokens[:, 0], average], dim=1))
-    return torch.stack(features, dim=1)
+    """Features [B, K, P, D] behind blocks (0-based, ascending)."""
+    pools = [torch.stack(_pools(vit, tokens), 1) for tokens in block_tokens(vit, imgs, blocks)]
+    return torch.stack(pools, dim=1)
 
 
 def block_tokens(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) -> Iterator[Tensor]:
@@ -70,27 +58,21 @@ def block_tokens(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) ->
         yield F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
 
 
+def _pools(vit: VisionTransformer, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    return tokens[:, 0], tokens[:, vit.num_extra_tokens :].mean(dim=1)
+
+
 def _tokens(
     vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int], final_norm: bool
 ) -> tuple[Tensor, ...]:
     """K x [B, 1+L, D] by the stock pass, whatever this ViT is set to return (or to mask)."""
-    wanted = dict(out_type='raw', out_indices=list(blocks), final_norm=final_norm)
-    saved = {name: getattr(vit, name) for name in wanted}
-    try:
-        for name, value in wanted.items():
-            setattr(vit, name, value)
-        return VisionTransformer.forward(vit, imgs)
-    finally:
-        for name, value in saved.items():
-            setattr(vit, name, value)
+    vit = copy.copy(vit)  # with the same weights, and settings of its own
+    vit.out_type, vit.out_indices, vit.final_norm = 'raw', list(blocks), final_norm
+    return VisionTransformer.forward(vit, imgs)
 
 
 def preprocessor_of(model_cfg: dict) -> ClsDataPreprocessor:
-    """Normalisation as in a model's config.
-
-    Raises:
-        ValueError: the config has none with mean and std.
-    """
+    """Normalisation as in a model's config; ValueError where it has none."""
     given = model_cfg.get('data_preprocessor') or {}
     if 'mean' not in given or 'std' not in given:
         raise UserError('the config has no model.data_preprocessor with mean and std')
@@ -103,15 +85,10 @@ def test_pipeline_of(cfg: dict, img_size: int) -> list[dict]:
     for loader in ('test_dataloader', 'val_dataloader'):
         if cfg.get(loader):
             return cfg[loader]['dataset']['pipeline']
+    edge = dict(scale=round(img_size * 256 / 224), edge='short')
     return cfg.get('test_pipeline') or [
         dict(type='LoadImageFromFile', imdecode_backend='pillow'),
-        dict(
-            type='ResizeEdge',
-            scale=round(img_size * 256 / 224),
-            edge='short',
-            backend='pillow',
-            interpolation='bicubic',
-        ),
+        dict(type='ResizeEdge', **edge, backend='pillow', interpolation='bicubic'),
         dict(type='CenterCrop', crop_size=img_size),
         dict(type='PackInputs'),
     ]
@@ -122,7 +99,7 @@ test_pipeline_of.__test__ = False  # not one of pytest's
 
 @torch.no_grad()
 def batches(
-    dataset: Dataset, encode: Encode, preprocessor: nn.Module, loading: Loading
+    dataset: Dataset, encode: Callable[[Tensor], Tensor], preprocessor: nn.Module, loading: Loading
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features [B, ...] float16 and labels [B] of this process's images, on the CPU.
 
@@ -145,15 +122,10 @@ def batches(
         yield features.to('cpu', torch.float16), labels.cpu()
 
 
-def extract(
-    dataset: Dataset, found: Iterable[tuple[Tensor, Tensor]], title: str
-) -> tuple[Tensor, Tensor]:
+def extract(dataset: Dataset, found: Batches, title: str) -> tuple[Tensor, Tensor]:
     """Features [N, ...] and labels [N] of all processes, in the dataset's order, on each of them.
 
-    Args:
-        dataset: the N images.
-        found: this process's, as :func:`batches` gives them.
-        title: for the progress.
+    ``found`` is this process's share, as :func:`batches` gives it; the title is for the progress.
     """
     features, labels = zip(*progress(found, len(dataset), title), strict=True)
     gathered = []
@@ -164,15 +136,11 @@ def extract(
 
 
 def progress(
-    found: Iterable[tuple[Tensor, Tensor]], total: int, title: str, done: int = 0
+    found: Batches, total: int, title: str, done: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Pass batches on; on the first process, a line every ten seconds and at the end.
 
-    Args:
-        found: features and labels of each batch.
-        total: images, of all processes.
-        title: what they are.
-        done: images that were there before.
+    ``total`` counts the images of all processes, ``done`` those that were there before.
     """
     started = shown = time.perf_counter()
     first = done
@@ -181,11 +149,7 @@ def progress(
         now = time.perf_counter()
         if is_main_process() and (now - shown >= 10 or done == total):
             rate = max(done - first, 1) / (now - started)
-            left = (total - done) / rate
-            print(
-                f'  {title}: {done:,}/{total:,} images, {rate:.0f} images/s, '
-                f'about {left:.0f} s left',
-                flush=True,
-            )
+            counts = f'{done:,}/{total:,} images, {rate:.0f} images/s'
+            print(f'  {title}: {counts}, about {(total - done) / rate:.0f} s left', flush=True)
             shown = now
         yield batch

@@ -34,17 +34,8 @@ def evaluate_knn(
 ) -> dict[str, float]:
     """Accuracies in percent as ``cls_k10`` ... ``avg_k200``, the same on every process.
 
-    Args:
-        vit: the encoder, in the mode it shall have.
-        preprocessor: on the encoder's device.
-        train: labelled images that vote.
-        val: labelled images to classify.
-        ks: numbers of neighbours.
-        temperature: of the votes.
-        loading: how images reach the encoder.
-
-    Raises:
-        ValueError: a k that does not fit, a temperature that is not above 0.
+    The images of ``train`` vote on those of ``val``; the encoder stays in its mode, and the
+    preprocessor lies on its device.
     """
     check_ks(ks, len(train))
     if temperature <= 0:
@@ -78,34 +69,14 @@ def knn_accuracy(
     ks: Sequence[int] = KS,
     temperature: float = TEMPERATURE,
     device: torch.device | str = 'cpu',
-    train_chunk: int = 65536,
-    query_chunk: int = 512,
 ) -> dict[int, float]:
-    """Top-1 accuracy in percent for every k.
+    """Top-1 accuracy in percent for every k, of features [N, D] and [Q, D] of any float dtype.
 
-    Distributed, every process is given all features and answers its share of the queries. On the
-    device lie the queries and one chunk of training features at a time, so ImageNet's 1.28 million
-    may stay in host memory.
-
-    Args:
-        train: [N, D], any float dtype; normalised here.
-        train_labels: [N].
-        queries: [Q, D].
-        query_labels: [Q].
-        ks: numbers of neighbours.
-        temperature: of the votes.
-        device: where to compute.
-        train_chunk: training features at a time.
-        query_chunk: queries at a time.
-
-    Raises:
-        ValueError: as :func:`check_ks`.
+    Distributed, every process is given all features and answers its share of the queries.
     """
     check_ks(ks, len(train))
     own = slice(get_rank(), None, get_world_size())
-    similarity, labels = neighbours(
-        train, train_labels, queries[own], max(ks), device, train_chunk, query_chunk
-    )
+    similarity, labels = neighbours(train, train_labels, queries[own], max(ks), device)
     votes = (similarity / temperature).exp()
     num_classes = int(train_labels.max()) + 1
     correct = []
@@ -127,7 +98,11 @@ def neighbours(
     train_chunk: int = 65536,
     query_chunk: int = 512,
 ) -> tuple[Tensor, Tensor]:
-    """Cosine similarities [Q, k], the largest first, and the labels [Q, k] of the neighbours."""
+    """Cosine similarities [Q, k], the largest first, and the labels [Q, k] of the neighbours.
+
+    On the device lie the queries and one chunk of training features at a time, so ImageNet's 1.28
+    million may stay in host memory.
+    """
     queries = _unit(queries, device)
     best = queries.new_empty(len(queries), 0)
     labels = torch.empty(len(queries), 0, dtype=torch.long, device=device)

@@ -3,9 +3,10 @@
 Shapes: N training images, M validation images, D width, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mirl_mm.errors import UserError
@@ -22,46 +23,31 @@ def ridge_accuracy(
     penalties: Sequence[float] = PENALTIES,
     chunk: int = 65536,
 ) -> tuple[float, float]:
-    """Top-1 accuracy in percent, and the penalty.
+    """Top-1 accuracy in percent, and the penalty, for features [N, D] and [M, D] of any dtype.
 
-    Features are standardised with the training images' mean and deviation. Every tenth training
-    image is held out to choose the penalty (a share of N; features have unit variance); then all of
-    them are fitted.
-
-    Args:
-        train: [N, D], any float dtype; computed in float64.
-        train_labels: [N].
-        val: [M, D].
-        val_labels: [M].
-        penalties: to choose from.
-        chunk: images that are float64 at a time.
-
-    Raises:
-        ValueError: as :func:`check_enough`.
+    Features are standardised with the training images' mean and deviation, in float64 so many at a
+    time. Every tenth training image is held out to choose the penalty (a share of N; features have
+    unit variance); then all of them are fitted.
     """
     check_enough(len(train))
     classes = int(max(train_labels.max(), val_labels.max())) + 1
     mean, deviation = moments(train, chunk)
 
-    def standardised(features: Tensor) -> Tensor:
-        return (features.double() - mean) / deviation
+    def design(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks [n, 1+D], with a constant 1 as first feature, and their labels [n]."""
+        for x, y in zip(features.split(chunk), labels.split(chunk), strict=True):
+            yield F.pad((x.double() - mean) / deviation, (1, 0), value=1.0), y
 
     held = torch.arange(len(train)) % HELD_OUT == HELD_OUT - 1
-    gram, moment = _normal_equations(
-        train[~held], train_labels[~held], classes, standardised, chunk
-    )
+    gram, moment = _normal_equations(design(train[~held], train_labels[~held]), classes)
     scores = [
-        _correct(standardised(train[held]), train_labels[held], weight, bias)
-        for weight, bias in _solve(gram, moment, penalties)
+        _correct(design(train[held], train_labels[held]), weight)
+        for weight in _solve(gram, moment, penalties)
     ]
     best = penalties[max(range(len(penalties)), key=scores.__getitem__)]
-    more = _normal_equations(train[held], train_labels[held], classes, standardised, chunk)
-    ((weight, bias),) = _solve(gram + more[0], moment + more[1], [best])
-    right = sum(
-        _correct(standardised(val[i : i + chunk]), val_labels[i : i + chunk], weight, bias)
-        for i in range(0, len(val), chunk)
-    )
-    return 100 * right / len(val), best
+    more = _normal_equations(design(train[held], train_labels[held]), classes)
+    (weight,) = _solve(gram + more[0], moment + more[1], [best])
+    return 100 * _correct(design(val, val_labels), weight) / len(val), best
 
 
 def check_enough(num_train: int) -> None:
@@ -74,43 +60,33 @@ def check_enough(num_train: int) -> None:
 
 def moments(features: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [D] of [N, D] in float64; the deviation of a constant is 1."""
-    starts = range(0, len(features), chunk)
-    mean = sum(features[i : i + chunk].double().sum(dim=0) for i in starts) / len(features)
-    squares = sum(((features[i : i + chunk] - mean) ** 2).sum(dim=0) for i in starts)
+    mean = sum(x.double().sum(dim=0) for x in features.split(chunk)) / len(features)
+    squares = sum(((x - mean) ** 2).sum(dim=0) for x in features.split(chunk))
     deviation = (squares / len(features)).sqrt()
     return mean, torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
 
 
 def _normal_equations(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    standardised: Callable[[Tensor], Tensor],
-    chunk: int,
+    design: Iterable[tuple[Tensor, Tensor]], classes: int
 ) -> tuple[Tensor, Tensor]:
-    """[1+D, 1+D] and [1+D, C], with a constant 1 as first feature."""
-    width = features.shape[1]
-    gram = torch.zeros(1 + width, 1 + width, dtype=torch.float64)
-    moment = torch.zeros(1 + width, classes, dtype=torch.float64)
-    for i in range(0, len(features), chunk):
-        x = standardised(features[i : i + chunk])
-        x = torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
-        gram += x.T @ x
-        moment.index_add_(1, labels[i : i + chunk], x.T)
+    """[1+D, 1+D] and [1+D, C]."""
+    gram = moment = 0
+    for x, labels in design:
+        gram = gram + x.T @ x
+        moment = moment + x.new_zeros(x.shape[1], classes).index_add_(1, labels, x.T)
     return gram, moment
 
 
-def _solve(gram: Tensor, moment: Tensor, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
-    """Weight [D, C] and bias [C] for every penalty; the bias is not penalised."""
+def _solve(gram: Tensor, moment: Tensor, penalties: Sequence[float]) -> list[Tensor]:
+    """[1+D, C] for every penalty; the first row, the bias, is not penalised."""
     count = gram[0, 0]
     solutions = []
     for penalty in penalties:
         ridge = torch.full((len(gram),), penalty, dtype=torch.float64) * count
         ridge[0] = 0
-        both = torch.linalg.solve(gram + torch.diag(ridge), moment)
-        solutions.append((both[1:], both[0]))
+        solutions.append(torch.linalg.solve(gram + torch.diag(ridge), moment))
     return solutions
 
 
-def _correct(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> int:
-    return int(((x @ weight + bias).argmax(dim=1) == labels).sum())
+def _correct(design: Iterable[tuple[Tensor, Tensor]], weight: Tensor) -> int:
+    return sum(int(((x @ weight).argmax(dim=1) == labels).sum()) for x, labels in design)

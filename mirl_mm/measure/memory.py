@@ -9,8 +9,6 @@ context and libraries, the kernels' workspaces and what the caching allocator lo
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
-
 from .cost import Operation
 from .rehearsal import Rehearsal, rehearse
 
@@ -59,15 +57,12 @@ class Probe(NamedTuple):
     def operations(self, batch: int) -> list[Operation]:
         """Its operations at any batch."""
         return [
-            Operation(
-                small.name,
-                *(
-                    least + self._slope(least, most) * (batch - self.batches[0])
-                    for least, most in zip(small[1:], large[1:], strict=True)
-                ),
-            )
-            for small, large in zip(self.small.operations, self.large.operations, strict=True)
+            Operation(a.name, self._at(batch, a.flops, b.flops), self._at(batch, a.bytes, b.bytes))
+            for a, b in zip(self.small.operations, self.large.operations, strict=True)
         ]
+
+    def _at(self, batch: int, least: float, most: float) -> float:
+        return least + self._slope(least, most) * (batch - self.batches[0])
 
     def _slope(self, least: float, most: float) -> float:
         return (most - least) / (self.batches[1] - self.batches[0])
@@ -76,16 +71,6 @@ class Probe(NamedTuple):
 def probe(model: Mapping, batches: tuple[int, int] = PROBES, **settings) -> Probe:
     """Rehearse a model's step twice; arguments are those of :func:`rehearsal.rehearse`."""
     return Probe(batches, *(rehearse(model, batch, **settings) for batch in batches))
-
-
-def step_memory(
-    model: Mapping,
-    dtype: torch.dtype = torch.bfloat16,
-    optimizer_bytes: float = ADAMW_BYTES,
-    **settings,
-) -> StepMemory:
-    """The memory of a model's step; other arguments as :func:`probe`'s."""
-    return probe(model, dtype=dtype, **settings).memory(optimizer_bytes)
 
 
 def usable(memory_gb: float) -> float:

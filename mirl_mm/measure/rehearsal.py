@@ -3,8 +3,6 @@
 So every size can be tried on any machine in seconds. Detectors are rehearsed in part: encoder,
 neck, the RPN's and the RoI heads' layers on as many regions as training samples; not what depends
 on contents (assigning, sampling and suppressing boxes, pooling regions) and not their losses.
-
-Shapes: B batch, C channels, H and W pixels.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +21,10 @@ from mirl_mm.errors import UserError
 from mirl_mm.models.dense import resizing_matrix
 from mirl_mm.models.masking import sincos_positions
 
-from .cost import LikeCUDA, Operation, Trace
-from .live_bytes import LiveBytes
+from .cost import Flops, LikeCUDA, LiveBytes, Operation, Trace, flops
 
 NEEDED = dict(mmdet=('mmdet', 'mmcv.ops'), mmseg=('mmseg',))  # compiled ops come with mmcv.ops
+Size = tuple[int, int] | None  # (height, width) of the images; None takes the encoder's img_size
 Step = Callable[[int], Tensor]  # number of images -> loss
 
 
@@ -43,10 +41,10 @@ def rehearse(
     cfg: Mapping,
     batch: int,
     dtype: torch.dtype = torch.bfloat16,
-    image_size: tuple[int, int] | None = None,
+    image_size: Size = None,
     scope: str = 'mmpretrain',
 ) -> Rehearsal:
-    """Forward and backward pass. Args are those of :func:`build`; dtype is autocast's.
+    """Forward and backward pass of what :func:`build` makes; dtype is autocast's.
 
     Gradients take memory from the start, as under accumulation and in distributed training; adding
     to them is not among the operations.
@@ -58,8 +56,7 @@ def rehearse(
             parameter.grad = torch.empty_like(parameter)
         operations = passes(lambda: step(batch), dtype, [p.grad for p in trained])
     sizes = {p: p.numel() * p.element_size() for p in model.parameters()}
-    trainable = sum(size for p, size in sizes.items() if p.requires_grad)
-    return Rehearsal(sum(sizes.values()), trainable, live.peak, operations)
+    return Rehearsal(sum(sizes.values()), sum(sizes[p] for p in trained), live.peak, operations)
 
 
 def passes(
@@ -76,6 +73,20 @@ def passes(
     return trace.operations
 
 
+def flops_per_image(
+    model: Mapping, batch: int, image_size: Size = None, scope: str = 'mmpretrain'
+) -> Flops:
+    """The work for one image of what :func:`build` makes, where it follows from sizes alone.
+
+    What is computed once a batch (in MIRL the projections of masked tokens in a decoder's first
+    block) is spread over its images.
+    """
+    _, step = build(model, image_size, scope, 'meta')
+    with torch.compiler.set_stance('force_eager'):
+        whole = flops(lambda: step(batch))
+    return Flops(whole.forward / batch, whole.training / batch)
+
+
 @contextmanager
 def _own_tables() -> Iterator[None]:
     """Position tables are made anew, and those that have no contents are forgotten."""
@@ -90,22 +101,12 @@ def _own_tables() -> Iterator[None]:
 
 
 def build(
-    cfg: Mapping,
-    image_size: tuple[int, int] | None = None,
-    scope: str = 'mmpretrain',
-    device: str = 'cpu',
+    cfg: Mapping, image_size: Size = None, scope: str = 'mmpretrain', device: str = 'cpu'
 ) -> tuple[nn.Module, Step]:
-    """A model in training mode, and what makes its loss for a number of images.
+    """A model in training mode on a device, and what makes its loss for a number of images.
 
-    Args:
-        cfg: of MIRL, MAE, an ImageClassifier, a detector or segmentor; or of an encoder, whose maps
-            are then summed up.
-        image_size: (H, W) pixels; None takes the encoder's ``img_size``.
-        scope: where the types are looked for.
-        device: of the model and its images.
-
-    Raises:
-        ValueError: a package that the model needs cannot be imported.
+    The model is MIRL, MAE, an ImageClassifier, a detector or segmentor; or an encoder, whose maps
+    are then summed up. Its types are looked for in the scope, whose package must be there.
     """
     check_packages(scope)
     unused = ['data_preprocessor'] + ['train_cfg'] * ('augments' in (cfg.get('train_cfg') or {}))
@@ -113,25 +114,15 @@ def build(
     with DefaultScope.overwrite_default_scope(scope), torch.device(device):
         model = MODELS.build(parts).train()
     vit = getattr(model, 'backbone', model)
-    channels = vit.patch_embed.projection.in_channels
-
-    def images(batch: int) -> Tensor:
-        return torch.empty(batch, channels, *(image_size or vit.img_size), device=device)
-
+    size = (vit.patch_embed.projection.in_channels, *(image_size or vit.img_size))
+    loss = labelled_loss
     if vit is model:
-        return model, lambda batch: total(model(images(batch)))
-    if hasattr(model, 'roi_head'):
-        return model, lambda batch: detector_outputs(model, images(batch))
-    if hasattr(model, 'decode_head'):
-        return model, lambda batch: segmentor_loss(model, images(batch))
-    classes = getattr(model.head, 'num_classes', 1)
-
-    def step(batch: int) -> Tensor:
-        scores = torch.empty(batch, classes, device=device)
-        samples = [DataSample().set_gt_score(score) for score in scores]
-        return model.loss(images(batch), samples)['loss']
-
-    return model, step
+        loss = encoder_maps
+    elif hasattr(model, 'roi_head'):
+        loss = detector_outputs
+    elif hasattr(model, 'decode_head'):
+        loss = segmentor_loss
+    return model, lambda batch: loss(model, torch.empty(batch, *size, device=device))
 
 
 def check_packages(scope: str) -> None:
@@ -146,9 +137,19 @@ def check_packages(scope: str) -> None:
             ) from error
 
 
+def labelled_loss(model: nn.Module, imgs: Tensor) -> Tensor:
+    """A classifier's loss; MIRL and MAE ask for no labels."""
+    scores = imgs.new_empty(len(imgs), getattr(model.head, 'num_classes', 1))
+    return model.loss(imgs, [DataSample().set_gt_score(score) for score in scores])['loss']
+
+
+def encoder_maps(vit: nn.Module, imgs: Tensor) -> Tensor:
+    return total(vit(imgs))
+
+
 def detector_outputs(model: nn.Module, imgs: Tensor) -> Tensor:
     """The sum of what a two-stage detector's layers give for the images and for sampled regions."""
-    maps = model.extract_feat(imgs)
+    maps = model.extract_feat(imgs)  # held until the losses are there
     outputs = [*model.rpn_head(maps)]
     roi, stages = model.roi_head, model.train_cfg.rcnn
     sampler = (stages[0] if isinstance(stages, Sequence) else stages).sampler
@@ -156,15 +157,12 @@ def detector_outputs(model: nn.Module, imgs: Tensor) -> Tensor:
         (roi.bbox_roi_extractor, roi.bbox_head, 1.0),
         (roi.mask_roi_extractor, roi.mask_head, sampler.pos_fraction),
     ):
-        several = isinstance(heads, nn.ModuleList)  # of a cascade
-        for extractor, head in zip(
-            extractors if several else [extractors], heads if several else [heads], strict=True
-        ):
-            size = extractor.roi_layers[0].output_size
-            regions = int(sampler.num * share) * len(imgs)
-            outputs.append(
-                head(imgs.new_empty(regions, extractor.out_channels, *size, requires_grad=True))
-            )
+        if not isinstance(heads, nn.ModuleList):  # a cascade has several
+            extractors, heads = [extractors], [heads]
+        for extractor, head in zip(extractors, heads, strict=True):
+            number = int(sampler.num * share) * len(imgs)
+            size = (extractor.out_channels, *extractor.roi_layers[0].output_size)
+            outputs.append(head(imgs.new_empty(number, *size, requires_grad=True)))
     return total(outputs)
 
 

@@ -9,12 +9,23 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mirl_mm.apps import plan as planning
-from mirl_mm.apps import plan_settings, plan_text
-from mirl_mm.apps.plan import Batch, Plan, Run, divide, linear_macs, plan, schedule
-from mirl_mm.apps.plan_config import Model, model_of, optimizer_bytes, other_bytes, update
+from mirl_mm.apps import plan_text
+from mirl_mm.apps.plan import (
+    Batch,
+    Model,
+    Plan,
+    Run,
+    divide,
+    linear_macs,
+    model_of,
+    optimizer_bytes,
+    other_bytes,
+    plan,
+    schedule,
+    update,
+)
 from mirl_mm.apps.plan_text import command, describe
-from mirl_mm.measure.cost import Cost, Operation, cost
-from mirl_mm.measure.flops import Flops
+from mirl_mm.measure.cost import Cost, Flops, Operation, cost
 from mirl_mm.measure.memory import StepMemory
 from mirl_mm.measure.peak_rate import GPUS
 
@@ -240,18 +251,18 @@ def test_what_fits_by_setting(detector, monkeypatch):
         memory = detector.memory._replace(per_image=each)
         return SimpleNamespace(memory=lambda bytes_: memory if bytes_ == 8 else None)
 
-    monkeypatch.setattr(plan_settings, 'probe', probed)
+    monkeypatch.setattr(plan_text, 'probe', probed)
     large = detector.model._replace(image_size=(1024, 1024))
     planned = detector._replace(
         model=large, memory=detector.memory._replace(per_image=1e9), extra_bytes=1e9
     )
-    assert plan_settings.that_fit(planned) == {
+    assert plan_text.that_fit(planned) == {
         'as planned': [20, 42, 71],
         'model.backbone.with_cp=True': [82, 169, 284],
         'and images of 896 x 896 px': [108, 220, 371],
     }
     large.cfg.backbone.window_size = 0
-    assert [*plan_settings.that_fit(planned)][2] == 'and model.backbone.window_size=14'
+    assert [*plan_text.that_fit(planned)][2] == 'and model.backbone.window_size=14'
     assert tried == [
         (True, 5, (1024, 1024)), (True, 5, (896, 896)),
         (True, 0, (1024, 1024)), (True, 14, (1024, 1024)), (True, 14, (896, 896)),

@@ -13,7 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from mirl_mm.engine.hooks import HealthHook, health
-from mirl_mm.measure.flops import Flops
+from mirl_mm.measure.cost import Flops
 from mirl_mm.models.segments import parameter_segments
 from tests.models.build import images, small_mirl
 

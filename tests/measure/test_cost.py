@@ -1,4 +1,4 @@
-"""The trace against operations counted by hand, and the step's stored cost."""
+"""Traces and counts by hand and as torch counts them, and the step's stored cost."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmpretrain.structures import DataSample
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from mirl_mm.measure.cost import LAUNCH, Cost, LikeCUDA, Operation, Trace, cost
+from mirl_mm.measure.cost import (
+    LAUNCH,
+    Cost,
+    Flops,
+    LikeCUDA,
+    LiveBytes,
+    Operation,
+    Trace,
+    cost,
+    flops,
+)
 from mirl_mm.measure.memory import probe
 from mirl_mm.measure.peak_rate import GPUS, Device
-from mirl_mm.measure.rehearsal import rehearse
+from mirl_mm.measure.rehearsal import flops_per_image, rehearse
+from mirl_mm.models.archs import ARCHS
+from tests.models.build import mirl
+from tests.models.downstream import build, classifier
 
 ROOT = Path(__file__).parents[2]
 STORED = Path(__file__).parents[1] / 'data' / 'step_cost.json'
@@ -114,3 +130,117 @@ def test_the_stored_cost_of_a_step(arch, batch):
     assert [found.kernels, found.bytes, found.flops] == [
         stored['kernels'], stored['bytes'], stored['flops']
     ]  # fmt: skip
+
+
+def test_live_bytes_by_hand():
+    with LiveBytes() as live:
+        first = torch.ones(1000)
+        second = first * 2
+        view = second[:10]
+        assert (live.now, live.peak) == (8000, 8000)
+        del first
+        assert (live.now, live.peak) == (4000, 8000)
+        del second
+        assert live.now == 4000  # the view holds it
+        del view
+        assert (live.now, live.peak) == (0, 8000)
+
+
+# --- the model's work -----------------------------------------------------------------------------
+
+ARCH = dict(embed_dims=48, num_layers=4, num_heads=4, feedforward_channels=160)
+
+
+def mae() -> nn.Module:
+    return build(
+        'mmpretrain',
+        dict(
+            type='MAE',
+            backbone=dict(type='MAEViT', arch=ARCH, img_size=64, mask_ratio=0.75),
+            neck=dict(
+                type='MAEPretrainDecoder',
+                num_patches=16,
+                embed_dim=48,
+                decoder_embed_dim=32,
+                decoder_depth=2,
+                decoder_num_heads=4,
+            ),
+            head=dict(
+                type='MAEPretrainHead',
+                norm_pix=True,
+                loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+            ),
+        ),
+    )
+
+
+def loss_of(model: nn.Module, batch: int):
+    imgs = torch.randn(batch, 3, 64, 64)
+    samples = [DataSample().set_gt_label(i) for i in range(batch)]
+    return lambda: model.train()(imgs, samples, mode='loss')['loss']
+
+
+def counted(model: nn.Module, batch: int) -> Flops:
+    """As torch counts them, watching every operation of both passes."""
+    with sdpa_kernel(SDPBackend.MATH):  # the only one that the counter knows on a CPU
+        with FlopCounterMode(display=False) as forward:
+            loss = loss_of(model, batch)()
+        with FlopCounterMode(display=False) as backward:
+            loss.backward()
+    first = forward.get_total_flops()
+    return Flops(first, first + backward.get_total_flops())
+
+
+def frozen_classifier() -> nn.Module:
+    """A linear probe: nothing but the head is trained."""
+    model = classifier()
+    model.backbone.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        mirl,
+        lambda: mirl(decoder_depth=2, segments=2, mask_ratio=0.6),
+        mae,
+        classifier,
+        frozen_classifier,
+    ],
+    ids=['mirl', 'mirl-two-blocks', 'mae', 'classifier', 'probe'],
+)
+def test_as_torch_counts(make):
+    model = make()
+    assert flops(loss_of(model, 2)) == counted(model, 2)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert flops(loss_of(model, 2)) == counted(model, 2)
+
+
+def test_a_config_without_data_or_weights():
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py')).model
+    model = build('mmpretrain', cfg)
+    found = counted(model, 4)
+    assert flops_per_image(cfg, 4) == Flops(found.forward / 4, found.training / 4)
+
+
+def test_what_a_batch_shares_is_spread_over_it():
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py')).model
+    share = 3 * 2 * 6 * 16 * 3 * 32**2  # passes, multiply and add, decoders, patches, q k v
+    alone = flops_per_image(cfg, 1).training
+    assert flops_per_image(cfg, 4).training == alone - share * 3 / 4
+
+
+@pytest.mark.parametrize('setting', ['with_cp', 'compile_blocks'])
+def test_settings_do_not_change_the_models_work(setting):
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py')).model
+    wanted = flops_per_image(cfg, 2)
+    cfg.backbone[setting] = cfg.neck[setting] = True
+    assert flops_per_image(cfg, 2) == wanted
+
+
+@pytest.mark.parametrize('arch, billions', [('s54', 20.49), ('b48', 69.91), ('b12', 17.56)])
+def test_multiply_adds_of_the_published_sizes(arch, billions):
+    """The encoder alone at 224 pixels, unmasked; the figures count the attention products too."""
+    head = dict(type='LinearClsHead', num_classes=2, in_channels=ARCHS[arch]['embed_dims'])
+    cfg = dict(type='ImageClassifier', backbone=dict(type='MIRLViT', arch=arch), head=head)
+    assert flops_per_image(cfg, 1).forward / 2e9 == pytest.approx(billions, abs=0.01)

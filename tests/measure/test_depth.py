@@ -1,128 +1,73 @@
-import csv
 import json
 
+import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 
-from mirl_mm.measure import depth as depth_probe
-from mirl_mm.measure.depth import checkpoint_labels, probe_depth, probed_blocks
-from mirl_mm.measure.features import Loading
-from tests.class_folders import MAE, MIRL, write_checkpoint, write_classes, write_config
+from mirl_mm.measure import depth
+from mirl_mm.measure.depth import cached_features, file_digest, probed_blocks
 
-LOADING = Loading(batch_size=5, num_workers=0)
+VALUES = torch.arange(30, dtype=torch.float16).view(10, 3)
 
 
-@pytest.fixture
-def setting(tmp_path):
-    """(config, checkpoints of MIRL and MAE, class folders, out)."""
-    config = write_config(tmp_path / 'mirl.py', MIRL)
-    mae = write_config(tmp_path / 'mae.py', MAE)
-    return (
-        Config.fromfile(config),
-        [
-            write_checkpoint(tmp_path / 'mirl.pth', config),
-            write_checkpoint(tmp_path / 'm.pth', mae),
-        ],
-        dict(
-            train=write_classes(tmp_path / 'train', count=5),
-            val=write_classes(tmp_path / 'val', count=5, seed=1),
-        ),
-        tmp_path / 'out',
-    )
+def batches(start, stop=10, calls=None):
+    if calls is not None:
+        calls.append(start)
+    for i in range(start, stop, 4):
+        yield VALUES[i : i + 4], torch.zeros(len(VALUES[i : i + 4]))
 
 
-def test_two_methods_at_every_second_block(setting):
-    cfg, checkpoints, folders, out = setting
-    rows = probe_depth(
-        cfg, checkpoints, **folders, out=out, every=2, labels=['MIRL', 'MAE'], k=3, loading=LOADING
-    )
-    assert [(row['label'], row['block'], row['pool']) for row in rows] == [
-        ('MIRL', 2, 'avg'), ('MIRL', 4, 'avg'), ('MAE', 2, 'avg'), ('MAE', 4, 'avg'),
-    ]  # fmt: skip
-    assert all(row['knn'] == row['linear'] == 100 for row in rows)  # the classes are colours
-    with (out / 'depth.csv').open() as file:
-        table = list(csv.DictReader(file))
-    assert [float(row['knn']) for row in table] == [100.0] * 4
-    result = json.loads((out / 'depth.json').read_text())
-    assert result['rows'] == rows
-    assert result['settings']['checkpoints'] == dict(zip(('MIRL', 'MAE'), checkpoints, strict=True))
-    assert result['settings']['config'].endswith('mirl.py')
-    assert {'date', 'hardware', 'versions'} <= result.keys()
-    assert (out / 'depth.png').read_bytes().startswith(b'\x89PNG')
+def test_computed_once_and_mapped(tmp_path):
+    calls = []
+    for _ in range(2):
+        found = cached_features(tmp_path, dict(a=1), (10, 3), lambda done: batches(done, 10, calls))
+        assert np.array_equal(found, VALUES.numpy()) and found.dtype == np.float16
+        assert isinstance(found, np.memmap)
+    assert calls == [0]
+    cached_features(tmp_path, dict(a=2), (10, 3), lambda done: batches(done, 10, calls))
+    assert calls == [0, 0]
 
 
-def test_features_are_computed_once_for_what_they_depend_on(setting, monkeypatch):
-    cfg, checkpoints, folders, out = setting
-    encoded = []
-    real = depth_probe.block_features
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(depth, 'SAVE_EVERY', -1)
 
-    def counted(vit, imgs, blocks):
-        encoded.append(len(imgs))
-        return real(vit, imgs, blocks)
+    def stopped(done):
+        yield from batches(done, stop=8)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(depth_probe, 'block_features', counted)
+    with pytest.raises(KeyboardInterrupt):
+        cached_features(tmp_path, dict(a=1), (10, 3), stopped)
+    assert json.loads(next(tmp_path.glob('*.json')).read_text()) == dict(key=dict(a=1), done=8)
+    calls = []
+    found = cached_features(tmp_path, dict(a=1), (10, 3), lambda done: batches(done, 10, calls))
+    assert calls == [8]
+    assert np.array_equal(found, VALUES.numpy())
 
-    def run(*used, **settings):
-        encoded.clear()
-        rows = probe_depth(
-            cfg, used, **folders, out=out, **{'k': 3, 'loading': LOADING, **settings}
+
+def test_a_broken_note_starts_anew(tmp_path):
+    cached_features(tmp_path, dict(a=1), (10, 3), batches)
+    next(tmp_path.glob('*.json')).write_text('{')
+    calls = []
+    cached_features(tmp_path, dict(a=1), (10, 3), lambda done: batches(done, 10, calls))
+    assert calls == [0]
+
+
+def test_not_finite_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match='features of images 0 to 1 are not finite'):
+        cached_features(
+            tmp_path, {}, (1, 3), lambda done: [(torch.full((1, 3), torch.nan), torch.zeros(1))]
         )
-        return rows, sum(encoded)
-
-    first, images = run(checkpoints[0])
-    assert images == 30
-    again, images = run(checkpoints[0], pools=['cls', 'avg'], k=2)
-    assert images == 0  # both pools are there
-    assert [row for row in again if row['pool'] == 'avg'] == first
-    assert run(*checkpoints)[1] == 30  # the second alone
-    assert run(checkpoints[0], every=2)[1] == 30
-    assert run(checkpoints[0], limit=4)[1] == 24
-    state = torch.load(checkpoints[0])
-    state['state_dict']['backbone.cls_token'] += 1
-    torch.save(state, checkpoints[0])  # same name, other content
-    assert run(checkpoints[0])[1] == 30
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (dict(k=16), 'k=16 is larger than the number of training images, 15'),
-        (dict(every=5), 'every must be between 1 and the depth 4, got 5'),
-        (dict(labels=['a']), '2 checkpoints need as many different labels, got a'),
-        (dict(labels=['a', 'a']), 'different labels, got a, a'),
-        (dict(pools=['max']), r"pools must be some of cls, avg, got \['max'\]"),
-        (dict(limit=0), 'limit must be at least 1'),
-        (dict(limit=3, k=1), 'at least 10 training images, got 9'),
-        (dict(train='missing'), 'no such folder of class folders: missing'),
-    ],
-)
-def test_errors_come_before_any_work(setting, change, message):
-    cfg, checkpoints, folders, out = setting
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        probe_depth(cfg, checkpoints, **{**folders, 'out': out, **change})
-    assert not out.exists()
+def test_digest_is_of_the_content(tmp_path):
+    for name, content in (('a', b'x'), ('b', b'x'), ('c', b'y')):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (file_digest(tmp_path / name) for name in 'abc')
+    assert a == b != c
+    assert a.startswith('2d711642b726b044')  # sha256 of "x"
 
 
-def test_bad_folders_and_checkpoints(setting, tmp_path):
-    cfg, checkpoints, folders, out = setting
-    other = write_classes(tmp_path / 'other', ('blue', 'green', 'grey'))
-    with pytest.raises(ValueError, match=r'red only in .*train; grey only in .*other'):
-        probe_depth(cfg, checkpoints, folders['train'], other, out)
-    (tmp_path / 'val/empty').mkdir()
-    with pytest.raises(ValueError, match='val has no image of the class empty'):
-        probe_depth(cfg, checkpoints, **folders, out=out)
-    cfg.model.backbone.arch.num_layers = 6
-    cfg.model.backbone.num_segments = 2
-    with pytest.raises(ValueError, match='of another arch'):
-        probe_depth(cfg, checkpoints, **folders, out=out)
-    with pytest.raises(FileNotFoundError, match=r'no checkpoint at missing\.pth'):
-        probe_depth(cfg, ['missing.pth'], **folders, out=out)
-
-
-def test_blocks_and_labels():
+def test_blocks():
     assert probed_blocks(12, 1) == list(range(12))
     assert probed_blocks(12, 5) == [1, 6, 11]
     assert probed_blocks(54, 9) == [8, 17, 26, 35, 44, 53]  # the ends of s54's segments
-    assert checkpoint_labels(['a/b/c.pth', 'random'], None) == ['b/c', 'random']
-    assert checkpoint_labels(['c.pth', 'b/c.pth'], None) == ['c', 'b/c']

@@ -8,8 +8,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mirl_mm.measure.live_bytes import LiveBytes
-from mirl_mm.measure.memory import StepMemory, step_memory, usable
+from mirl_mm.measure.memory import StepMemory, probe, usable
 from tests.models.build import small_mirl
 
 ARCH = dict(embed_dims=96, num_layers=6, num_heads=4, feedforward_channels=384)
@@ -31,7 +30,7 @@ MODEL = dict(
 
 @cache
 def estimated(dtype: torch.dtype) -> StepMemory:
-    return step_memory(MODEL, dtype)
+    return probe(MODEL, dtype=dtype).memory()
 
 
 def real_model(cfg) -> nn.Module:
@@ -79,28 +78,14 @@ def test_an_images_share_is_what_a_real_step_keeps(dtype):
 def test_checkpointing_takes_less():
     less = copy.deepcopy(MODEL)
     less['backbone']['with_cp'] = less['neck']['with_cp'] = True
-    assert step_memory(less).per_image < 0.45 * estimated(torch.bfloat16).per_image
+    assert probe(less).memory().per_image < 0.45 * estimated(torch.bfloat16).per_image
 
 
 def test_a_rehearsal_leaves_nothing_behind():
-    step_memory(MODEL)
+    probe(MODEL)
     model = small_mirl()
     assert model.loss(torch.randn(2, 3, 32, 32))['loss'].item() > 0
     assert type(model.backbone.pos_embed.data) is Tensor
-
-
-def test_live_bytes_by_hand():
-    with LiveBytes() as live:
-        first = torch.ones(1000)
-        second = first * 2
-        view = second[:10]
-        assert (live.now, live.peak) == (8000, 8000)
-        del first
-        assert (live.now, live.peak) == (4000, 8000)
-        del second
-        assert live.now == 4000  # the view holds it
-        del view
-        assert (live.now, live.peak) == (0, 8000)
 
 
 def test_what_fits():

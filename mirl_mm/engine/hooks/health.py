@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mirl_mm.errors import UserError
-from mirl_mm.measure.flops import flops_per_image
 from mirl_mm.measure.peak_rate import peak_rate
+from mirl_mm.measure.rehearsal import flops_per_image
 from mirl_mm.models.segments import is_sharded, parameter_segments, unwrapped
 
 from ..run_facts import accumulation_of, batch_size
