@@ -43,6 +43,11 @@ VARIANTS = {  # settings of both MIRLViT and MIRLNeck
 }
 
 
+def config_of(method: str, arch: str) -> Path:
+    """The shipped config of a method's shortest pre-training."""
+    return ROOT / f'configs/{method}/vit-{arch}_{"2e" if arch == "test" else "300e"}.py'
+
+
 def models(
     arch: str, device: str, names: list[str], variants: dict = VARIANTS, init: bool = True
 ) -> dict[str, nn.Module]:
@@ -63,8 +68,7 @@ def models(
 
 def build(method: str, arch: str, settings: dict | None = None, init: bool = True) -> nn.Module:
     """From the shipped config."""
-    schedule = '2e' if arch == 'test' else '300e'
-    cfg = Config.fromfile(ROOT / f'configs/{method}/vit-{arch}_{schedule}.py').model
+    cfg = Config.fromfile(config_of(method, arch)).model
     if settings:
         cfg.backbone.update(settings)
         cfg.neck.update(settings)
@@ -149,8 +153,9 @@ def with_updates(
 
 
 def parse_args() -> argparse.Namespace:
+    archs = [arch for arch in ARCHS if config_of('mae', arch).is_file()]
     parser = argparse.ArgumentParser(description='Step time of MIRL against its peers.')
-    parser.add_argument('--arch', default='s54', choices=ARCHS)
+    parser.add_argument('--arch', default='s54', choices=archs)
     parser.add_argument('--batch', type=int, default=8)
     add_options(parser)
     parser.add_argument(

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.pretrain_step import ROOT, loss_of, plain
+from benchmarks.pretrain_step import config_of, loss_of, plain
 from benchmarks.timing import add_out, save
 from mirl_mm.measure.cost import Operation, cost
 from mirl_mm.measure.peak_rate import GPUS
@@ -25,9 +25,7 @@ DEVICES = ('A100', 'H100', 'H200')
 
 def operations(name: str, arch: str, batch: int) -> list[Operation]:
     """Of one step of a model."""
-    schedule = '2e' if arch == 'test' else '300e'
-    method = 'mirl' if name == 'plain' else name
-    cfg = Config.fromfile(ROOT / f'configs/{method}/vit-{arch}_{schedule}.py').model
+    cfg = Config.fromfile(config_of('mirl' if name == 'plain' else name, arch)).model
     if name != 'plain':
         return rehearse(cfg, batch).operations
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -127,9 +127,9 @@ def cached_features(
 ) -> np.ndarray:
     """The features [N, ...] float16 that belong to a key, read-only and mapped from disk.
 
-    In the folder lie ``<digest of the key>.npy`` and ``.json`` (the key and how many rows are done).
-    The key is plain data: whatever the features depend on. ``compute`` gives the batches from a row
-    on; ValueError for another shape [N, ...] than the whole's, and for what is not finite.
+    In the folder lie ``<digest of the key>.npy`` and ``.json`` (the key, and how many are done). A
+    key is plain data: whatever the features depend on. ``compute`` gives the batches from a row on;
+    ValueError for another shape than [N, ...] of the whole, and for what is not finite.
     """
     text = json.dumps(key, sort_keys=True)
     array = folder / f'{hashlib.sha256(text.encode()).hexdigest()[:20]}.npy'
