@@ -22,7 +22,8 @@ from mirl_mm.measure.peak_rate import GPUS
 from mirl_mm.measure.rehearsal import build, flops_per_image
 
 IMAGENET_IMAGES = 1_281_167
-PLANNED = ('MIRL', 'MAE', 'ImageClassifier')  # and whatever has a roi_head or a decode_head
+PLANNED = ('MIRL', 'MAE', 'ImageClassifier')  # and whatever has one of these
+DENSE_HEADS = {'roi_head', 'decode_head'}
 OTHERS = ('A100', 'H100', 'H200', 'L40S', 'RTX 4090')  # told beside the one that is asked for
 DENSE_PROBES = (2, 4)  # images are larger; one is too few for batch norm
 OPTIMIZER_BYTES = {'AdamW': 8, 'Adam': 8, 'SGD': 4, 'LARS': 4, 'Lamb': 8}  # of a parameter's state
@@ -40,7 +41,7 @@ class Model(NamedTuple):
     @property
     def dense(self) -> bool:
         """Whether it detects or segments."""
-        return 'roi_head' in self.cfg or 'decode_head' in self.cfg
+        return bool(DENSE_HEADS & self.cfg.keys())
 
     @property
     def sizes(self) -> dict:
@@ -161,7 +162,7 @@ def recipe_batch(cfg: Config, path: str) -> int:
     if missing := [key for key in needed if cfg.get(key) is None]:
         raise UserError(f'{path} cannot be planned: it has no {", ".join(missing)}')
     kind = str(cfg.model.get('type')).rpartition('.')[2]
-    if kind not in PLANNED and not {'roi_head', 'decode_head'} & cfg.model.keys():
+    if kind not in PLANNED and not DENSE_HEADS & cfg.model.keys():
         raise UserError(
             f'{path} cannot be planned: {kind} is not one of {", ".join(PLANNED)}, and has neither '
             'a roi_head nor a decode_head'

@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,45 +82,30 @@ def depth_features(
 
     ``weights`` tells the encoder's apart, such as a digest; the title is for the progress.
     """
-
-    def compute(done: int) -> Iterator[tuple[Tensor, Tensor]]:
-        encoder.to(get_device())
-        found = batches(
-            Subset(dataset, range(done, len(dataset))),
-            lambda imgs: block_features(encoder, imgs, how.blocks),
-            how.preprocessor.to(get_device()),
-            how.loading,
-        )
-        yield from progress(found, len(dataset), f'{title} features', done)
-        encoder.cpu()
-
-    shape = (len(dataset), len(how.blocks), len(POOLS), encoder.embed_dims)
-    return cached_features(folder, cache_key(encoder, weights, dataset, how), shape, compute)
-
-
-def cache_key(
-    encoder: VisionTransformer, weights: str, dataset: CustomDataset, how: Probing
-) -> dict:
-    """All that the features of a set depend on, as plain data."""
     images = hashlib.sha256()
     for i in range(len(dataset)):
         path = Path(dataset.get_data_info(i)['img_path'])
         stat = path.stat()
         name = path.relative_to(dataset.img_prefix)
         images.update(f'{name}\t{stat.st_size}\t{stat.st_mtime_ns}\n'.encode())
-    return dict(
-        version=VERSION,
-        weights=weights,
-        arch=dict(encoder.arch_settings),
-        img_size=list(encoder.img_size),
-        blocks=list(how.blocks),
-        amp=how.loading.amp,
-        images=images.hexdigest(),
-        pipeline=str(how.pipeline),
-        mean=how.preprocessor.mean.flatten().tolist(),
-        std=how.preprocessor.std.flatten().tolist(),
-        to_rgb=how.preprocessor.to_rgb,
-    )
+    norm = how.preprocessor
+    key = dict(  # all that the features depend on
+        version=VERSION, weights=weights, arch=dict(encoder.arch_settings),
+        img_size=list(encoder.img_size), blocks=list(how.blocks), amp=how.loading.amp,
+        images=images.hexdigest(), pipeline=str(how.pipeline), mean=norm.mean.flatten().tolist(),
+        std=norm.std.flatten().tolist(), to_rgb=norm.to_rgb,
+    )  # fmt: skip
+
+    def compute(done: int) -> Iterator[tuple[Tensor, Tensor]]:
+        encoder.to(get_device())
+        rest = Subset(dataset, range(done, len(dataset)))
+        encode = partial(block_features, encoder, blocks=how.blocks)
+        found = batches(rest, encode, norm.to(get_device()), how.loading)
+        yield from progress(found, len(dataset), f'{title} features', done)
+        encoder.cpu()
+
+    shape = (len(dataset), len(how.blocks), len(POOLS), encoder.embed_dims)
+    return cached_features(folder, key, shape, compute)
 
 
 def cached_features(
@@ -167,8 +153,4 @@ def _finished(note: Path, key: dict) -> int:
 
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while part := file.read(1 << 22):
-            digest.update(part)
-    return digest.hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
