@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mirl_mm.measure import ReconstructionError
-from mirl_mm.models import MIRLHead, MIRLResidualLoss
+from mirl_mm.models import MIRLHead, MIRLResidualLoss, ReconstructionError
 from mirl_mm.models import head as heads
 from tests.models.build import images, small_mirl
 
