@@ -4,12 +4,11 @@ The drawing is that of the libraries' own inferencers.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -22,8 +21,6 @@ from mirl_mm.files import check_folder
 
 from .reconstruct import assign_panels, find_pictures
 
-Drawn = tuple[np.ndarray, str]  # RGB [H, W, 3], and what is on it in words
-
 
 def predict_pictures(
     config: str,
@@ -31,9 +28,11 @@ def predict_pictures(
     pictures: str,
     out: str = 'predictions',
     score: float = 0.3,
-    cfg_options: Mapping[str, object] | None = None,
+    cfg_options: dict | None = None,
 ) -> Iterator[str]:
     """Draw the boxes and masks, the classes of the pixels, or the label of every picture.
+
+    Yields a line on each: what was found and where it is drawn, or why it was skipped.
 
     Args:
         config: path of a config under the scope of mmdet, mmseg or mmpretrain.
@@ -42,12 +41,6 @@ def predict_pictures(
         out: the folder of the drawings, or an image file for a single one.
         score: of a detector, the lowest score that is drawn.
         cfg_options: dotted key path to value.
-
-    Yields:
-        A line on every picture: what was found and where it is drawn, or why it was skipped.
-
-    Raises:
-        UserError, OSError: config, checkpoint or pictures cannot be used, or nothing be written.
     """
     if not 0 <= score <= 1:
         raise UserError(f'score must be from 0 to 1, got {score}')
@@ -65,7 +58,10 @@ def predict_pictures(
     if len(panels) == 1 and len(next(iter(panels.values()))) > 1:
         raise UserError(f'{out} is one image file, and {pictures} has several; give a folder')
     init_default_scope(scope)
-    inferencer, draw = load_inferencer(scope, cfg, checkpoint), PAINTERS[scope][-1]
+    module, name, draw = PAINTERS[scope]
+    inferencer = getattr(import_module(module), name)(cfg, checkpoint)
+    check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
+    inferencer.show_progress = False
     for folder in sorted({panel.parent for panel in panels}):
         check_folder(folder)
     drawn = 0
@@ -82,16 +78,7 @@ def predict_pictures(
         raise UserError(f'no picture of {pictures} can be read')
 
 
-def load_inferencer(scope: str, cfg: Config, checkpoint: str) -> BaseInferencer:
-    """The library's own, refused if the checkpoint lacks weights of the model."""
-    module, name, _ = PAINTERS[scope]
-    inferencer = getattr(import_module(module), name)(cfg, checkpoint)
-    check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
-    inferencer.show_progress = False
-    return inferencer
-
-
-def instances(inferencer: BaseInferencer, picture: str, score: float) -> Drawn:
+def instances(inferencer: BaseInferencer, picture: str, score: float) -> tuple[np.ndarray, str]:
     """Boxes and masks of at least a score, by mmdet's inferencer."""
     result = inferencer(picture, return_vis=True, pred_score_thr=score)
     (found,), (image,) = result['predictions'], result['visualization']
@@ -101,7 +88,7 @@ def instances(inferencer: BaseInferencer, picture: str, score: float) -> Drawn:
     return image, ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
 
 
-def regions(inferencer: BaseInferencer, picture: str, score: float) -> Drawn:
+def regions(inferencer: BaseInferencer, picture: str, score: float) -> tuple[np.ndarray, str]:
     """The class of every pixel, by mmseg's inferencer; the score plays no part."""
     result = inferencer(picture, return_vis=True, opacity=0.5)
     labels, names = np.asarray(result['predictions']), inferencer.model.dataset_meta['classes']
@@ -110,20 +97,19 @@ def regions(inferencer: BaseInferencer, picture: str, score: float) -> Drawn:
     return result['visualization'], ', '.join(shares)
 
 
-def label(inferencer: BaseInferencer, picture: str, score: float) -> Drawn:
+def label(inferencer: BaseInferencer, picture: str, score: float) -> tuple[np.ndarray, str]:
     """The most probable label, by mmpretrain's inferencer; the score plays no part."""
     from mmpretrain.visualization import UniversalVisualizer
 
     (sample,) = inferencer([picture], return_datasamples=True)
     best, visualizer = int(sample.pred_score.argmax()), UniversalVisualizer()
     name = inferencer.classes[best] if inferencer.classes else f'class {best}'
-    with Image.open(picture) as file:
-        image = np.asarray(file.convert('RGB'))
+    image = np.asarray(Image.open(picture).convert('RGB'))
     visualizer.visualize_cls(image, sample, classes=inferencer.classes, draw_gt=False)
     return visualizer.get_image(), f'{name} {100 * float(sample.pred_score[best]):.0f} %'
 
 
-PAINTERS = dict(  # by the config's scope: inferencer, and what draws with it
+PAINTERS = dict(  # by scope: inferencer, and what makes of a picture RGB [H, W, 3] and words
     mmdet=('mmdet.apis', 'DetInferencer', instances),
     mmseg=('mmseg.apis', 'MMSegInferencer', regions),
     mmpretrain=('mmpretrain', 'ImageClassificationInferencer', label),

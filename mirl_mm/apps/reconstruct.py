@@ -37,20 +37,15 @@ def reconstruct_pictures(
 ) -> Iterator[str]:
     """Draw the panel (original, masked, then main, residual and sum per pair) of every picture.
 
+    Yields a line on each: its errors and its panel, or why it was skipped.
+
     Args:
         config: path of a MIRL config; its test pipeline resizes and crops.
         checkpoint: a whole model in any form, official Paddle files included.
         pictures: an image file or a folder of them, in any nesting.
-        out: a folder for one panel per picture, or an image file (.png, .jpg, .pdf, .svg) for one
-            page of them all.
+        out: a folder for a panel each, or an image file (see PAGE_ENDINGS) for one page of all.
         mask_ratio: share of patches hidden; None takes the config's.
         seed: with a picture's file name, decides its mask.
-
-    Yields:
-        A line on every picture: its errors and its panel, or why it was skipped.
-
-    Raises:
-        UserError, OSError: config, checkpoint or pictures cannot be used, or nothing be written.
     """
     cfg = load_config(config)
     panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
@@ -72,8 +67,7 @@ def reconstruct_pictures(
         num_patches = imgs[0, 0].numel() // model.backbone.patch_size**2
         noise = picture_noise([path.name for path in read], seed, num_patches)
         result = model.reconstruct(imgs, noise.to(imgs))
-        columns = panel_columns(imgs, result)
-        write_panel(columns, preprocessor.mean, preprocessor.std, panel)
+        write_panel(panel_columns(imgs, result), preprocessor.mean, preprocessor.std, panel)
         for path, errors in zip(read, result.pair_errors.tolist(), strict=True):
             each = ', '.join(f'{n} {e:.3f}' for n, e in zip(model.pair_names, errors, strict=True))
             yield f'{path}: error {sum(errors) / len(errors):.3f} ({each}) -> {panel}'
@@ -92,7 +86,7 @@ def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) ->
             'the configs of configs/mirl and configs/demo'
         )
     if mask_ratio is not None:
-        height, width = (side // model.backbone.patch_size for side in model.backbone.img_size)
+        height, width = model.backbone.patch_resolution
         num_kept(height * width, mask_ratio)
         model.backbone.mask_ratio = mask_ratio
     fit = load_weights(model, checkpoint)
@@ -106,20 +100,17 @@ def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) ->
 
 def picture_pipeline(cfg: Config, img_size: int) -> list[dict]:
     """How the config prepares test images (see :func:`test_pipeline_of`), of any kind of file."""
-    return [
-        dict(type='LoadAnyImage') if step['type'] == 'LoadImageFromFile' else step
-        for step in test_pipeline_of(cfg, img_size)
-    ]
+    steps, load = test_pipeline_of(cfg, img_size), dict(type='LoadAnyImage')
+    return [load if step['type'] == 'LoadImageFromFile' else step for step in steps]
 
 
 def find_pictures(path: str) -> list[Path]:
     """The file itself, or all images below the folder, sorted."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f'no image or folder at {path}')
     if Path(path).is_file():
         return [Path(path)]
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f'no image or folder at {path}')
-    found = sorted(p for p in Path(path).rglob('*') if p.suffix.lower() in EXTENSIONS)
-    if not found:
+    if not (found := sorted(p for p in Path(path).rglob('*') if p.suffix.lower() in EXTENSIONS)):
         raise UserError(f'no image in {path}; accepted are files ending in {" ".join(EXTENSIONS)}')
     return found
 
@@ -133,7 +124,7 @@ def assign_panels(pictures: Sequence[Path], root: Path, out: Path) -> dict[Path,
                 'a folder for a panel each'
             )
         return {out: list(pictures)}
-    panels: dict[Path, list[Path]] = {}
+    panels = {}
     for picture in pictures:
         name = Path(picture.name) if picture == root else picture.relative_to(root)
         panel = out / name.with_suffix('.png')
@@ -146,5 +137,5 @@ def assign_panels(pictures: Sequence[Path], root: Path, out: Path) -> dict[Path,
 def picture_noise(names: Sequence[str], seed: int, num_patches: int) -> Tensor:
     """Noise [B, L] whose smallest values stay visible: a row depends on its name and the seed."""
     seeds = [zlib.crc32(f'{seed} {name}'.encode()) for name in names]
-    generators = [torch.Generator().manual_seed(each) for each in seeds]
-    return torch.stack([torch.rand(num_patches, generator=each) for each in generators])
+    sources = [torch.Generator().manual_seed(each) for each in seeds]
+    return torch.stack([torch.rand(num_patches, generator=source) for source in sources])

@@ -13,7 +13,7 @@ from PIL import Image
 from mirl_mm.apps.report.runs import read_scalars
 from mirl_mm.engine.launch import build_runner, training_config
 from mirl_mm.pictures.panel import spread_over
-from mirl_mm.pictures.predictions import Instances, Regions, plot_predictions
+from mirl_mm.pictures.predictions import Instances, plot_predictions
 
 from .scene_set import SceneSet
 from .scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
@@ -109,8 +109,8 @@ def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
     samples = model.test_step(batch)  # in the size of the file, whatever the model saw
     images = [np.asarray(Image.open(each.img_path).convert('RGB')) for each in samples]
     if hasattr(samples[0], 'pred_sem_seg'):
-        truth = [Regions(each.gt_sem_seg.data[0].numpy()) for each in samples]
-        return images, truth, [Regions(each.pred_sem_seg.data[0].numpy()) for each in samples]
+        truth = [each.gt_sem_seg.data[0].numpy() for each in samples]
+        return images, truth, [each.pred_sem_seg.data[0].numpy() for each in samples]
     truth, found = [], []
     for each in samples:
         there, seen = each.gt_instances, each.pred_instances

@@ -2,11 +2,11 @@
 
 A chart is a dict of ``section``, ``title``, ``x`` (what it goes over), ``log`` (the scale) and
 ``series``: curves of ``name``, ``colour`` (of :data:`LIGHT`, such as ``run-0``), ``dash``, ``run``
-(number of it) and the points ``x`` and ``y``, where y is None if it was not finite. The report
-holds charts as JSON and draws them in the browser.
+(number of it) and the points ``x`` and ``y``, where y is None if it was not finite.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,29 +27,26 @@ def chart(section: str, title: str, series: list[dict], x='iteration', log=False
     return dict(section=section, title=title, x=x, log=log, series=series)
 
 
-def curve(
-    points: Sequence[tuple], name: str, colour: str, dash: bool = False, run: int = 0
-) -> list[dict]:
+def curve(points: Sequence[tuple], name: str, colour: str, dash=False, run: int = 0) -> list[dict]:
     """The curve through some points (x, y), as a list; empty without any."""
-    points = thinned(list(points), POINTS)
     if not points:
         return []
-    x, y = zip(*points, strict=True)
+    x, y = zip(*thinned(points, POINTS), strict=True)
     y = [float(f'{v:.6g}') if math.isfinite(v) else None for v in y]  # enough to look at
     return [dict(name=name, run=run, colour=colour, dash=dash, x=list(x), y=y)]
 
 
-def thinned(points: list[tuple], most: int) -> list[tuple]:
+def thinned(points: Sequence[tuple], most: int) -> Sequence[tuple]:
     """At most so many points, or few more: of each stretch the lowest, the highest and the bad."""
     if len(points) <= most:
         return points
-    size, kept = math.ceil(2 * len(points) / most), []
+    size, kept = math.ceil(2 * len(points) / most), {points[-1]}
     for start in range(0, len(points), size):
         stretch = points[start : start + size]
         finite = sorted((p for p in stretch if math.isfinite(p[1])), key=lambda p: p[1])
         bad = [p for p in stretch if not math.isfinite(p[1])]
-        kept += sorted({*finite[:1], *finite[-1:], *bad[:1]}, key=lambda p: p[0])
-    return [*kept, points[-1]] if kept[-1] != points[-1] else kept
+        kept.update(finite[:1], finite[-1:], bad[:1])
+    return sorted(kept, key=lambda p: p[0])
 
 
 def run_colour(i: int) -> str:
@@ -59,13 +56,11 @@ def run_colour(i: int) -> str:
 def depth_charts(rows: Sequence[dict], k: int | str = 'k') -> list[dict]:
     """Probes by depth: a chart a probe, a colour a checkpoint, dashes for the cls token.
 
-    Args:
-        rows: with ``label``, ``block``, ``pool``, ``knn``, ``linear``; ``run`` where some differ.
-        k: of the k-NN probe.
+    ``rows`` have ``label``, ``block``, ``pool``, ``knn``, ``linear``, and ``run`` if some differ.
     """
-    lines: dict[tuple, list[dict]] = {}
+    lines = defaultdict(list)
     for row in rows:
-        lines.setdefault((row.get('run', 0), row['label'], row.get('pool', '')), []).append(row)
+        lines[row.get('run', 0), row['label'], row.get('pool', '')].append(row)
     checkpoints = list(dict.fromkeys((run, label) for run, label, _ in lines))
     several = len({pool for *_, pool in lines}) > 1
     charts = []
@@ -89,10 +84,9 @@ def draw_charts(charts: Sequence[dict], path: str | Path) -> None:
     for each, axes in zip(charts, figure.subplots(1, len(charts), squeeze=False)[0], strict=True):
         for line in each['series']:
             kind, i = line['colour'].split('-')
-            marker = 'o' if len(line['x']) <= DOTS else ''
             style = dict(color=LIGHT[kind][int(i)], linestyle='--' if line['dash'] else '-')
-            style |= dict(marker=marker, markersize=3, label=line['name'])
-            axes.plot(line['x'], line['y'], **style)
+            style |= dict(marker='o' if len(line['x']) <= DOTS else '', markersize=3)
+            axes.plot(line['x'], line['y'], label=line['name'], **style)
         axes.set(xlabel=each['x'], title=each['title'], yscale='log' if each['log'] else 'linear')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -40,16 +40,14 @@ def panel_columns(imgs: Tensor, result: Reconstruction) -> dict[str, Tensor]:
 
     Masked pixels are 0. Main and residual are raw; the sum has the visible patches pasted in.
     """
-    values = result.preds[0].shape[-1]
-    hidden = unpatchify(
-        result.mask.unsqueeze(-1).expand(-1, -1, values), result.grid, result.patch_size
-    )
+    mask = result.mask.unsqueeze(-1).expand_as(result.target)
+    hidden = unpatchify(mask, result.grid, result.patch_size)
     columns = {'original': imgs, 'masked': imgs * (1 - hidden)}
     painted = zip(result.pairs, *result.images().values(), strict=True)
     for (g, h), main, residual, both in painted:
         columns[f'main {g + 1}'] = main
         columns[f'residual {h + 1}'] = residual
-        columns[f'sum {g + 1} + {h + 1}'] = imgs * (1 - hidden) + both * hidden
+        columns[f'sum {g + 1} + {h + 1}'] = columns['masked'] + both * hidden
     return columns
 
 
@@ -62,24 +60,18 @@ def mae_columns(model: MAE, imgs: Tensor) -> dict[str, Tensor]:
         pred = pred * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
     side, hidden = model.head.patch_size, mask.unsqueeze(-1)
     grid = imgs.shape[-2] // side, imgs.shape[-1] // side
-    return {
-        'original': imgs,
-        'masked': unpatchify(patches * (1 - hidden), grid, side),
-        'painted': unpatchify(patches * (1 - hidden) + pred * hidden, grid, side),
-    }
+    masked = patches * (1 - hidden)
+    columns = {'masked': masked, 'painted': masked + pred * hidden}
+    return {'original': imgs} | {name: unpatchify(c, grid, side) for name, c in columns.items()}
 
 
 def panel(
     columns: Mapping[str, Tensor], mean: Tensor | float = 0, std: Tensor | float = 1, zoom: int = 1
 ) -> np.ndarray:
-    """Draw the columns under their titles: one picture [height, width, 3], uint8.
+    """Draw columns [B, 3, H, W] under their titles: one picture [height, width, 3], uint8.
 
-    Args:
-        columns: by title, each [B, 3, H, W].
-        mean: as std, of the data preprocessor, [3, 1, 1]; undoes the normalisation to 0-255.
-        std: see mean.
-        zoom: pictures of more than 128 times this are shrunk, smaller ones magnified by a whole
-            number.
+    Images of more than 128 pixels times ``zoom`` are shrunk, smaller ones magnified by a whole
+    number. The data preprocessor's ``mean`` and ``std``, [3, 1, 1] each, undo its normalisation.
     """
     first, tile, header = next(iter(columns.values())), zoom * TILE, zoom * HEADER
     h, w = first.shape[-2:]
@@ -94,8 +86,8 @@ def panel(
         draw.text((x * step_x + size[0] / 2, header / 2), title, 'black', font, anchor='mm')
         pixels = (imgs.detach().float() * std + mean).round().clamp(0, 255).byte()
         for y, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
-            tile = Image.fromarray(picture).resize(size, resampling)
-            sheet.paste(tile, (x * step_x, header + y * step_y))
+            picture = Image.fromarray(picture).resize(size, resampling)
+            sheet.paste(picture, (x * step_x, header + y * step_y))
     return np.asarray(sheet)
 
 

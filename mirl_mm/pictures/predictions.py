@@ -23,32 +23,22 @@ class Instances(NamedTuple):
     scores: np.ndarray | None = None  # float [N]; None for the ground truth
 
 
-class Regions(NamedTuple):
-    """The class of every pixel."""
-
-    labels: np.ndarray  # int [H, W]; what the palette does not have is left unpainted
-
-
 def plot_predictions(
     images: Sequence[np.ndarray],
-    columns: Mapping[str, Sequence[Instances | Regions]],
+    columns: Mapping[str, Sequence[Instances | np.ndarray]],
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
     path: str | Path,
 ) -> None:
-    """Draw one row per image: the image itself, then every column's instances or regions over it.
+    """Draw a PNG with a row per image: itself, then every column's entry over it.
 
-    Args:
-        images: uint8 RGB, [H, W, 3] each.
-        columns: by title, one entry per image.
-        classes: the names, for the legend.
-        palette: RGB of 0-255 per class; a class of black is left unpainted.
-        path: the PNG to write.
+    Images are uint8 RGB [H, W, 3]. A column has, for each of them, instances or the class of every
+    pixel, int [H, W]. The palette has an RGB of 0-255 per class; black is left unpainted.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    columns = {'image': [None] * len(images), **columns}
+    columns = {'image': images, **columns}
     side, colours = 2.0, np.array(palette)  # inches a picture
     size = side * len(columns), side * len(images) + 0.75
     figure = Figure(figsize=size, layout='constrained')
@@ -60,7 +50,7 @@ def plot_predictions(
             if isinstance(each, Instances):
                 draw_instances(axes, image, each, colours)
             else:
-                axes.imshow(image if each is None else painted(image, each.labels, colours))
+                axes.imshow(image if each is image else painted(image, each, colours))
     named = zip(classes, colours, strict=True)
     patches = [Patch(color=tone / 255, label=name) for name, tone in named if tone.any()]
     figure.legend(handles=patches, loc='outside lower center', ncols=len(patches), fontsize=9)
@@ -69,7 +59,7 @@ def plot_predictions(
 
 
 def painted(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """The image [H, W, 3] under the colours of its labels [H, W], uint8."""
+    """The image under the colours of its labels, uint8; labels without a colour are left out."""
     known = (labels >= 0) & (labels < len(colours))
     tint = colours[np.where(known, labels, 0)] * known[..., None]
     mixed = (1 - OPACITY) * image + OPACITY * tint
@@ -92,6 +82,6 @@ def draw_instances(axes, image: np.ndarray, found: Instances, colours: np.ndarra
         size = right - left, bottom - top
         axes.add_patch(Rectangle((left, top), *size, fill=False, color=colour, lw=1.2))
         if found.scores is not None:
-            box = dict(facecolor=colour, edgecolor='none', pad=0.6)
-            style = dict(color='white', fontsize=6, va='top', bbox=box)
+            style = dict(color='white', fontsize=6, va='top')
+            style['bbox'] = dict(facecolor=colour, edgecolor='none', pad=0.6)
             axes.text(left + 1, top + 1, f'{found.scores[i]:.2f}', **style)

@@ -13,14 +13,7 @@ from PIL import Image
 
 from mirl_mm.apps.report import write_report
 from mirl_mm.apps.report.charts import charts_of, natural
-from mirl_mm.apps.report.runs import (
-    best,
-    distinct_names,
-    lower_is_better,
-    read_run,
-    read_runs,
-    read_scalars,
-)
+from mirl_mm.apps.report.runs import best, distinct_names, read_run, read_runs, read_scalars
 from tests.apps.runs import add_start, report_tool, train_rows
 
 
@@ -188,7 +181,8 @@ def test_names_and_directions(tmp_path):
     folders = [tmp_path / 'a/demo', tmp_path / 'b/demo', tmp_path / 'c']
     assert distinct_names(folders)[:2] == ['a/demo', 'b/demo']
     assert distinct_names([tmp_path / 'x', tmp_path / 'y']) == ['x', 'y']
-    assert lower_is_better('recon/pair_0_5') and not lower_is_better('coco/bbox_mAP')
+    both = [{'recon/pair_0_5': value, 'coco/bbox_mAP': value, 'iter': value} for value in (1, 2)]
+    assert best(both, 'recon/pair_0_5')['iter'] == 1 and best(both, 'coco/bbox_mAP')['iter'] == 2
     rows = [dict(iter=1, e=2.0), dict(iter=2, e=math.nan), dict(iter=3, e=1.0), dict(iter=4, e=1.0)]
     assert best([dict(row, error=row['e']) for row in rows], 'error')['iter'] == 3
     assert best(rows, 'e')['iter'] == 1

@@ -7,7 +7,6 @@ from PIL import Image
 from mirl_mm.pictures.predictions import (
     OPACITY,
     Instances,
-    Regions,
     draw_instances,
     painted,
     plot_predictions,
@@ -43,7 +42,7 @@ def test_the_surest_instance_lies_on_top():
 
 def test_a_page_has_the_image_and_one_column_per_entry(tmp_path):
     images = [np.zeros((8, 8, 3), np.uint8)] * 2
-    regions = [Regions(np.ones((8, 8), int))] * 2
+    regions = [np.ones((8, 8), int)] * 2
     none = Instances(np.zeros(0, int), np.zeros((0, 4)), np.zeros((0, 8, 8), bool))
     file = tmp_path / 'page.png'
     plot_predictions(

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from mirl_mm.pictures.charts import LIGHT, chart, curve, depth_charts, run_colour
 
-from .runs import Run, is_number
+from .runs import Run
 
-DETAIL = re.compile(r'mAP_(50|75|s|m|l)$|pair_|^raw/|precision|recall|_k(?!10$)\d+$')
+# Metrics that are drawn with the loss, or told by the table alone.
+DETAIL = re.compile(r'^recon/|mAP_(50|75|s|m|l)$|^raw/|precision|recall|_k(?!10$)\d+$')
 ENCODER = 'stem|segment_\\d+|backbone'
 # A chart for every run: section, title, the scalars that are its curves, log. The group names them.
 BY_RUN = (
@@ -33,7 +34,14 @@ ACROSS = (
 
 def charts_of(runs: Sequence[Run]) -> list[dict]:
     """Charts, see :mod:`mirl_mm.pictures.charts`; a section's in the order of the page."""
-    charts = loss_charts(runs)
+    models = [run.record.get('model') for run in runs]
+    several, charts = len({*models}) > 1, []
+    for model in dict.fromkeys(models):  # the loss of one says nothing beside that of another
+        series = []
+        for i, run in enumerate(runs):
+            if models[i] == model:
+                series += line(run, i, 'loss') + line(run, i, 'recon/error', held_out=True)
+        charts.append(chart('Training', f'Loss ({model})' if several else 'Loss', series))
     for section, title, pattern, log in BY_RUN:
         for i, run in enumerate(runs):
             whose = f'{title} ({run.name})' if len(runs) > 1 else title
@@ -41,34 +49,22 @@ def charts_of(runs: Sequence[Run]) -> list[dict]:
     for section, title, key, log in ACROSS:
         charts.append(chart(section, title, across(runs, key), log=log))
     for metric in dict.fromkeys(name for run in runs for name in run.metrics()):
-        if metric == 'recon/error' or DETAIL.search(metric):
-            continue  # drawn with the loss, or told by the table
         series = across(runs, metric)
-        if any(len(line['x']) > 1 for line in series):
+        if not DETAIL.search(metric) and any(len(each['x']) > 1 for each in series):
             charts.append(chart('Results', metric, series))
     charts += depth_charts([dict(row, run=i) for i, run in enumerate(runs) for row in run.probes])
     return [each for each in charts if each['series']]
 
 
-def loss_charts(runs: Sequence[Run]) -> list[dict]:
-    """Loss and held-out error, a chart a kind of model: other losses say nothing beside it."""
-    losses: dict[str, list[dict]] = {}
-    for i, run in enumerate(runs):
-        series = losses.setdefault(run.kind, [])
-        series += line(run, i, 'loss', run.name)
-        series += line(run, i, 'recon/error', f'{run.name}, held out', dash=True)
-    titles = {kind: f'Loss ({kind})' if len(losses) > 1 else 'Loss' for kind in losses}
-    return [chart('Training', titles[kind], series) for kind, series in losses.items()]
-
-
 def across(runs: Sequence[Run], key: str) -> list[dict]:
-    return [each for i, run in enumerate(runs) for each in line(run, i, key, run.name)]
+    return [each for i, run in enumerate(runs) for each in line(run, i, key)]
 
 
-def line(run: Run, i: int, key: str, name: str, dash: bool = False) -> list[dict]:
+def line(run: Run, i: int, key: str, held_out: bool = False) -> list[dict]:
     """The curve of a scalar in training or evaluation rows, as a list; empty without it."""
     rows = run.training if any(key in row for row in run.training) else run.evaluations
-    return curve(points(rows, key), name, run_colour(i), dash, i)
+    name = f'{run.name}, held out' if held_out else run.name
+    return curve(points(rows, key), name, run_colour(i), held_out, i)
 
 
 def parts(run: Run, i: int, pattern: str) -> list[dict]:
@@ -84,7 +80,7 @@ def parts(run: Run, i: int, pattern: str) -> list[dict]:
 
 
 def points(rows: Sequence[dict], key: str) -> list[tuple]:
-    return [(row['iter'], row[key]) for row in rows if is_number(row.get(key))]
+    return [(row['iter'], row[key]) for row in rows if key in row]
 
 
 def natural(key: str) -> list:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mirl_mm.engine.hooks.run_record import FILE
 from mirl_mm.errors import UserError
 
 SCALARS = '*/vis_data/scalars.json'
-NOT_RESULTS = ('step', 'iter', 'epoch', 'time', 'data_time')
+NOT_RESULTS = ('step', 'iter', 'epoch', 'time', 'data_time', 'checkpoint')
 PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 DRAWN_ANYWAY = ('loss.png', 'panel.png', 'depth.png')  # the report has them as curves and panels
 
@@ -38,25 +38,14 @@ class Run:
         trained = [record for record in self.records if record.get('kind') == 'train']
         return (trained or self.records or [{}])[-1]
 
-    @property
-    def kind(self) -> str:
-        """The model's name; of a run without a record, what its loss is made of."""
-        keys = sorted({key for row in self.training for key in row if re.search('loss_|pair', key)})
-        return self.record.get('model') or ', '.join(keys) or 'one loss'
-
     def metrics(self) -> list[str]:
         """Names of evaluation results."""
-        names = dict.fromkeys(name for row in self.evaluations for name in numbers(row))
+        names = dict.fromkeys(name for row in self.evaluations for name in row)
         return [name for name in names if name not in NOT_RESULTS]
 
 
 def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
-    """Read work dirs and give them names that differ: the shortest ends of their paths.
-
-    Raises:
-        FileNotFoundError: one of them is not there.
-        UserError: one holds no run, or none is given.
-    """
+    """Read work dirs and give them names that differ: the shortest ends of their paths."""
     if not work_dirs:
         raise UserError('no work dir is given; needed is the folder of at least one run')
     runs = [read_run(Path(folder)) for folder in dict.fromkeys(map(str, work_dirs))]
@@ -66,7 +55,7 @@ def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a work dir; raises as :func:`read_runs`."""
+    """Read a work dir; FileNotFoundError, or UserError where it holds no run."""
     if not folder.is_dir():
         raise FileNotFoundError(f'no such work dir: {folder}')
     run = Run(folder)
@@ -74,12 +63,11 @@ def read_run(folder: Path) -> Run:
     for log in sorted(logged | {path.parent for path in folder.glob(f'*/{FILE}')}):
         add_start(run, log)
     for path in sorted(folder.glob('2*/2*.json')):  # what LoggerHook leaves of a test
-        if metrics := read_json(path):
+        if metrics := numbers(read_json(path)):
             checkpoint = read_json(path.parent / FILE).get('checkpoint')
-            run.tests.append(dict(numbers(metrics), checkpoint=checkpoint))
+            run.tests.append(dict(metrics, checkpoint=checkpoint))
     for path in sorted([*folder.glob('depth.json'), *folder.glob('*/depth.json')]):
-        rows = read_json(path).get('rows', [])
-        run.probes += [row for row in rows if {'label', 'block'} <= {*row}]
+        run.probes += read_json(path).get('rows', [])
     if not (run.records or run.training or run.evaluations or run.tests or run.probes):
         below = sorted({path.parents[2].name for path in folder.glob('*/' + SCALARS)})
         raise UserError(
@@ -93,40 +81,32 @@ def read_run(folder: Path) -> Run:
 
 def add_start(run: Run, log: Path) -> None:
     """Add one start: what it logged replaces what earlier ones had logged for the same steps."""
-    record = read_json(log / FILE)
+    record, lines = read_json(log / FILE), read_lines(log / 'vis_data/scalars.json')
     run.records += [record] if record else []
-    lines = read_lines(log / 'vis_data/scalars.json')
-    run.unreadable += lines.count(None)
-    training, evaluations = place_rows([row for row in lines if row is not None], record)
-    start = training[0]['iter'] - 1 if training else None
-    if record.get('kind') == 'train':
-        start = record.get('first_iteration', start)
-    if start is not None:
-        run.training = [row for row in run.training if row['iter'] <= start]
-        run.evaluations = [row for row in run.evaluations if row['iter'] <= start]
-        run.panels = {step: path for step, path in run.panels.items() if step <= start}
-    run.training += training
-    run.evaluations += evaluations
-    found = {path: re.fullmatch(r'panel_(\d+)', path.stem) for path in log.glob('*/*/panel_*.png')}
-    run.panels |= {int(step[1]): path for path, step in found.items() if step}
-    run.panels = dict(sorted(run.panels.items()))
+    run.unreadable += lines.count({})
+    training, evaluations = place_rows(filter(None, lines), record)
+    start = record.get('first_iteration', training[0]['iter'] - 1 if training else math.inf)
+    panels = {int(path.stem[6:]): path for path in log.glob('*/*/panel_[0-9]*.png')}
+    run.training = [row for row in run.training if row['iter'] <= start] + training
+    run.evaluations = [row for row in run.evaluations if row['iter'] <= start] + evaluations
+    run.panels = {step: path for step, path in run.panels.items() if step <= start}
+    run.panels |= dict(sorted(panels.items()))
     config = log / 'vis_data/config.py'
     run.config = config.read_text(errors='replace') if config.is_file() else run.config
 
 
-def place_rows(rows: Sequence[dict], record: dict) -> tuple[list[dict], list[dict]]:
+def place_rows(rows: Iterable[dict], record: dict) -> tuple[list[dict], list[dict]]:
     """Training rows, and evaluation rows with the iteration that they belong to."""
     training, evaluations = [], []
     last, epochs = record.get('first_iteration', 0), record.get('epochs')
     for row in rows:
         if 'iter' in row:
             last = row['iter']
-            if is_number(row.get('data_time')) and is_number(row.get('time')) and row['time'] > 0:
+            if row.get('time') and 'data_time' in row:
                 row['waiting'] = 100 * row['data_time'] / row['time']  # percent
             training.append(row)
         else:  # its step is the epoch, where the run goes by epochs
-            step = row.get('step', 0)
-            at = round(step * record['iterations'] / epochs) if epochs else last
+            at = round(row.get('step', 0) * record['iterations'] / epochs) if epochs else last
             evaluations.append(dict(row, iter=at))
     return training, evaluations
 
@@ -138,25 +118,17 @@ def read_scalars(work_dir: str | Path) -> list[dict]:
         raise FileNotFoundError(
             f'no {SCALARS} below {work_dir}: not a work dir of a run that has logged'
         )
-    return [row for row in read_lines(logs[-1]) if row is not None]
+    return [row for row in read_lines(logs[-1]) if row]
 
 
-def read_lines(path: Path) -> list[dict | None]:
-    """The rows of a file with a JSON object a line; None for a line that is none (cut, garbled)."""
-    rows = []
-    for line in path.read_text(errors='replace').splitlines() if path.is_file() else []:
-        if line.strip():
-            row = parsed(line)
-            rows.append(row if row and is_number(row.get('step', 0)) else None)
-    return rows
+def read_lines(path: Path) -> list[dict[str, float]]:
+    """The numbers of a JSON object a line; empty for a line that is none (cut, garbled)."""
+    text = path.read_text(errors='replace') if path.is_file() else ''
+    return [numbers(parsed(line)) for line in text.splitlines() if line.strip()]
 
 
 def read_json(path: Path) -> dict:
-    """A file's JSON object; empty where there is none."""
-    try:
-        return parsed(path.read_text())
-    except (OSError, ValueError):
-        return {}
+    return parsed(path.read_text(errors='replace')) if path.is_file() else {}
 
 
 def parsed(text: str) -> dict:
@@ -170,22 +142,13 @@ def parsed(text: str) -> dict:
 
 def numbers(row: dict) -> dict[str, float]:
     """The entries of a row that are numbers, also those that are not finite."""
-    return {name: value for name, value in row.items() if is_number(value)}
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Errors and losses; everything else that these tasks report is an accuracy."""
-    return bool(re.search(r'loss|error|recon', metric))
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 def best(rows: Sequence[dict], metric: str) -> dict | None:
     """The row with the best finite value of a metric, the earliest among equals."""
-    found = [row for row in rows if is_number(row.get(metric)) and math.isfinite(row[metric])]
-    choose = min if lower_is_better(metric) else max
+    found = [row for row in rows if math.isfinite(row.get(metric, math.nan))]
+    choose = min if re.search('loss|error|recon', metric) else max  # else an accuracy
     return choose(found, key=lambda row: row[metric], default=None)
 
 

@@ -22,19 +22,15 @@ from ..seeding import kept_random_state
 class PanelHook(Hook):
     """Draw held-out images under fixed masks through MMEngine's Visualizer.
 
-    The panels (see :mod:`mirl_mm.pictures.panel`) are named ``panel`` and numbered by iteration:
-    PNG files in ``vis_data/vis_image``, and whatever other backends the config names
-    (``visualizer.vis_backends``: TensorBoard, WandB, MLflow). The first one shows the untrained
-    model, the last one the end.
+    Panels (see :mod:`mirl_mm.pictures.panel`), from the untrained model to the end, are called
+    ``panel`` and numbered by iteration: PNG files in ``vis_data/vis_image``, and whatever other
+    ``visualizer.vis_backends`` the config names (TensorBoard, WandB, MLflow).
 
-    Images come from the validation set, else from the test set, else (with a warning: they are
-    trained on) from the end of the training set. Masks belong to the file names. Drawing uses up
-    no random number, and the model returns to the mode that it was in. With other models, and with
-    sharded weights, nothing is drawn; the log file says so.
+    At most ``images`` come from the validation set, else from the test set, else (with a warning:
+    they are trained on) from the end of the training set. Masks belong to the file names. Drawing
+    uses up no random number. Other models and sharded weights draw nothing; the log says so.
 
-    Args:
-        interval: iterations; None takes a twentieth of the run, but at least 20.
-        images: how many, at most.
+    ``interval`` is in iterations; None takes a twentieth of the run, but at least 20.
     """
 
     priority = 'LOW'
@@ -72,16 +68,16 @@ class PanelHook(Hook):
         preprocessor = self.model.data_preprocessor
         with kept_random_state(), evaluating(self.model):
             columns = paint(self.model, preprocessor(self.batch))
-        picture = panel(columns, preprocessor.mean, preprocessor.std)
-        runner.visualizer.add_image('panel', picture, step)
+        sheet = panel(columns, preprocessor.mean, preprocessor.std)
+        runner.visualizer.add_image('panel', sheet, step)
 
 
 def held_out(runner: Runner, number: int) -> tuple[Dataset, list[int]]:
     """A dataset and the places of its images to show."""
-    dataset = None
+    dataset, test = None, runner.cfg.get('test_dataloader')
     if runner.val_loop is not None:
         dataset = runner.val_dataloader.dataset
-    elif test := runner.cfg.get('test_dataloader'):
+    elif test:
         try:
             dataset = DATASETS.build(test.dataset)
         except (OSError, ValueError) as error:
@@ -89,7 +85,7 @@ def held_out(runner: Runner, number: int) -> tuple[Dataset, list[int]]:
     if dataset is not None:
         return dataset, spread_over(len(dataset), number)
     train = runner.cfg.train_dataloader.dataset
-    if test := runner.cfg.get('test_dataloader'):
+    if test:
         train = dict(train, pipeline=test.dataset.pipeline)  # no random crop
     dataset = DATASETS.build(train)
     shown = min(number, len(dataset))
