@@ -60,20 +60,17 @@ def render(runs: Sequence[Run]) -> str:
         Settings=[(run.name, without_paths(run.config, run)) for run in runs if run.config],
     )
     drawn = {chart['section'] for chart in data['charts']}
-    kinds = dict.fromkeys(run.record['model'] for run in runs if 'model' in run.record)
-    number = f'{len(runs)} runs side by side' if len(runs) > 1 else 'one run'
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     strict = dict(autoescape=True, undefined=jinja2.StrictUndefined)
     templates = jinja2.Environment(loader=loader, trim_blocks=True, **strict)
     return templates.get_template('page.html').render(
         title=', '.join(run.name for run in runs),
-        subtitle=', '.join([number, *kinds]),
         warnings=[warning for run in runs for warning in warnings(run)],
         sections=[name for name, body in bodies.items() if body or name in drawn],
         bodies=bodies,
         data=data,
         run_colour=run_colour,
-        palettes=(LIGHT, DARK),
+        tones=[(kind, zip(LIGHT[kind], DARK[kind], strict=True)) for kind in LIGHT],
         version=__version__,
         written=f'{datetime.now():%Y-%m-%d %H:%M}',
     )
@@ -132,9 +129,8 @@ def facts(run: Run) -> dict[str, Cell]:
         found['progress'] = progress(run)
     if times := [r['seconds'] for r in run.records if 'seconds' in r and r['kind'] == 'train']:
         starts = f' in {len(times)} finished of {len(run.records)} starts'
-        found['training time'] = f'{timedelta(seconds=sum(times))}' + starts * (
-            len(run.records) > 1
-        )
+        found['training time'] = str(timedelta(seconds=sum(times)))
+        found['training time'] += starts if len(run.records) > 1 else ''
     if 'started' in record:
         found['started'] = record['started'][:16].replace('T', ' ')
         found['hardware'] = f'{record["processes"]} x {record["hardware"]}'

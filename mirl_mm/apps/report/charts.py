@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 from mirl_mm.pictures.charts import LIGHT, chart, curve, depth_charts, run_colour
 
@@ -40,7 +41,9 @@ def charts_of(runs: Sequence[Run]) -> list[dict]:
         series = []
         for i, run in enumerate(runs):
             if models[i] == model:
-                series += line(run, i, 'loss') + line(run, i, 'recon/error', held_out=True)
+                series += line(run, i, 'loss', run.name, run_colour(i))
+                name = f'{run.name}, held out'
+                series += line(run, i, 'recon/error', name, run_colour(i), dash=True)
         charts.append(chart('Training', f'Loss ({model})' if several else 'Loss', series))
     for section, title, pattern, log in BY_RUN:
         for i, run in enumerate(runs):
@@ -57,14 +60,15 @@ def charts_of(runs: Sequence[Run]) -> list[dict]:
 
 
 def across(runs: Sequence[Run], key: str) -> list[dict]:
-    return [each for i, run in enumerate(runs) for each in line(run, i, key)]
+    lines = (line(run, i, key, run.name, run_colour(i)) for i, run in enumerate(runs))
+    return list(chain(*lines))
 
 
-def line(run: Run, i: int, key: str, held_out: bool = False) -> list[dict]:
+def line(run: Run, i: int, key: str, name: str, colour: str, dash: bool = False) -> list[dict]:
     """The curve of a scalar in training or evaluation rows, as a list; empty without it."""
     rows = run.training if any(key in row for row in run.training) else run.evaluations
-    name = f'{run.name}, held out' if held_out else run.name
-    return curve(points(rows, key), name, run_colour(i), held_out, i)
+    points = [(row['iter'], row[key]) for row in rows if key in row]
+    return curve(points, name, colour, dash, i)
 
 
 def parts(run: Run, i: int, pattern: str) -> list[dict]:
@@ -74,13 +78,8 @@ def parts(run: Run, i: int, pattern: str) -> list[dict]:
     series = []
     for n, key in enumerate(keys):
         shade = round(n * last / max(len(keys) - 1, 1))
-        name = counted_from_one(found[key][1])
-        series += curve(points(run.training, key), name, f'depth-{shade}', run=i)
+        series += line(run, i, key, counted_from_one(found[key][1]), f'depth-{shade}')
     return series
-
-
-def points(rows: Sequence[dict], key: str) -> list[tuple]:
-    return [(row['iter'], row[key]) for row in rows if key in row]
 
 
 def natural(key: str) -> list:

@@ -129,22 +129,20 @@
       tip.hidden = true;
       cursor?.replaceChildren();
     }
-    function point(event) {
+    picture.onpointermove = picture.onpointerdown = (event) => {
       const box = picture.getBoundingClientRect(), all = steps();
       if (all.length) show(all[nearest(all.map(px), ((event.clientX - box.left) / box.width) * width)]);
-    }
-    picture.addEventListener('pointermove', point);
-    picture.addEventListener('pointerdown', point);
-    picture.addEventListener('pointerleave', (event) => { if (event.pointerType === 'mouse') leave(); });
-    picture.addEventListener('blur', leave);
-    picture.addEventListener('keydown', (event) => {
+    };
+    picture.onpointerleave = (event) => { if (event.pointerType === 'mouse') leave(); };
+    picture.onblur = leave;
+    picture.onkeydown = (event) => {
       const all = steps(), last = all.length - 1, now = at === null ? last : all.indexOf(at);
       const to = {ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: last}[event.key];
       if (event.key === 'Escape') leave();
       if (to === undefined || !all.length) return;
       event.preventDefault();
       show(all[Math.min(Math.max(to, 0), last)]);
-    });
+    };
     new ResizeObserver(draw).observe(figure);
     draw();
     return {draw, leave};

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,21 +59,16 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise FileNotFoundError(f'no such work dir: {folder}')
     run = Run(folder)
-    logged = {path.parents[1] for path in folder.glob(SCALARS)}
-    for log in sorted(logged | {path.parent for path in folder.glob(f'*/{FILE}')}):
+    logs = [*folder.glob('*/vis_data'), *folder.glob(f'*/{FILE}')]
+    for log in sorted({path.parent for path in logs}):
         add_start(run, log)
-    for path in sorted(folder.glob('2*/2*.json')):  # what LoggerHook leaves of a test
-        if metrics := numbers(read_json(path)):
-            checkpoint = read_json(path.parent / FILE).get('checkpoint')
-            run.tests.append(dict(metrics, checkpoint=checkpoint))
     for path in sorted([*folder.glob('depth.json'), *folder.glob('*/depth.json')]):
         run.probes += read_json(path).get('rows', [])
     if not (run.records or run.training or run.evaluations or run.tests or run.probes):
         below = sorted({path.parents[2].name for path in folder.glob('*/' + SCALARS)})
-        raise UserError(
-            f'{folder} holds no run: neither {SCALARS}, nor a test result or depth.json'
-            + (f'; there are runs in its folders {", ".join(below[:8])}' if below else '')
-        )
+        hint = f'; there are runs in its folders {", ".join(below[:8])}' if below else ''
+        needed = f'neither {SCALARS}, nor a test result or depth.json'
+        raise UserError(f'{folder} holds no run: {needed}{hint}')
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     run.pictures = [path for path in images if path.name not in DRAWN_ANYWAY]
     return run
@@ -84,22 +79,9 @@ def add_start(run: Run, log: Path) -> None:
     record, lines = read_json(log / FILE), read_lines(log / 'vis_data/scalars.json')
     run.records += [record] if record else []
     run.unreadable += lines.count({})
-    training, evaluations = place_rows(filter(None, lines), record)
-    start = record.get('first_iteration', training[0]['iter'] - 1 if training else math.inf)
-    panels = {int(path.stem[6:]): path for path in log.glob('*/*/panel_[0-9]*.png')}
-    run.training = [row for row in run.training if row['iter'] <= start] + training
-    run.evaluations = [row for row in run.evaluations if row['iter'] <= start] + evaluations
-    run.panels = {step: path for step, path in run.panels.items() if step <= start}
-    run.panels |= dict(sorted(panels.items()))
-    config = log / 'vis_data/config.py'
-    run.config = config.read_text(errors='replace') if config.is_file() else run.config
-
-
-def place_rows(rows: Iterable[dict], record: dict) -> tuple[list[dict], list[dict]]:
-    """Training rows, and evaluation rows with the iteration that they belong to."""
     training, evaluations = [], []
     last, epochs = record.get('first_iteration', 0), record.get('epochs')
-    for row in rows:
+    for row in filter(None, lines):
         if 'iter' in row:
             last = row['iter']
             if row.get('time') and 'data_time' in row:
@@ -108,16 +90,24 @@ def place_rows(rows: Iterable[dict], record: dict) -> tuple[list[dict], list[dic
         else:  # its step is the epoch, where the run goes by epochs
             at = round(row.get('step', 0) * record['iterations'] / epochs) if epochs else last
             evaluations.append(dict(row, iter=at))
-    return training, evaluations
+    start = record.get('first_iteration', training[0]['iter'] - 1 if training else math.inf)
+    run.training = [row for row in run.training if row['iter'] <= start] + training
+    run.evaluations = [row for row in run.evaluations if row['iter'] <= start] + evaluations
+    run.panels = {step: path for step, path in run.panels.items() if step <= start}
+    panels = {int(path.stem[6:]): path for path in log.glob('*/*/panel_[0-9]*.png')}
+    run.panels |= dict(sorted(panels.items()))
+    for path in sorted(log.glob('2*.json')):  # what LoggerHook leaves of a test
+        run.tests.append(dict(numbers(read_json(path)), checkpoint=record.get('checkpoint')))
+    config = log / 'vis_data/config.py'
+    run.config = config.read_text(errors='replace') if config.is_file() else run.config
 
 
 def read_scalars(work_dir: str | Path) -> list[dict]:
     """The rows of a run's newest scalar log alone; FileNotFoundError where it has none."""
     logs = sorted(Path(work_dir).glob(SCALARS))
     if not logs:
-        raise FileNotFoundError(
-            f'no {SCALARS} below {work_dir}: not a work dir of a run that has logged'
-        )
+        why = 'not a work dir of a run that has logged'
+        raise FileNotFoundError(f'no {SCALARS} below {work_dir}: {why}')
     return [row for row in read_lines(logs[-1]) if row]
 
 
