@@ -14,6 +14,7 @@ from PIL import Image
 from mirl_mm.apps.report import write_report
 from mirl_mm.apps.report.charts import charts_of, natural
 from mirl_mm.apps.report.runs import best, distinct_names, read_run, read_runs, read_scalars
+from mirl_mm.errors import one_line
 from tests.apps.runs import add_start, report_tool, train_rows
 
 
@@ -252,7 +253,7 @@ def test_the_tool(run, tmp_path, monkeypatch, capsys):
     (tmp_path / 'empty').mkdir()
     monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path / 'empty')])
     with pytest.raises(SystemExit, match=r'error: .*empty holds no run'):
-        report_tool().main()
+        one_line(report_tool().main)
     assert not Path(tmp_path / 'empty/report.html').exists()
 
 
