@@ -28,11 +28,12 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
 from benchmarks.timing import synchronise
-from mirl_mm.engine.hooks import BadImagesHook, FiniteHook, HealthHook, PanelHook, PreemptHook
+from mirl_mm.engine.hooks import BadImagesHook, FiniteHook, HealthHook, PanelHook
 from mirl_mm.engine.hooks.progress import ProgressHook
 from mirl_mm.engine.launch import build_runner
 from mirl_mm.engine.machine import has_accelerator, has_bfloat16, set_precision
 from mirl_mm.engine.run_facts import environment
+from mirl_mm.engine.stopping import PreemptHook
 from mirl_mm.files import write_json
 from mirl_mm.models.archs import ARCHS
 

@@ -41,7 +41,7 @@ def test_names_need_no_prefix_under_any_default_scope(scope):
         TRANSFORMS: ('LoadAnyImage',),
         METRICS: ('ReconstructionError',),
         HOOKS: ('RunSummaryHook', 'ProgressHook', 'HealthHook', 'PanelHook'),
-        RUNNERS: ('TerseRunner',),
+        RUNNERS: ('MIRLRunner',),
     }
     with DefaultScope.overwrite_default_scope(scope):
         for registry, names in registered.items():

@@ -50,10 +50,11 @@ def test_runs_share_the_encoder_and_end_with_their_schedule(name):
     assert (backbone.img_size, backbone.patch_size) == (64, 8)
     warmup, cosine = cfg.param_scheduler
     assert warmup.end == cosine.begin
-    batch, (summary, *_) = cfg.train_dataloader.batch_size, cfg.custom_hooks
+    batch, base = cfg.train_dataloader.batch_size, cfg.auto_scale_lr
     length = cfg.train_cfg.max_epochs * (1 if cosine.by_epoch else 35_000 // batch)
     assert cosine.end == cosine.begin + cosine.T_max == length
-    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(summary.base_lr * batch / 256)
+    assert base.base_batch_size == batch
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(base.base_lr)
 
 
 def test_transfer_trains_on_equally_many_images_of_each_class():

@@ -101,5 +101,4 @@ train_cfg = dict(max_iters=300, val_interval=150)
 default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=300, max_keep_ckpts=1), sampler_seed=None
 )
-auto_scale_lr = dict(base_batch_size=8, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-3, base_batch_size=8)]
+auto_scale_lr = dict(base_lr=1e-3, base_batch_size=8, enable=False)

@@ -143,7 +143,7 @@ def small_config(
             randomness=dict(seed=3, diff_rank_seed=True),
         )
     )
-    for name in ('progress', 'results', 'health', 'panel', 'record'):
+    for name in ('progress', 'summary', 'health', 'panel'):
         cfg.default_hooks.pop(name, None)
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     return cfg

@@ -47,8 +47,8 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(base_lr=1e-2 * 50 / 256)
 custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=1e-2),
     dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=1, gamma=9),
-    dict(type='RawAndEMAHook'),
+    dict(type='RawWeightsHook'),
 ]

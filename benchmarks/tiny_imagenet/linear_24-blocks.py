@@ -40,4 +40,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-custom_hooks = [dict(type='RunSummaryHook', base_lr=50.0)]
+auto_scale_lr = dict(base_lr=50.0 * 50 / 256)

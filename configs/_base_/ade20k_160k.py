@@ -72,5 +72,4 @@ param_scheduler = [
 ]
 train_cfg = dict(type='ExactIterLoop', max_iters=160000, val_interval=16000)
 
-auto_scale_lr = dict(base_batch_size=16, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-4, base_batch_size=16)]
+auto_scale_lr = dict(base_lr=1e-4, base_batch_size=16, enable=False)

@@ -60,5 +60,4 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(type='ExactIterLoop', max_iters=184375, val_interval=5000)
-auto_scale_lr = dict(base_batch_size=64, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-4, base_batch_size=64)]
+auto_scale_lr = dict(base_lr=1e-4, base_batch_size=64, enable=False)

@@ -73,5 +73,4 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(type='ExactIterLoop', max_iters=12 * 3665, val_interval=3665)
-auto_scale_lr = dict(base_batch_size=32, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=3e-4, base_batch_size=32)]
+auto_scale_lr = dict(base_lr=3e-4, base_batch_size=32, enable=False)

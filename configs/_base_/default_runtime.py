@@ -10,18 +10,17 @@ default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook', interval=20, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Ours; each can be switched off, as in default_hooks=dict(panel=None).
+    summary=dict(type='RunSummaryHook'),
     progress=dict(type='ProgressHook'),
-    results=dict(type='ResultsHook'),
     health=dict(type='HealthHook'),
     panel=dict(type='PanelHook'),
-    record=dict(type='RunRecordHook'),
     resume=dict(type='ExactResumeHook'),
     finite=dict(type='FiniteHook', policy='stop'),
     preempt=dict(type='PreemptHook'),
     bad_images=dict(type='BadImagesHook'),
 )
 # The terminal gets a summary, warnings, progress and results; the log file everything.
-runner_type = 'TerseRunner'
+runner_type = 'MIRLRunner'
 
 env_cfg = dict(
     cudnn_benchmark=False,

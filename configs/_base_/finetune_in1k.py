@@ -71,12 +71,11 @@ param_scheduler = [
 train_cfg = dict(type='ExactEpochLoop', max_epochs=100, val_interval=1)
 
 randomness = dict(seed=888, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=2048, enable=False)
+auto_scale_lr = dict(base_lr=7.5e-4 * 2048 / 256, base_batch_size=2048, enable=False)
 default_hooks = dict(
     checkpoint=dict(interval=10, max_keep_ckpts=1, save_best='accuracy/top1', rule='greater')
 )
 custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=7.5e-4),
     dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=4, gamma=9 * 4),
-    dict(type='RawAndEMAHook'),
+    dict(type='RawWeightsHook'),
 ]

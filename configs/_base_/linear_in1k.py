@@ -43,8 +43,7 @@ param_scheduler = [
 train_cfg = dict(type='ExactEpochLoop', max_epochs=90, val_interval=1)
 
 randomness = dict(seed=0, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=16384, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=0.1)]
+auto_scale_lr = dict(base_lr=0.1 * 16384 / 256, base_batch_size=16384, enable=False)
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=10, max_keep_ckpts=1, save_best='accuracy/top1', rule='greater'),

@@ -15,5 +15,5 @@ param_scheduler = [
 ]
 train_cfg = dict(type='ExactEpochLoop', max_epochs=2, val_interval=1)
 
-auto_scale_lr = dict(base_batch_size=32, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1.5e-3), dict(type='ExportEncoderHook')]
+auto_scale_lr = dict(base_lr=1.5e-3 * 32 / 256, base_batch_size=32, enable=False)
+custom_hooks = [dict(type='ExportEncoderHook')]

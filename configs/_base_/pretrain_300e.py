@@ -42,5 +42,5 @@ param_scheduler = [
 train_cfg = dict(type='ExactEpochLoop', max_epochs=300)
 
 randomness = dict(seed=0, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=4096, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1.5e-4), dict(type='ExportEncoderHook')]
+auto_scale_lr = dict(base_lr=1.5e-4 * 4096 / 256, base_batch_size=4096, enable=False)
+custom_hooks = [dict(type='ExportEncoderHook')]

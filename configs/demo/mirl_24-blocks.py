@@ -62,5 +62,5 @@ default_hooks = dict(
 )
 log_processor = dict(by_epoch=False)
 
-auto_scale_lr = dict(base_batch_size=16, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=4.8e-2), dict(type='ExportEncoderHook')]
+auto_scale_lr = dict(base_lr=4.8e-2 * 16 / 256, base_batch_size=16, enable=False)
+custom_hooks = [dict(type='ExportEncoderHook')]

@@ -14,7 +14,6 @@ model = dict(
 train_dataloader = dict(batch_size=128)
 optim_wrapper = dict(accumulative_counts=2, paramwise_cfg=dict(layer_decay_rate=0.6))
 custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=7.5e-4),
     dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=2, gamma=9 * 2),
-    dict(type='RawAndEMAHook'),
+    dict(type='RawWeightsHook'),
 ]

@@ -33,7 +33,6 @@ param_scheduler = [
 ]
 train_cfg = dict(max_epochs=60)
 custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=7.5e-4),
     dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=8, gamma=9 * 8),
-    dict(type='RawAndEMAHook'),
+    dict(type='RawWeightsHook'),
 ]

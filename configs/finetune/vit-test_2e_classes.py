@@ -62,9 +62,8 @@ default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=1, save_best='accuracy/top1', rule='greater'),
 )
 randomness = dict(seed=888, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=16, enable=False)
+auto_scale_lr = dict(base_lr=7.5e-4 * 16 / 256, base_batch_size=16, enable=False)
 custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=7.5e-4),
     dict(type='EMAHook', ema_type='ForeachEMA', momentum=2e-4, interval=2, gamma=9 * 2),
-    dict(type='RawAndEMAHook'),
+    dict(type='RawWeightsHook'),
 ]

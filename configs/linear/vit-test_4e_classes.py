@@ -42,5 +42,4 @@ default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=1, save_best='accuracy/top1', rule='greater'),
 )
 randomness = dict(seed=0, diff_rank_seed=True)
-auto_scale_lr = dict(base_batch_size=8, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=0.1)]
+auto_scale_lr = dict(base_lr=0.1 * 8 / 256, base_batch_size=8, enable=False)

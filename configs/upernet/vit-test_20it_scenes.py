@@ -43,5 +43,4 @@ param_scheduler = [
 train_cfg = dict(type='ExactIterLoop', max_iters=20, val_interval=20)
 
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=20))
-auto_scale_lr = dict(base_batch_size=4, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=1e-4, base_batch_size=4)]
+auto_scale_lr = dict(base_lr=1e-4, base_batch_size=4, enable=False)

@@ -59,7 +59,7 @@ def run_transfer(
             folder = Path(work_dir) / f'{task}_{name.split()[0].lower()}'
             options = scene_options(task, scenes) | dict(cfg_options or {})
             options['model.backbone.init_cfg'] = init_cfg
-            options['custom_hooks'] = []  # four summaries would fill the screen
+            options['default_hooks.summary.show'] = False  # four would fill the screen
             cfg, notes = training_config(config, str(folder), cfg_options=options)
             cfg.visualizer.name = str(folder)  # MMEngine keeps one per name, and its folder
             runner = build_runner(cfg, notes)

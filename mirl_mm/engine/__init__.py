@@ -1,5 +1,5 @@
-"""Training: hooks, optimizer groups and what the tools do."""
+"""Training: the runner and its loops, optimizer groups, hooks, and what the tools do."""
 
-from . import average, hooks, loops, merged_groups, optim, runner
+from . import averages, hooks, loops, optim, resume, run_facts, runner, stopping
 
-__all__ = ['average', 'hooks', 'loops', 'merged_groups', 'optim', 'runner']
+__all__ = ['averages', 'hooks', 'loops', 'optim', 'resume', 'run_facts', 'runner', 'stopping']

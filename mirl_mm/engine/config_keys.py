@@ -1,4 +1,4 @@
-"""The closed set of names that a config may define at its top level.
+"""The closed set of names that a config may define at its top level, and what each is for.
 
 MMEngine adds a misspelt key to the config without a word and then never reads it. Here it fails.
 """
@@ -8,22 +8,21 @@ from difflib import get_close_matches
 
 from mirl_mm.errors import UserError
 
-RUNNER_KEYS = frozenset({
-    # arguments of mmengine's Runner
-    'model', 'work_dir', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg',
-    'val_cfg', 'test_cfg', 'auto_scale_lr', 'optim_wrapper', 'param_scheduler', 'val_evaluator',
-    'test_evaluator', 'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume',
-    'launcher', 'env_cfg', 'log_processor', 'log_level', 'visualizer', 'default_scope',
-    'randomness', 'experiment_name',
-    # what the Runner reads from the whole config
-    'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'activation_checkpointing',
-    'efficient_conv_bn_eval', 'compile',
-    # another runner, and its strategy
-    'runner_type', 'strategy',
-    # read while the file is parsed
-    'custom_imports',
+TRAINED_KEYS = frozenset({
+    'model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper',
+    'param_scheduler', 'randomness', 'custom_hooks', 'sync_bn', 'efficient_conv_bn_eval',
+    'strategy',
 })  # fmt: skip
-"""Top-level keys that have an effect."""
+"""Keys that decide what is trained: where a resumed run differs in them, it says so."""
+
+RUNNER_KEYS = TRAINED_KEYS | frozenset({
+    'work_dir', 'val_dataloader', 'test_dataloader', 'val_cfg', 'test_cfg', 'auto_scale_lr',
+    'val_evaluator', 'test_evaluator', 'default_hooks', 'load_from', 'resume', 'launcher',
+    'env_cfg', 'log_processor', 'log_level', 'visualizer', 'default_scope', 'experiment_name',
+    'model_wrapper_cfg', 'find_unused_parameters', 'activation_checkpointing', 'compile',
+    'runner_type', 'custom_imports',
+})  # fmt: skip
+"""Keys that have an effect: arguments of MMEngine's Runner, and what it reads from the config."""
 
 HELPER_KEYS = frozenset({
     'backend_args', 'base_lr', 'crop_size', 'data_root', 'dataset_type', 'image_size', 'max_epochs',
@@ -35,34 +34,32 @@ HELPER_KEYS = frozenset({
 # The sections that MMEngine reads with ``get``, so that it never notices a misspelt key in them.
 _SECTIONS = {
     'env_cfg': frozenset({'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'}),
-    'auto_scale_lr': frozenset({'enable', 'base_batch_size'}),
+    'auto_scale_lr': frozenset({'enable', 'base_batch_size', 'base_lr'}),
 }
 
 
 def check_keys(cfg: Mapping) -> None:
-    """Raise a ValueError for a top-level key that nothing reads, or a section's key of that kind.
+    """UserError for a top-level key that nothing reads, or a section's key of that kind.
 
     Names that start with an underscore are the config author's own variables.
     """
     for key in cfg:
         if key not in RUNNER_KEYS | HELPER_KEYS and not key.startswith('_'):
             raise UserError(
-                f'unknown config key {key!r}{_nearest(key, RUNNER_KEYS | HELPER_KEYS)}'
-                f'; accepted are {", ".join(sorted(RUNNER_KEYS))}, the helper '
-                f'variables {", ".join(sorted(HELPER_KEYS))} and names that start '
-                'with an underscore'
+                f'unknown config key {key!r}{_nearest(key, RUNNER_KEYS | HELPER_KEYS)}; accepted '
+                f'are {", ".join(sorted(RUNNER_KEYS))}, the helper variables '
+                f'{", ".join(sorted(HELPER_KEYS))} and names that start with an underscore'
             )
     for section, accepted in _SECTIONS.items():
-        for key in cfg.get(section) or ():
-            if key not in accepted:
-                raise UserError(
-                    f'unknown config key {section}.{key}{_nearest(key, accepted)}; '
-                    f'accepted are {", ".join(sorted(accepted))}'
-                )
+        for key in (cfg.get(section) or {}).keys() - accepted:
+            raise UserError(
+                f'unknown config key {section}.{key}{_nearest(key, accepted)}; '
+                f'accepted are {", ".join(sorted(accepted))}'
+            )
 
 
 def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
-    """Raise a ValueError for a ``--cfg-options`` key that cannot have the wanted effect.
+    """UserError for a ``--cfg-options`` key that cannot have the wanted effect.
 
     Args:
         cfg: The config as its file says, before the options are merged.
@@ -79,8 +76,7 @@ def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
         if first not in RUNNER_KEYS:
             raise UserError(
                 f'--cfg-options {path}=...: unknown config key {first!r}'
-                f'{_nearest(first, RUNNER_KEYS)}; accepted are '
-                f'{", ".join(sorted(RUNNER_KEYS))}'
+                f'{_nearest(first, RUNNER_KEYS)}; accepted are {", ".join(sorted(RUNNER_KEYS))}'
             )
         # A new last key is usual (a constructor rejects it if it is wrong). A new section that
         # is nearly an existing one is a slip that would leave the existing one as it was.

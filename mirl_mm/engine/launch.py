@@ -1,16 +1,17 @@
 """What tools/train.py and tools/test.py do: a config file and the command line make a runner."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import ResumeError, UserError
+from mirl_mm.files import check_folder
 
 from .checks import check_data
 from .config_keys import check_keys, check_options
@@ -24,9 +25,11 @@ from .machine import (
     start_gloo,
     world_size,
 )
-from .resume import ResumeError, find_checkpoint, is_whole
-from .runner import check_packages
+from .resume import find_checkpoint, is_whole
 from .stopping import fail_fast
+
+# What MMEngine's backends import when the first value comes, after everything has been built.
+PACKAGES = ('tensorboard', 'wandb', 'mlflow', 'clearml', 'neptune', 'dvclive', 'aim')
 
 
 def training_config(
@@ -46,20 +49,15 @@ def training_config(
         resume: 'last', 'auto', a path or None; see :func:`set_resume`.
         amp: Train in mixed precision.
         auto_scale_lr: Scale the learning rate to the real batch.
-        launcher: One of ``adapt.LAUNCHERS``.
+        launcher: One of ``machine.LAUNCHERS``.
         cfg_options: Dotted key path to value; merged before everything else.
 
     Raises:
-        FileNotFoundError: The config, or the checkpoint to start from, is not there.
-        ValueError: A key or value that cannot be used.
-        OSError: The work dir cannot be written.
+        OSError: A file that the config needs is not there, or the work dir cannot be written.
+        UserError: A key or value that cannot be used.
     """
     cfg = load_config(config, cfg_options)
-    missing = [
-        key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None
-    ]
-    if missing:
-        raise UserError(f'{config} cannot be trained: it has no {", ".join(missing)}')
+    check_parts(cfg, 'trained', ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     processes = world_size(launcher, os.environ)
     splits = ['train', 'val'] if cfg.get('val_cfg') is not None else ['train']
     check_data(cfg, splits)
@@ -83,16 +81,13 @@ def testing_config(
 ) -> tuple[Config, list[str]]:
     """The config of a test run and the messages for its log; raises as :func:`training_config`."""
     cfg = load_config(config, cfg_options)
-    missing = [
-        key for key in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(key) is None
-    ]
-    if missing:
-        raise UserError(f'{config} cannot be tested: it has no {", ".join(missing)}')
+    check_parts(cfg, 'tested', ('test_dataloader', 'test_cfg', 'test_evaluator'))
     world_size(launcher, os.environ)
     cfg.load_from, cfg.resume = checkpoint, False
     check_file(checkpoint, 'checkpoint')
     check_data(cfg, ['test'])
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='WholeCheckpointHook')]
+    whole = dict(type='ExactResumeHook', whole=True)
+    cfg.default_hooks = dict(cfg.get('default_hooks') or {}, resume=whole)
     set_work_dir(cfg, work_dir)
     pin_batches(cfg, has_accelerator())
     return cfg, set_launcher(cfg, launcher, has_accelerator())
@@ -125,8 +120,25 @@ def load_config(path: str, options: Mapping[str, object] | None = None) -> Confi
     return cfg
 
 
+def check_parts(cfg: Config, done: str, parts: Sequence[str]) -> None:
+    """UserError where parts without which a config cannot be trained or tested are not in it."""
+    if missing := [key for key in parts if cfg.get(key) is None]:
+        raise UserError(f'{cfg.filename} cannot be {done}: it has no {", ".join(missing)}')
+
+
+def check_packages(visualizer: Mapping | None) -> None:
+    """UserError for a backend whose package is not installed."""
+    for backend in (visualizer or {}).get('vis_backends') or ():
+        package = backend['type'].removesuffix('VisBackend').lower()
+        if package in PACKAGES and find_spec(package) is None:
+            raise UserError(
+                f'visualizer.vis_backends names {backend["type"]}, which needs the package '
+                f'{package}: pip install {package}, or leave the backend out'
+            )
+
+
 def check_file(path: str, what: str) -> None:
-    """Raise a FileNotFoundError for a local file that is not there, naming one that is alike."""
+    """FileNotFoundError for a local file that is not there, naming one that is alike."""
     if '://' in path or Path(path).is_file():
         return
     path = Path(path)
@@ -139,7 +151,7 @@ def check_file(path: str, what: str) -> None:
 
 
 def check_init(cfg: Config) -> None:
-    """Raise a FileNotFoundError where the encoder that a run starts from is not there.
+    """FileNotFoundError where the encoder that a run starts from is not there.
 
     MMEngine reads it in every training run, a resumed one too.
     """
@@ -160,29 +172,17 @@ def check_init(cfg: Config) -> None:
 def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:
     """Set ``cfg.work_dir``, make the folder and prove that it can be written."""
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
-    try:
-        os.makedirs(cfg.work_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cfg.work_dir):
-            pass
-    except OSError as error:
-        raise OSError(
-            f'the work dir {cfg.work_dir} cannot be written ({error.strerror}); '
-            'choose another with --work-dir'
-        ) from error
+    check_folder(cfg.work_dir, '--work-dir')
 
 
 def set_resume(cfg: Config, resume: str | None) -> list[str]:
-    """Set what the run starts from, for ``--resume``.
+    """Set what the run starts from, for ``--resume``; a checkpoint that is not there is an error.
 
     Args:
         cfg: A training config whose ``work_dir`` is set.
         resume: 'last' (the newest whole checkpoint of the work dir), 'auto' (the same, or a new
             start where there is none; the config's own ``load_from`` is then in force), a
             checkpoint, a work dir (its newest), or None.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint, or none in the work dir.
-        ResumeError: All checkpoints of the work dir are cut short, or the one that is named.
     """
     if resume is None and cfg.get('resume') and not cfg.get('load_from'):
         resume = 'auto'

@@ -18,15 +18,8 @@ from torch import nn
 
 from mirl_mm.models.segments import is_sharded, unwrapped
 
-from .seeding import (
-    ENDED,
-    RUNNING,
-    STEP,
-    SeededLoader,
-    kept_buffers,
-    kept_random_state,
-    seed_everything,
-)
+from .seeding import STEP, SeededLoader, kept_buffers, kept_random_state, seed_everything
+from .stopping import ENDED, RUNNING
 
 VALIDATED = 'validated_iter'  # in the message hub, and so in every checkpoint
 
@@ -36,7 +29,7 @@ def base_seed(runner: Runner) -> int:
     return runner.seed - (get_rank() if runner._randomness_cfg.get('diff_rank_seed') else 0)
 
 
-class _Exact:
+class ExactLoop:
     """What both loops share; ``train`` is the loop itself, ``progress`` what is done of it."""
 
     def __init__(self, runner: Runner, dataloader: dict, **settings) -> None:
@@ -62,11 +55,7 @@ class _Exact:
         super().run_iter(*args)
 
     def validate(self, made_up: bool = False) -> None:
-        """Validate where the interval says so.
-
-        Args:
-            made_up: at the start, what the checkpoint's run did not get to.
-        """
+        """Validate where the interval says so; ``made_up``: at the start, what a kill cut short."""
         hub = MessageHub.get_current_instance()
         if made_up and (self._iter == 0 or hub.get_info(VALIDATED, -1) == self._iter):
             return
@@ -126,7 +115,7 @@ class _Exact:
 
 
 @LOOPS.register_module()
-class ExactEpochLoop(_Exact, EpochBasedTrainLoop):
+class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
     """EpochBasedTrainLoop, exact when resumed. Args are its own."""
 
     @property
@@ -167,7 +156,7 @@ class ExactEpochLoop(_Exact, EpochBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class ExactIterLoop(_Exact, IterBasedTrainLoop):
+class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
     """IterBasedTrainLoop, exact when resumed. Args are its own."""
 
     @property

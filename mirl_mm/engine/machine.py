@@ -169,7 +169,9 @@ def scale_lr(cfg: Config, processes: int) -> list[str]:
     real = batch * processes * accumulation
     before, after = optimizer.lr, optimizer.lr * real / base
     optimizer.lr = after
-    cfg.auto_scale_lr = dict(enable=False, base_batch_size=real)
+    cfg.auto_scale_lr.update(enable=False, base_batch_size=real)
+    if 'base_lr' in cfg.auto_scale_lr:
+        cfg.auto_scale_lr.base_lr *= real / base
     return [
         f'learning rate {before:g} -> {after:g}: batch {batch} x processes {processes} x '
         f'accumulation {accumulation} = {real}, base_batch_size {base}'

@@ -1,15 +1,23 @@
-"""Layer-wise learning-rate decay for classifiers, detectors and segmentors alike.
+"""Parameter groups: layer-wise learning rates and MMEngine's own, merged; and ZeRO's state.
 
-Reference: the fine-tuning of MAE, https://arxiv.org/abs/2111.06377. The keys of ``paramwise_cfg``
-are those of mmpretrain's LearningRateDecayOptimWrapperConstructor, which makes a group of every
-single parameter and takes nothing but classifiers.
+Layer-wise decay is that of MAE's fine-tuning, https://arxiv.org/abs/2111.06377. The keys of
+``paramwise_cfg`` are those of mmpretrain's LearningRateDecayOptimWrapperConstructor, which makes a
+group of every single parameter and takes nothing but classifiers.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mmengine.logging import print_log
-from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.optim import (
+    BaseOptimWrapper,
+    DefaultOptimWrapperConstructor,
+    ZeroRedundancyOptimizer,
+)
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from torch import nn
+from torch.optim import Optimizer
 
 from mirl_mm.errors import UserError
 
@@ -36,7 +44,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult`` (1-D parameters).
 
     Raises:
-        ValueError: a setting that is unknown, out of range or without effect; a model without a
+        UserError: a setting that is unknown, out of range or without effect; a model without a
             backbone that tells its layers, or with one that tells them wrong.
     """
 
@@ -95,6 +103,30 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return factors
 
 
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """As MMEngine's default constructor, with one group for all parameters of equal settings.
+
+    MMEngine makes a group of every single parameter, hundreds in a deep ViT; fused and foreach
+    optimizers then work on one tensor at a time, and schedulers walk hundreds of groups.
+    """
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
+        super().add_params(params, module, prefix=prefix, **kwargs)
+        if not prefix:  # the call for the whole model, after those for its children
+            params[:] = merged(params)
+
+
+def merged(groups: list[dict]) -> list[dict]:
+    """Groups of equal settings as one; parameters and groups keep the order they came in."""
+    found = {}
+    for group in groups:
+        settings = {key: value for key, value in group.items() if key != 'params'}
+        one = found.setdefault(tuple(sorted(settings.items())), dict(params=[], **settings))
+        one['params'].extend(group['params'])
+    return list(found.values())
+
+
 def parameters_of(model: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
     """Name, owner and parameter; a shared parameter once, under its first name."""
     found = {}
@@ -105,10 +137,10 @@ def parameters_of(model: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]
 
 
 def layers_of(model: nn.Module) -> tuple[dict[str, int], int]:
-    """The layer of every parameter by name, and the last layer.
+    """The layer of every parameter by name, and the last layer, as the backbone tells them.
 
     Raises:
-        ValueError: there is no backbone that tells, a block is missing, a layer is out of range,
+        UserError: there is no backbone that tells, a block is missing, a layer is out of range,
             positions, cls or patch embedding are not the first layer, or a head is not the last.
     """
     backbone = getattr(model, 'backbone', None)
@@ -145,8 +177,31 @@ def table(groups: list[dict], frozen: int) -> str:
     """The groups as text, one a line."""
     lines = [f'{"layer":>5} {"lr":>10} {"weight decay":>12} {"parameters":>12}']
     for group in groups:
+        layer, lr, decay = group['layer_id'], group['lr'], group['weight_decay']
         size = sum(param.numel() for param in group['params'])
-        lines.append(
-            f'{group["layer_id"]:5} {group["lr"]:10.3e} {group["weight_decay"]:12g} {size:12,}'
-        )
+        lines.append(f'{layer:5} {lr:10.3e} {decay:12g} {size:12,}')
     return '\n'.join([*lines, f'frozen, in no group: {frozen:,} parameters'])
+
+
+@contextmanager
+def gathered_state(optim_wrapper: BaseOptimWrapper) -> Iterator[None]:
+    """Inside, the main process has the whole state at hand. Entered by all processes at once.
+
+    MMEngine's ZeroRedundancyOptimizer gathers its state when it is asked for it, which takes all
+    processes; its Runner asks on the main process alone, and so would wait for ever.
+    """
+    optimizer = getattr(optim_wrapper, 'optimizer', None)
+    if not isinstance(optimizer, ZeroRedundancyOptimizer):
+        yield
+        return
+    state = optimizer.state_dict()
+    optimizer.state_dict = lambda: state
+    try:
+        yield
+    finally:
+        del optimizer.state_dict
+
+
+def own_part(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that updates this process's share of the parameters, without ZeRO itself."""
+    return optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer

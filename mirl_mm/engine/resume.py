@@ -1,4 +1,7 @@
-"""What a run can go on from: the newest whole checkpoint, and how its settings differ from ours."""
+"""What a run goes on from: the newest whole checkpoint, what of it fits, what changed, what stays.
+
+A run goes on to the bit where its checkpoint is of the same settings; loops.py does the rest.
+"""
 
 import ast
 import zipfile
@@ -6,21 +9,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from mmengine.runner import Runner
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mirl_mm.checkpoint.loading import check_whole
 from mirl_mm.errors import ResumeError
+from mirl_mm.models.archs import EncoderArch, check_same
+from mirl_mm.models.segments import unwrapped
 
-_NAMES = ('epoch_*.pth', 'iter_*.pth')
+from .config_keys import TRAINED_KEYS
+from .loops import ExactLoop
+from .run_facts import accumulation_of, batch_size
 
-# Settings of MMEngine's config that do not change what is trained, or that start no run anew.
-_IRRELEVANT = (
-    'work_dir', 'load_from', 'resume', 'launcher', 'log_level', 'log_processor', 'visualizer',
-    'vis_backends', 'env_cfg', 'default_hooks', 'custom_imports', 'default_scope', 'val_', 'test_',
-    'tta_', 'experiment_name', 'auto_scale_lr', 'runner_type', 'model_wrapper_cfg', 'metainfo',
-    'train_pipeline', 'find_unused_parameters', 'activation_checkpointing', 'compile', 'norm_cfg',
-    'backend_args', 'data_root', 'dataset_type', 'base_lr', 'max_epochs', 'max_iters', 'image_size',
-    'crop_size', 'num_classes', 'train_dataloader.pin_memory', '_',
-)  # fmt: skip
 # Settings whose effect is part of the checkpoint's state, which goes on.
 _STORED = {
     'optim_wrapper.optimizer': "the optimizer's state goes on",
@@ -29,79 +31,140 @@ _STORED = {
     'param_scheduler': 'the schedule goes on as it was',
     'randomness': "the checkpoint's seed stays",
 }
+_LAYOUT = dict(
+    processes='processes',
+    batch_size='images of a process in an iteration',
+    accumulation='iterations for an update',
+    epoch_length='iterations of an epoch',
+)
 
 
-def is_whole(path: str | Path) -> bool:
-    """Whether a torch file is complete: its table of contents stands at the end."""
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Store with every checkpoint what an exact continuation needs, and look at it on resume.
+
+    Another model, optimizer or kind of loop is a ResumeError that names the settings that differ,
+    and so are weights alone. Other differing settings are listed, each with what comes of it. On
+    another number of processes or another batch the run goes on at the same place of its schedule,
+    and says what cannot be exact.
+
+    Args:
+        whole: refuse to load a checkpoint that is not all of the model, as an encoder alone lacks
+            the heads. tools/test.py sets it; a training run may well start from a part.
+    """
+
+    priority = 'VERY_HIGH'  # before other hooks load their part of the checkpoint
+    stored: dict | None = None
+
+    def __init__(self, whole: bool = False) -> None:
+        self.whole = whole
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['meta']['run'] = layout(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        meta, path = checkpoint.get('meta') or {}, runner._load_from
+        if self.whole:
+            check_whole(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), path)
+        if not runner._resume:
+            return
+        missing = {'optimizer', 'message_hub'} - checkpoint.keys() | {'iter', 'epoch'} - meta.keys()
+        if missing:
+            raise ResumeError(
+                f'{path} holds no state to resume from ({", ".join(sorted(missing))} missing); to '
+                'start from its weights, give it as load_from, without --resume'
+            )
+        self.stored = meta.get('run') or {}
+        try:
+            changed = differences(meta.get('cfg', ''), runner.cfg.pretty_text)
+        except SyntaxError:
+            changed = []
+        if reason := why_not(runner, checkpoint, self.stored):
+            parts = ('model', 'optim_wrapper', 'train_cfg')
+            named = [text for text, _ in changed if text.startswith(parts)]
+            listed = f'. Settings that differ: {"; ".join(named)}' if named else ''
+            raise ResumeError(f'cannot resume from {path}: {reason}{listed}')
+        if changed:
+            lines = [f'  {text} ({why or "takes effect"})' for text, why in changed]
+            runner.logger.warning(f'{path} was written with other settings:\n' + '\n'.join(lines))
+
+    def before_train(self, runner: Runner) -> None:
+        loop, now = runner.train_loop, layout(runner)
+        if not isinstance(loop, ExactLoop):
+            runner.logger.warning(
+                f'a run of {type(loop).__name__} cannot be resumed to the bit: give '
+                'train_cfg.type=ExactEpochLoop or ExactIterLoop'
+            )
+        if not self.stored:
+            return
+        seed = self.stored.get('sampler_seed')
+        if seed is not None:  # drawn at random where the config sets none
+            sampler_of(runner).seed = seed
+        changed = [key for key in _LAYOUT if self.stored.get(key) not in (None, now[key])]
+        if changed:
+            told = [f'{_LAYOUT[key]}: {self.stored[key]}, now {now[key]}' for key in changed]
+            runner.logger.warning(
+                'this run goes on, but not to the bit, since it is laid out otherwise than before '
+                f'({"; ".join(told)}). Weights, optimizer, averages and seed are kept. What cannot '
+                'be exact: which images share a batch, the masks, drop paths and mixes that each '
+                'process draws, and the order of sums. The learning rate stays as it was.'
+            )
+        old, new = self.stored.get('epoch_length'), now['epoch_length']
+        if isinstance(loop, EpochBasedTrainLoop) and old not in (None, new):
+            move_to_length(runner, old, new)
+            runner.logger.warning(
+                f'an epoch had {old} iterations and has {new}: going on at iteration {loop.iter} '
+                f'of {loop.max_iters}, at the same place of the schedule'
+            )
+
+
+def layout(runner: Runner) -> dict[str, int | str | bool | None]:
+    """What has to be equal for a continuation to be exact, beside the config."""
+    wrapper, loader = runner.optim_wrapper, runner.train_dataloader
+    return dict(
+        processes=get_world_size(),
+        batch_size=batch_size(loader),
+        accumulation=accumulation_of(wrapper),
+        epoch_length=len(loader),
+        by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
+        optimizer=type(getattr(wrapper, 'optimizer', wrapper)).__name__,
+        sampler_seed=getattr(sampler_of(runner), 'seed', None),
+    )
+
+
+def sampler_of(runner: Runner) -> object:
+    """What decides the order of the training images."""
+    batches = runner.train_dataloader.batch_sampler
+    return getattr(batches, 'sampler', batches)
+
+
+def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
+    """Why a run cannot go on from a checkpoint, which ``stored`` this layout; empty if it can."""
+    model = unwrapped(runner.model)
+    if reason := misfit(checkpoint['state_dict'], model):
+        return f'its weights do not fit this model, {reason}'
+    given = EncoderArch.of_meta(checkpoint['meta'])
     try:
-        with zipfile.ZipFile(path) as file:
-            return bool(file.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a work dir, and what to say about those passed over.
-
-    The file that ``last_checkpoint`` names comes first, then the others, newest first. None where
-    there is no checkpoint at all.
-
-    Raises:
-        ResumeError: there are checkpoints, but all of them are cut short.
-    """
-    work_dir = Path(work_dir)
-    others = [path for pattern in _NAMES for path in work_dir.glob(pattern)]
-    others = [path for path in others if path.stem.partition('_')[2].isdecimal()]
-    others.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    candidates, notes = [], []
-    pointer = work_dir / 'last_checkpoint'
-    if pointer.is_file() and (named := pointer.read_text().strip()):
-        path = Path(named)
-        if not path.is_file():  # the work dir was moved: the path in it is the old one
-            path = work_dir / path.name
-        candidates.append(path)
-    candidates += [path for path in others if path not in candidates]
-    for path in candidates:
-        if is_whole(path):
-            return path, notes
-        notes.append(f'{path} is {"cut short" if path.is_file() else "gone"}: passing over it')
-    if candidates:
-        names = ', '.join(path.name for path in candidates)
-        raise ResumeError(
-            f'no checkpoint in {work_dir} can be read: {names} are cut short or gone; a whole one '
-            'is needed, or another --work-dir to start anew'
-        )
-    return None, notes
-
-
-def read_config(text: str) -> dict[str, object]:
-    """A dumped config as {dotted path: value}, without running it; what is no literal stays text.
-
-    Raises:
-        SyntaxError: it is not Python.
-    """
-    flat: dict[str, object] = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            flat.update(_flatten(node.targets[0].id, _value(node.value)))
-    return flat
-
-
-def differences(old: str, new: str) -> list[tuple[str, str]]:
-    """Settings that two dumped configs do not share: (their description, why it has no effect).
-
-    The second is empty where the new value takes effect. Names, logs, hooks of MMEngine's own,
-    validation and the like are left out.
-    """
-    before, now = read_config(old), read_config(new)
-    found = []
-    for path in sorted(before.keys() | now.keys()):
-        left, right = before.get(path, 'not set'), now.get(path, 'not set')
-        if left == right or path.startswith(_IRRELEVANT):
-            continue
-        reason = next((why for start, why in _STORED.items() if path.startswith(start)), '')
-        found.append((f'{path}: {left!r} there, {right!r} here', reason))
-    return found
+        check_same(given, EncoderArch.of_module(getattr(model, 'backbone', None)), 'this model')
+    except ValueError as error:
+        return str(error)
+    state, wrapper = checkpoint['optimizer'], runner.optim_wrapper
+    if 'param_groups' in state and hasattr(wrapper, 'optimizer'):
+        kinds = stored.get('optimizer'), type(wrapper.optimizer).__name__
+        if kinds[0] not in (None, kinds[1]):
+            return f'its optimizer is {kinds[0]}, and this one {kinds[1]}'
+        both = state['param_groups'], wrapper.optimizer.param_groups
+        old, new = ([len(group['params']) for group in groups] for groups in both)
+        if old != new:
+            return (
+                f'its optimizer has {len(old)} groups of {sum(old)} parameters, and this one '
+                f'{len(new)} of {sum(new)}, or in another order'
+            )
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    if stored.get('by_epoch', by_epoch) != by_epoch:
+        kinds = ('iterations', 'epochs')
+        return f'it was trained by {kinds[not by_epoch]}, and this run counts {kinds[by_epoch]}'
+    return ''
 
 
 def misfit(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> str:
@@ -143,6 +206,72 @@ def move_to_length(runner: Runner, old: int, new: int) -> None:
                 scheduler._global_step = schedulers[i]._global_step * new // old
                 schedulers[i] = scheduler
     runner.optim_wrapper.initialize_count_status(runner.model, loop._iter, loop._max_iters)
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether a torch file is complete: its table of contents stands at the end."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return bool(file.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a work dir, and what to say about those passed over.
+
+    The file that ``last_checkpoint`` names comes first, then the others, newest first. None where
+    there is no checkpoint at all; a ResumeError where all of them are cut short.
+    """
+    work_dir = Path(work_dir)
+    others = [path for kind in ('epoch', 'iter') for path in work_dir.glob(f'{kind}_*.pth')]
+    others = [path for path in others if path.stem.partition('_')[2].isdecimal()]
+    others.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    candidates, notes = [], []
+    pointer = work_dir / 'last_checkpoint'
+    if pointer.is_file() and (named := pointer.read_text().strip()):
+        path = Path(named)  # (that of the old place, where the work dir was moved)
+        candidates.append(path if path.is_file() else work_dir / path.name)
+    candidates += [path for path in others if path not in candidates]
+    for path in candidates:
+        if is_whole(path):
+            return path, notes
+        notes.append(f'{path} is {"cut short" if path.is_file() else "gone"}: passing over it')
+    if candidates:
+        names = ', '.join(path.name for path in candidates)
+        raise ResumeError(
+            f'no checkpoint in {work_dir} can be read: {names} are cut short or gone; a whole one '
+            'is needed, or another --work-dir to start anew'
+        )
+    return None, notes
+
+
+def differences(old: str, new: str) -> list[tuple[str, str]]:
+    """Settings that two dumped configs do not share: (their description, why it has no effect).
+
+    The second is empty where the new value takes effect. Only what decides what is trained.
+    """
+    before, now = read_config(old), read_config(new)
+    found = []
+    for path in sorted(before.keys() | now.keys()):
+        left, right = before.get(path, 'not set'), now.get(path, 'not set')
+        trained = path.partition('.')[0] in TRAINED_KEYS and not path.endswith('.pin_memory')
+        if left != right and trained:
+            reason = next((why for start, why in _STORED.items() if path.startswith(start)), '')
+            found.append((f'{path}: {left!r} there, {right!r} here', reason))
+    return found
+
+
+def read_config(text: str) -> dict[str, object]:
+    """A dumped config as {dotted path: value}, without running it; what is no literal stays text.
+
+    A SyntaxError where it is not Python.
+    """
+    flat: dict[str, object] = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            flat.update(_flatten(node.targets[0].id, _value(node.value)))
+    return flat
 
 
 def _value(node: ast.expr) -> object:

@@ -1,26 +1,33 @@
-"""A runner that keeps the terminal readable; its log file has everything."""
+"""MMEngine's Runner with a readable terminal, and batches for which the host does not wait.
+
+A copy that blocks drains the device's queue. MMEngine's preprocessors block unless told otherwise,
+mmpretrain's for classifiers and mmseg's cannot be told, and all of them index channels and images
+on the device with lists and tensors of the host, which is a copy too. One place for all of them,
+instead of a subclass of each, keeps configs as they are and mmdet and mmseg out of the imports.
+"""
 
 import logging
-from importlib.util import find_spec
+from functools import partial
 
+import torch
 from mmengine.dist import barrier
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
-from torch import nn
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from mirl_mm.errors import UserError
-
-from .copies import copy_ahead
-from .zero import gathered_state
+from .optim import gathered_state
 
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 """MMEngine's names in ``default_hooks``; it adds these by itself."""
 
 FOR_TERMINAL = {'for_terminal': True}
-"""Pass as ``extra`` to a logger call whose message belongs on a terse terminal."""
+"""Pass as ``extra`` to a logger call whose message belongs on the terminal."""
 
 # A line for every frozen parameter; MMEngine's own use of what it has deprecated; a metric of
 # MMSegmentation's own config without a prefix.
@@ -30,34 +37,32 @@ NOISE = (
     '"HardDiskBackend" is the alias',
     'The prefix is not set in metric class',
 )
-
-# What MMEngine's backends import when the first value comes, after everything has been built.
-PACKAGES = {
-    'TensorboardVisBackend': 'tensorboard',
-    'WandbVisBackend': 'wandb',
-    'MLflowVisBackend': 'mlflow',
-    'ClearMLVisBackend': 'clearml',
-    'NeptuneVisBackend': 'neptune',
-    'DVCLiveVisBackend': 'dvclive',
-    'AimVisBackend': 'aim',
-}
+# Those that swap the channels of [..., 3, H, W] first of all; what builds on them may not.
+SWAPPING = (
+    'ImgDataPreprocessor',
+    'SelfSupDataPreprocessor',
+    'DetDataPreprocessor',
+    'SegDataPreProcessor',
+)
+SWITCHES = ('_channel_conversion', 'channel_conversion')  # the latter: MMSegmentation 1.2's
 
 
 def belongs_on_terminal(record: logging.LogRecord) -> bool:
-    """Warnings and marked messages; not what MMEngine warns itself of, nor frozen parameters."""
+    """Warnings but NOISE, marked messages, and LoggerHook's metrics of a validation or test."""
     if any(part in str(record.msg) for part in NOISE):
         return False
-    return record.levelno >= logging.WARNING or getattr(record, 'for_terminal', False)
+    metrics = record.funcName in ('after_val_epoch', 'after_test_epoch')
+    marked = getattr(record, 'for_terminal', metrics and record.module == 'logger_hook')
+    return record.levelno >= logging.WARNING or marked
 
 
 @RUNNERS.register_module()
-class TerseRunner(Runner):
+class MIRLRunner(Runner):
     """MMEngine's Runner without its thousands of start-up lines on the terminal.
 
-    Any hook of ``default_hooks`` can be switched off with None (MMEngine's Runner accepts this for
-    its own names alone). Processes end together: the first may hold what the others are still
-    talking to. Batches are copied without a wait, and what waits to be read is read before a
-    checkpoint.
+    The log file has them all. Any hook of ``default_hooks`` can be switched off with None
+    (MMEngine's Runner accepts this for its own names alone). Processes end together: the first may
+    hold what the others are still talking to. What waits to be read is read before a checkpoint.
     """
 
     def train(self) -> nn.Module:
@@ -82,10 +87,6 @@ class TerseRunner(Runner):
         copy_ahead(built.data_preprocessor)
         return built
 
-    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
-        check_packages(visualizer)
-        return super().build_visualizer(visualizer)
-
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         kept = {n: hook for n, hook in (hooks or {}).items() if hook is not None or n in OWN_HOOKS}
         super().register_default_hooks(kept)
@@ -96,14 +97,66 @@ class TerseRunner(Runner):
             super().save_checkpoint(*args, **kwargs)
 
 
-def check_packages(visualizer: Visualizer | dict | None) -> None:
-    """Raise a ValueError for a backend whose package is not installed."""
-    backends = visualizer.get('vis_backends') if isinstance(visualizer, dict) else None
-    for backend in backends or ():
-        kind = backend.get('type') if isinstance(backend, dict) else None
-        package = PACKAGES.get(kind)
-        if package and find_spec(package) is None:
-            raise UserError(
-                f'visualizer.vis_backends names {kind}, which needs the package {package}: '
-                f'pip install {package}, or leave the backend out'
-            )
+def copy_ahead(preprocessor: nn.Module) -> None:
+    """From now on, a preprocessor waits for no copy, and gives the same numbers.
+
+    What it would wait for in spite of its setting is done before it runs, so that it finds nothing
+    left to do.
+    """
+    if isinstance(preprocessor, BaseDataPreprocessor):
+        preprocessor._non_blocking = True
+    if type(preprocessor) is ClsDataPreprocessor:
+        preprocessor.register_forward_pre_hook(_labels_ahead, with_kwargs=True)
+        if preprocessor.batch_augments is not None:
+            preprocessor.batch_augments = partial(_mixed, preprocessor.batch_augments)
+    elif type(preprocessor).__name__ in SWAPPING:
+        for switch in SWITCHES:
+            if getattr(preprocessor, switch, False):
+                setattr(preprocessor, switch, False)
+                preprocessor.register_forward_pre_hook(_swapped_ahead, with_kwargs=True)
+
+
+def _swapped_ahead(preprocessor: BaseDataPreprocessor, args: tuple, kwargs: dict) -> tuple:
+    given = dict(zip(('data', 'training'), args, strict=False)) | kwargs
+    inputs = preprocessor.cast_data(given['data']['inputs'])
+    inputs = _swapped(inputs) if isinstance(inputs, Tensor) else [_swapped(i) for i in inputs]
+    return (), given | dict(data=dict(given['data'], inputs=inputs))
+
+
+def _swapped(imgs: Tensor) -> Tensor:
+    """RGB for BGR or the other way round, [..., 3, H, W]; others stay."""
+    return imgs.flip(-3) if imgs.shape[-3] == 3 else imgs
+
+
+def _labels_ahead(preprocessor: ClsDataPreprocessor, args: tuple, kwargs: dict) -> None:
+    """Labels in one copy; where images have one each, their one-hot scores as well."""
+    samples = (args[0] if args else kwargs['data']).get('data_samples')
+    if not samples or not isinstance(samples[0], DataSample) or 'gt_label' not in samples[0]:
+        return
+    lengths = [len(sample.gt_label) for sample in samples]
+    labels = torch.cat([sample.gt_label for sample in samples])
+    labels = labels.to(preprocessor.device, non_blocking=True)
+    for sample, label in zip(samples, labels.split(lengths), strict=True):
+        sample.set_gt_label(label)
+    classes = preprocessor.num_classes or samples[0].get('num_classes')
+    if preprocessor.to_onehot and classes and set(lengths) == {1} and 'gt_score' not in samples[0]:
+        scores = labels.new_zeros(len(samples), classes).scatter_(1, labels[:, None], 1)
+        for sample, score in zip(samples, scores, strict=True):
+            sample.set_gt_score(score)
+
+
+def _mixed(augment, inputs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    with _PermutationAhead(inputs.device):
+        return augment(inputs, scores)
+
+
+class _PermutationAhead(TorchFunctionMode):
+    """``torch.randperm`` draws on the CPU as ever, and its result is on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        return result.to(self.device, non_blocking=True) if func is torch.randperm else result

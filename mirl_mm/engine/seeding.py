@@ -6,10 +6,7 @@ middle draws what it would have drawn, nothing of a worker's or a device's rando
 saved, and neither validation nor the number of workers leaves a trace in training.
 """
 
-import os
 import random
-import signal
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,22 +15,20 @@ from functools import partial
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mirl_mm.errors import UserError
 
+from .stopping import start_worker
+
 SAMPLE, STEP = 0, 1  # first number of a key, so that the two never share one
-RUNNING, ASKED, ENDED = 0, 1, 2  # a run as its workers see it; ASKED: by SIGTERM to stop
-_GRACE = 1.0  # seconds that a worker waits to learn whether its parent was asked to stop, too
 
 
 def seed_everything(*key: int, devices: bool = True) -> None:
-    """Seed Python, NumPy and torch with a hash of non-negative numbers.
+    """Seed Python, NumPy and torch with a hash of any number of non-negative numbers.
 
-    Args:
-        key: any number of them.
-        devices: torch's generators of all devices, or the CPU's alone (for loader workers).
+    torch's generators of all ``devices``, or the CPU's alone (for loader workers).
     """
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(words.tobytes())
@@ -73,10 +68,8 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
 class SeededLoader:
     """A DataLoader that can start anywhere, with every sample seeded by its place.
 
-    Everything but iterating is the loader's own: hooks see its dataset, sampler and length.
-
-    Raises:
-        ValueError: the dataset has no indices, or the loader no batches.
+    Everything but iterating is the loader's own: hooks see its dataset, sampler and length. A
+    loader without indices or batches is a UserError.
     """
 
     def __init__(self, loader: DataLoader) -> None:
@@ -87,7 +80,7 @@ class SeededLoader:
                 'needs a train_cfg.type of EpochBasedTrainLoop or IterBasedTrainLoop'
             )
         self.loader = loader
-        self.stopping = torch.zeros(1, dtype=torch.int8).share_memory_()
+        self.stopping = torch.zeros(1, dtype=torch.int8).share_memory_()  # see stopping.py
         self._draws = _Draws(loader)
         self._seeded: DataLoader | None = None
 
@@ -140,20 +133,15 @@ class SeededLoader:
     def _inner(self) -> DataLoader:
         if self._seeded is None:
             loader = self.loader
-            settings = dict(
-                num_workers=loader.num_workers,
-                collate_fn=loader.collate_fn,
-                pin_memory=loader.pin_memory,
-                timeout=loader.timeout,
-                worker_init_fn=partial(_start_worker, loader.worker_init_fn, self.stopping),
-                multiprocessing_context=loader.multiprocessing_context,
-                pin_memory_device=loader.pin_memory_device,
+            names = ['num_workers', 'collate_fn', 'pin_memory', 'timeout']
+            names += ['multiprocessing_context', 'pin_memory_device']
+            names += ['prefetch_factor', 'persistent_workers'] if loader.num_workers else []
+            self._seeded = DataLoader(
+                _SeededDataset(loader.dataset),
+                batch_sampler=self._draws,
+                worker_init_fn=partial(start_worker, loader.worker_init_fn, self.stopping),
+                **{name: getattr(loader, name) for name in names},
             )
-            if loader.num_workers:
-                settings['prefetch_factor'] = loader.prefetch_factor
-                settings['persistent_workers'] = loader.persistent_workers
-            dataset = _SeededDataset(loader.dataset)
-            self._seeded = DataLoader(dataset, batch_sampler=self._draws, **settings)
         return self._seeded
 
 
@@ -219,23 +207,3 @@ class _Draws:
             self.given += 1
             yield draws
             drawn += len(batch)
-
-
-def _start_worker(init, stopping: Tensor, worker: int) -> None:
-    if init is not None:
-        init(worker)
-    signal.signal(signal.SIGTERM, partial(_outlive, stopping))
-
-
-def _outlive(stopping: Tensor, *_: object) -> None:
-    """A scheduler sends SIGTERM to workers as well: those of a run that is about to save go on.
-
-    torch would count the worker's end as a failure before the run has saved. A SIGTERM that the
-    parent sends by itself, at its end, is obeyed.
-    """
-    end = time.monotonic() + _GRACE
-    while time.monotonic() < end and stopping.item() != ENDED:
-        if stopping.item() == ASKED:
-            return
-        time.sleep(0.01)
-    os._exit(0)

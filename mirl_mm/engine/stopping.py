@@ -1,12 +1,126 @@
-"""When one of several processes fails: its traceback first, and the end of the job."""
+"""How a run stops: by SIGTERM, in all of its processes and their loader workers, or by an error.
+
+A scheduler sends SIGTERM to every process of a job. Those that train finish their step, save and
+exit with 0; their workers outlive it, as torch would count a worker's end as a failure before the
+run has saved. How far that is, a run and its workers read in one shared number.
+"""
 
 import os
 import signal
 import sys
+import time
 import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from mirl_mm.errors import UserError
+
+from .runner import FOR_TERMINAL
+
+RUNNING, ASKED, ENDED = 0, 1, 2  # a run as its workers see it; ASKED: by SIGTERM to stop
+_GRACE = 1.0  # seconds that a worker waits to learn whether its parent was asked to stop, too
+
+
+def start_worker(init: Callable | None, stopping: Tensor, worker: int) -> None:
+    """A DataLoader's ``worker_init_fn``: the given one, and a worker that outlives SIGTERM."""
+    if init is not None:
+        init(worker)
+    signal.signal(signal.SIGTERM, partial(_outlive, stopping))
+
+
+def _outlive(stopping: Tensor, *_: object) -> None:
+    """A SIGTERM that the parent sends by itself, at its end, is obeyed."""
+    end = time.monotonic() + _GRACE
+    while time.monotonic() < end and stopping.item() != ENDED:
+        if stopping.item() == ASKED:
+            return
+        time.sleep(0.01)
+    os._exit(0)
+
+
+class Preempted(SystemExit):
+    """Ends a run that was asked to stop and has saved; the exit code is 0."""
+
+
+@HOOKS.register_module()
+class PreemptHook(Hook):
+    """On SIGTERM, all processes finish the same step, save a checkpoint and exit with 0.
+
+    A validation that is under way ends first. What a process was asked is told to the others by a
+    small all-reduce on the CPU beside every step (its own gloo group); it is read one step later,
+    so that nobody waits for it.
+
+    Args:
+        signals: names of the signals to obey, as in ('SIGTERM', 'SIGUSR1').
+    """
+
+    priority = 'LOWEST'  # behind the checkpoint hook and all that belongs to the iteration
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
+        unknown = [name for name in signals if name not in signal.Signals.__members__]
+        if unknown or not signals:
+            raise UserError(f'signals must be names such as SIGTERM or SIGUSR1, got {signals}')
+        self.signals = [signal.Signals[name] for name in signals]
+        self.asked: str | None = None
+        self.group, self.pending = None, None
+
+    def before_train(self, runner: Runner) -> None:
+        self.asked = None
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            self.group = dist.new_group(backend='gloo')
+        self.stopping = getattr(runner.train_loop.dataloader, 'stopping', torch.zeros(1))
+        self.former = {one: signal.signal(one, self._note) for one in self.signals}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, **_) -> None:
+        if not self._all_stop():
+            return
+        hook = next((hook for hook in runner.hooks if hasattr(hook, 'save_now')), None)
+        path = None if hook is None else hook.save_now(runner)
+        if self.group is not None:
+            dist.barrier(self.group)  # nobody leaves before the first process has saved
+        saved = f'saved {path}; continue with --resume' if path else 'nothing could be saved'
+        if hook is None:
+            saved = 'nothing is saved without a SafeCheckpointHook'
+        runner.logger.warning(
+            f'{self.asked or "a signal"} after {runner.iter + 1} of {runner.max_iters} iterations: '
+            f'{saved}',
+            extra=FOR_TERMINAL,
+        )
+        self.after_train(runner)
+        raise Preempted(0 if path or hook is None else 1)
+
+    def after_train(self, runner: Runner) -> None:
+        for one, former in self.former.items():
+            signal.signal(one, former or signal.SIG_DFL)
+        if self.pending is not None:
+            self.pending[0].wait()
+            self.pending = None
+
+    def _note(self, number: int, frame: object) -> None:
+        self.asked = signal.Signals(number).name
+        self.stopping.fill_(ASKED)  # loader workers, which may get the signal too, live on
+
+    def _all_stop(self) -> bool:
+        """Whether any process was asked, decided alike and at the same step on all."""
+        if self.group is None:
+            return self.asked is not None
+        stop = False
+        if self.pending is not None:
+            work, flag = self.pending
+            work.wait()
+            stop = bool(flag.item())
+        flag = torch.tensor([int(self.asked is not None)])
+        self.pending = dist.all_reduce(flag, dist.ReduceOp.MAX, self.group, async_op=True), flag
+        return stop
 
 
 def fail_fast() -> None:
@@ -23,12 +137,17 @@ def fail_fast() -> None:
 def _report_and_exit(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
+    """One line for what a user can put right, a traceback for everything else."""
     who = f'process {os.environ.get("RANK", "?")} of {os.environ.get("WORLD_SIZE", "?")}'
-    text = ''.join(traceback.format_exception(kind, error, trace))
+    if isinstance(error, UserError | OSError):
+        text = f'{who}: error: {error}\n'
+    else:
+        text = ''.join(traceback.format_exception(kind, error, trace))
+        text = f'\n{who} failed:\n{text}\n'
     sys.stdout.flush()
     # (torch's own hook for distributed runs, which calls this one, holds sys.stderr back)
     stderr = sys.__stderr__ or sys.stderr
-    stderr.write(f'\n{who} failed:\n{text}\n')
+    stderr.write(text)
     stderr.flush()
     if isinstance(error, Exception):
         get_error_handler().record_exception(error)  # torchrun's summary names it

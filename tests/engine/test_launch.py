@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mirl_mm.engine.launch import (
     check_file,
+    check_packages,
     load_config,
     set_resume,
     set_work_dir,
@@ -46,7 +47,7 @@ def test_work_dir_default_and_priority(tmp_path, monkeypatch):
 @pytest.mark.parametrize('below', ['', 'deep/er'])
 def test_work_dir_that_cannot_be_written(tmp_path, below):
     (tmp_path / 'file').touch()
-    with pytest.raises(OSError, match=r'the work dir .*file.* cannot be written .*--work-dir'):
+    with pytest.raises(OSError, match=r'cannot write to .*file.*; choose another --work-dir'):
         training_config(TINY, work_dir=str(tmp_path / 'file' / below))
 
 
@@ -90,6 +91,21 @@ def test_a_folder_without_a_checkpoint_is_an_error_unless_auto(tmp_path, resume)
     torch.save({}, tmp_path / 'iter_7.pth')  # last_checkpoint is not needed
     set_resume(cfg, resume)
     assert cfg.load_from == str(tmp_path / 'iter_7.pth')
+
+
+def test_a_backend_whose_package_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr('mirl_mm.engine.launch.find_spec', lambda name: None)
+    check_packages(dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]))
+    check_packages(None)
+    backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    with pytest.raises(ValueError, match='needs the package tensorboard: pip install tensorboard'):
+        check_packages(dict(type='Visualizer', vis_backends=backends))
+    config = tmp_path / 'config.py'
+    config.write_text(f'visualizer = dict(vis_backends={backends})\n')
+    with pytest.raises(ValueError, match='needs the package tensorboard'):
+        load_config(str(config))
+    monkeypatch.setattr('mirl_mm.engine.launch.find_spec', lambda name: object())
+    check_packages(dict(type='Visualizer', vis_backends=backends))
 
 
 # --- whole configs --------------------------------------------------------------------------------

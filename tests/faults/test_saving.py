@@ -11,8 +11,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from mirl_mm.engine.hooks import PreemptHook
 from mirl_mm.engine.resume import ResumeError, find_checkpoint
+from mirl_mm.engine.stopping import PreemptHook
 from mirl_mm.files import complete_file, remove_parts, write_complete
 
 from .small import differs, load, log_of, run, small_config

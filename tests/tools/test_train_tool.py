@@ -133,7 +133,11 @@ def test_flags_reach_the_config(tool, images, tmp_path):
         ('train.py', [TINY, '--resume', 'empty'], 'no checkpoint in empty to resume from'),
         ('train.py', [TINY, '--resume', 'cut'], 'no checkpoint in cut can be read: epoch_1.pth'),
         ('train.py', [TINY, '--resume', 'cut/epoch_1.pth'], 'cut/epoch_1.pth is cut short'),
-        ('train.py', [TINY, '--work-dir', 'file/run'], 'the work dir file/run cannot be written'),
+        (
+            'train.py',
+            [TINY, '--work-dir', 'file/run'],
+            'file/run (Not a directory); choose another --work-dir',
+        ),
         ('train.py', [TINY, '--cfg-options', 'train_cgf.max_epochs=2'], "did you mean 'train_cfg'"),
         ('test.py', [TINY, 'epoch_9.pth'], 'cannot be tested: it has no test_dataloader'),
         ('test.py', ['classifier.py', 'epoch_9.pth'], 'no such checkpoint file: epoch_9.pth'),

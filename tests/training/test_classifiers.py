@@ -114,8 +114,8 @@ def test_another_accumulation_is_warned_of(tmp_path, options):
 
 
 def test_both_weights_need_an_average(tmp_path, options):
-    with pytest.raises(ValueError, match='RawAndEMAHook has no effect without an EMAHook'):
-        train(FINETUNE, tmp_path, options | {'custom_hooks': [dict(type='RawAndEMAHook')]})
+    with pytest.raises(ValueError, match='RawWeightsHook has no effect without an EMAHook'):
+        train(FINETUNE, tmp_path, options | {'custom_hooks': [dict(type='RawWeightsHook')]})
 
 
 def test_a_checkpoint_is_tested_once(tmp_path, options):

@@ -59,5 +59,5 @@ default_hooks = dict(
 )
 log_processor = dict(by_epoch=False)
 
-auto_scale_lr = dict(base_batch_size=64, enable=False)
-custom_hooks = [dict(type='RunSummaryHook', base_lr=8e-3), dict(type='ExportEncoderHook')]
+auto_scale_lr = dict(base_lr=8e-3 * 64 / 256, base_batch_size=64, enable=False)
+custom_hooks = [dict(type='ExportEncoderHook')]

@@ -17,9 +17,8 @@ train_cfg = dict(type='ExactEpochLoop', max_epochs=5)
 default_hooks = dict(
     logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1), panel=None
 )
-auto_scale_lr = dict(base_batch_size=32, enable=False)
+auto_scale_lr = dict(base_lr=6e-3 * 32 / 256, base_batch_size=32, enable=False)
 custom_hooks = [
-    dict(type='RunSummaryHook', base_lr=6e-3),
     dict(type='ExportEncoderHook'),
     dict(
         type='KNNHook',

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mirl_mm.engine.hooks.run_record import FILE
+from mirl_mm.engine.run_facts import FILE
 from mirl_mm.errors import UserError
 
 SCALARS = '*/vis_data/scalars.json'

@@ -20,8 +20,8 @@ from mirl_mm.errors import NonFiniteError, UserError
 from mirl_mm.models.segments import is_sharded, unwrapped
 
 from ..nonfinite import PLACES, Blame, find_blame
+from ..optim import own_part
 from ..run_facts import accumulation_of
-from ..zero import own_part
 from .health import local
 from .late_losses import EVERY, Late
 
