@@ -28,7 +28,7 @@ def run(*command: object, cwd: Path) -> str:
         os.environ,
         OMP_NUM_THREADS='1',
         PYTHON=sys.executable,
-        PYTHONPATH=str(Path(__file__).parent),
+        PYTHONPATH=f'{ROOT}{os.pathsep}{Path(__file__).parent}',
         PORT=str(get_free_port()),
     )
     done = subprocess.run(
