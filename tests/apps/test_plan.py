@@ -152,11 +152,11 @@ def test_the_command_carries_batch_and_ema():
     assert command(made, config, {'model.backbone.with_cp': True}) == (
         f'tools/dist_train.sh {config} 32 --cfg-options model.backbone.with_cp=True '
         'train_dataloader.batch_size=16 optim_wrapper.accumulative_counts=4 '
-        'custom_hooks.1.interval=4 custom_hooks.1.gamma=36'
+        'custom_hooks.0.interval=4 custom_hooks.0.gamma=36'
     )
     cfg = Config.fromfile(config)
-    cfg.merge_from_dict({'custom_hooks.1.interval': 4, 'custom_hooks.1.gamma': 36})
-    assert (cfg.custom_hooks[1].type, cfg.custom_hooks[1].gamma) == ('EMAHook', 36)
+    cfg.merge_from_dict({'custom_hooks.0.interval': 4, 'custom_hooks.0.gamma': 36})
+    assert (cfg.custom_hooks[0].type, cfg.custom_hooks[0].gamma) == ('EMAHook', 36)
     made = plan_of(batch=Batch(341, 6, 2), recipe=4096)
     assert command(made, MIRL).startswith(f'tools/dist_train.sh {MIRL} 6 --auto-scale-lr --cfg-')
 
