@@ -2,8 +2,8 @@
 
     python -m benchmarks.largest_batch --out benchmarks/results/NAME.json
 
-See mirl_mm/measure/memory.py for what is counted and what room is left. One GPU, bfloat16, AdamW,
-with and without checkpointing of encoder and decoder blocks.
+See mirl_mm/measure/rehearsal.py for what is counted and what room is left. One GPU, bfloat16,
+AdamW, with and without checkpointing of encoder and decoder blocks.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.files import write_json
-from mirl_mm.measure.memory import probe, usable
+from mirl_mm.measure.rehearsal import probe, usable
 from mirl_mm.models.archs import ARCHS
 
 ROOT = Path(__file__).parents[1]

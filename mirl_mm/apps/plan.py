@@ -17,9 +17,17 @@ from mirl_mm.engine.machine import accumulative_counts
 from mirl_mm.engine.run_facts import parameter_rows
 from mirl_mm.errors import UserError
 from mirl_mm.measure.cost import Cost, Flops, Operation, cost
-from mirl_mm.measure.memory import CONTEXT, PROBES, SHARE, StepMemory, probe, usable
 from mirl_mm.measure.peak_rate import GPUS
-from mirl_mm.measure.rehearsal import build, flops_per_image
+from mirl_mm.measure.rehearsal import (
+    CONTEXT,
+    PROBES,
+    SHARE,
+    StepMemory,
+    build,
+    flops_per_image,
+    probe,
+    usable,
+)
 
 IMAGENET_IMAGES = 1_281_167
 PLANNED = ('MIRL', 'MAE', 'ImageClassifier')  # and whatever has one of these

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import accumulative_counts
 from mirl_mm.engine.run_facts import table
-from mirl_mm.measure.memory import SHARE, StepMemory, probe
+from mirl_mm.measure.rehearsal import SHARE, StepMemory, probe
 
 from .plan import DENSE_PROBES, GIGA, Plan, Run, fits
 

@@ -26,8 +26,8 @@ from mirl_mm.apps.plan import (
 )
 from mirl_mm.apps.plan_text import command, describe
 from mirl_mm.measure.cost import Cost, Flops, Operation, cost
-from mirl_mm.measure.memory import StepMemory
 from mirl_mm.measure.peak_rate import GPUS
+from mirl_mm.measure.rehearsal import StepMemory
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 MIRL = str(CONFIGS / 'mirl' / 'vit-test_2e.py')

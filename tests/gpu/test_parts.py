@@ -15,7 +15,7 @@ from benchmarks.gpu.device import profile_of, watched_waits
 from benchmarks.gpu.stage import LeftOut
 from benchmarks.gpu.stages import STAGES
 from benchmarks.pretrain_step import loss_of
-from mirl_mm.measure.memory import usable
+from mirl_mm.measure.rehearsal import usable
 from mirl_mm.models.dense import resizing_matrix
 from mirl_mm.models.masking import sincos_positions
 from tests.gpu.small import bench

@@ -23,9 +23,8 @@ from mirl_mm.measure.cost import (
     cost,
     flops,
 )
-from mirl_mm.measure.memory import probe
 from mirl_mm.measure.peak_rate import GPUS, Device
-from mirl_mm.measure.rehearsal import flops_per_image, rehearse
+from mirl_mm.measure.rehearsal import flops_per_image, probe, rehearse
 from mirl_mm.models.archs import ARCHS
 from tests.models.build import mirl
 from tests.models.downstream import build, classifier

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mirl_mm.measure.memory import StepMemory, probe, usable
+from mirl_mm.measure.rehearsal import StepMemory, probe, usable
 from tests.models.build import small_mirl
 
 ARCH = dict(embed_dims=96, num_layers=6, num_heads=4, feedforward_channels=384)
