@@ -4,30 +4,30 @@ A run goes on to the bit where its checkpoint is of the same settings; loops.py 
 """
 
 import ast
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mirl_mm.checkpoint.loading import check_whole
-from mirl_mm.errors import ResumeError
+from mirl_mm.errors import CheckpointError, ResumeError
 from mirl_mm.models.archs import EncoderArch, check_same
-from mirl_mm.models.segments import unwrapped
+from mirl_mm.models.fit import difference, shapes
+from mirl_mm.models.segments import strip_wrappers, unwrapped
 
 from .config_keys import TRAINED_KEYS
 from .loops import ExactLoop
 from .run_facts import accumulation_of, batch_size
+from .seeding import SeededLoader
 
 # Settings whose effect is part of the checkpoint's state, which goes on.
 _STORED = {
-    'optim_wrapper.optimizer': "the optimizer's state goes on",
-    'optim_wrapper.paramwise_cfg': "the optimizer's state goes on",
-    'optim_wrapper.constructor': "the optimizer's state goes on",
+    r'optim_wrapper\.(optimizer|paramwise_cfg|constructor)': "the optimizer's state goes on",
     'param_scheduler': 'the schedule goes on as it was',
     'randomness': "the checkpoint's seed stays",
 }
@@ -97,9 +97,8 @@ class ExactResumeHook(Hook):
             )
         if not self.stored:
             return
-        seed = self.stored.get('sampler_seed')
-        if seed is not None:  # drawn at random where the config sets none
-            sampler_of(runner).seed = seed
+        if (seed := self.stored.get('sampler_seed')) is not None:  # drawn where none is set
+            sampler_of(runner.train_dataloader).seed = seed
         changed = [key for key in _LAYOUT if self.stored.get(key) not in (None, now[key])]
         if changed:
             told = [f'{_LAYOUT[key]}: {self.stored[key]}, now {now[key]}' for key in changed]
@@ -128,25 +127,26 @@ def layout(runner: Runner) -> dict[str, int | str | bool | None]:
         epoch_length=len(loader),
         by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
         optimizer=type(getattr(wrapper, 'optimizer', wrapper)).__name__,
-        sampler_seed=getattr(sampler_of(runner), 'seed', None),
+        sampler_seed=getattr(sampler_of(loader), 'seed', None),
     )
 
 
-def sampler_of(runner: Runner) -> object:
+def sampler_of(loader: SeededLoader) -> object:
     """What decides the order of the training images."""
-    batches = runner.train_dataloader.batch_sampler
-    return getattr(batches, 'sampler', batches)
+    return getattr(loader.batch_sampler, 'sampler', loader.batch_sampler)
 
 
 def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
     """Why a run cannot go on from a checkpoint, which ``stored`` this layout; empty if it can."""
     model = unwrapped(runner.model)
-    if reason := misfit(checkpoint['state_dict'], model):
-        return f'its weights do not fit this model, {reason}'
-    given = EncoderArch.of_meta(checkpoint['meta'])
+    state = checkpoint['state_dict']
+    clean = {short: state[name] for name, short in strip_wrappers(state).items()}
+    if reason := difference(shapes(clean), shapes(model.state_dict()), 'this model'):
+        return f'its weights do not fit, {reason}'
+    given, encoder = EncoderArch.of_meta(checkpoint['meta']), getattr(model, 'backbone', None)
     try:
-        check_same(given, EncoderArch.of_module(getattr(model, 'backbone', None)), 'this model')
-    except ValueError as error:
+        check_same(given, EncoderArch.of_module(encoder), 'this model')
+    except CheckpointError as error:
         return str(error)
     state, wrapper = checkpoint['optimizer'], runner.optim_wrapper
     if 'param_groups' in state and hasattr(wrapper, 'optimizer'):
@@ -164,21 +164,6 @@ def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
     if stored.get('by_epoch', by_epoch) != by_epoch:
         kinds = ('iterations', 'epochs')
         return f'it was trained by {kinds[not by_epoch]}, and this run counts {kinds[by_epoch]}'
-    return ''
-
-
-def misfit(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> str:
-    """The first way in which weights do not fit a model; empty where they do."""
-    own = model.state_dict()
-    state = {name.removeprefix('module.'): tensor for name, tensor in state.items()}
-    for name, tensor in own.items():
-        if name in state and state[name].shape != tensor.shape:
-            sizes = [' x '.join(map(str, each.shape)) for each in (state[name], tensor)]
-            return f'{name} is {sizes[0]} there and {sizes[1]} here'
-    if missing := own.keys() - state.keys():
-        return f'{len(missing)} weights are not in it, such as {min(missing)}'
-    if unknown := state.keys() - own.keys():
-        return f'{len(unknown)} of its weights are not in this model, such as {min(unknown)}'
     return ''
 
 
@@ -257,7 +242,7 @@ def differences(old: str, new: str) -> list[tuple[str, str]]:
         left, right = before.get(path, 'not set'), now.get(path, 'not set')
         trained = path.partition('.')[0] in TRAINED_KEYS and not path.endswith('.pin_memory')
         if left != right and trained:
-            reason = next((why for start, why in _STORED.items() if path.startswith(start)), '')
+            reason = next((why for key, why in _STORED.items() if re.match(key, path)), '')
             found.append((f'{path}: {left!r} there, {right!r} here', reason))
     return found
 

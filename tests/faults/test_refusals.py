@@ -30,12 +30,12 @@ def refused(undisturbed, images, tmp_path, by_epoch=True, **options) -> str:
     [
         (
             {'model__backbone__arch__num_layers': 2},
-            'of its weights are not in this model, such as backbone.layers.2.',
+            "its weights do not fit, it has 'backbone.layers.2.",
             'model.backbone.arch.num_layers: 4 there, 2 here',
         ),
         (
             {'model__neck__decoder_embed_dim': 12},
-            'its weights do not fit this model, neck.',
+            "its weights do not fit, 'neck.",
             'model.neck.decoder_embed_dim: 8 there, 12 here',
         ),
         (

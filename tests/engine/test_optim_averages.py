@@ -5,7 +5,7 @@ import torch
 from mmengine.model import MomentumAnnealingEMA
 from torch import nn
 
-from mirl_mm.engine.averages import ForeachEMA
+from mirl_mm.engine.optim import ForeachEMA
 
 UPDATES = 400
 
