@@ -105,24 +105,25 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     def _cropped(self, content: bytes) -> tuple[Tensor, Size]:
         """The crop as BGR [3,h,w], and (H, W) of the whole."""
-        shape, turned = jpeg_size(content), False
-        if shape is None:
+        stored, orientation = jpeg_size(content), 1
+        if stored is None:
             picture = opened(content)
             if picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L'):
-                orientation = picture.getexif().get(EXIF_ORIENTATION)
-                turned = orientation in range(2, 9)
-                shape = picture.size if orientation in range(5, 9) else picture.size[::-1]
-        if shape is None:
+                stored, orientation = picture.size[::-1], picture.getexif().get(EXIF_ORIENTATION)
+        if stored is None:
             image = decode(content)
             shape = image.shape[:2]
             return resized(cut(image, self._draw(shape)), self.scale), shape
-        box = self._draw(shape)
-        factor = self._reduction(box, self.scale)
+        across = orientation in (5, 6, 7, 8)
+        shape, size = (each[::-1] if across else each for each in (stored, self.scale))
+        box = stored_box(self._draw(shape), stored, orientation)
+        factor = self._reduction(box, size)
         if factor > 1:
-            return planes(reduced(opened(content), box, self.scale, factor)).flip(0), shape
-        if turned:
-            return resized(cut(decode(content), box), self.scale), shape
-        return resized(cut(decode_rgb(content), box), self.scale).flip(0), shape
+            image = turned(reduced(opened(content), box, size, factor), orientation)
+            return planes(image).flip(0), shape
+        # Turned before the filter, which is not quite the same across as along.
+        image = turned(cut(decode_rgb(content), box), orientation)
+        return resized(image, self.scale).flip(0), shape
 
     def _draw(self, shape: Size) -> Box:
         return self.rand_crop_params(SimpleNamespace(shape=shape))
@@ -199,24 +200,41 @@ def cut(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def planes(image: np.ndarray) -> Tensor:
-    """[H,W,3] as [3,H,W], contiguous only if it is asked for."""
-    return torch.from_numpy(image).permute(2, 0, 1)
+    """[H,W,3] as [3,H,W], the pixels side by side in memory."""
+    return torch.from_numpy(np.array(image, order='C')).permute(2, 0, 1)
 
 
 def resized(image: np.ndarray, size: Size) -> Tensor:
     """Uint8 pixels [H,W,3] as [3,*size], bicubic with antialiasing."""
-    # torch's vectorised filter wants the pixels side by side
-    batch = planes(np.ascontiguousarray(image))[None]
-    return F.interpolate(batch, size, mode='bicubic', antialias=True)[0]
+    # side by side is what torch's vectorised filter wants
+    return F.interpolate(planes(image)[None], size, mode='bicubic', antialias=True)[0]
 
 
 def reduced(picture: Image.Image, box: Box, size: Size, factor: int) -> np.ndarray:
-    """RGB [*size,3] of a box in a turned JPEG that is decoded at 1/factor of its size."""
+    """RGB [*size,3] of a box in a JPEG that is decoded at 1/factor of its size."""
     picture.draft('RGB', (picture.width // factor, picture.height // factor))
-    ImageOps.exif_transpose(picture, in_place=True)
     top, left, height, width = (length / factor for length in box)
     # Cut first: the filter must not reach beyond the box.
     x, y = int(left), int(top)
     crop = picture.convert('RGB').crop((x, y, ceil(left + width), ceil(top + height)))
     window = (left - x, top - y, left - x + width, top - y + height)
-    return np.array(crop.resize(size[::-1], Image.Resampling.BICUBIC, box=window))
+    return np.asarray(crop.resize(size[::-1], Image.Resampling.BICUBIC, box=window))
+
+
+def stored_box(box: Box, stored: Size, orientation: int | None) -> Box:
+    """Where the box of the turned picture lies in the stored one of (H, W) pixels."""
+    top, left, height, width = box
+    if orientation in (5, 6, 7, 8):
+        top, left, height, width = left, top, width, height
+    if orientation in (2, 3, 7, 8):
+        left = stored[1] - left - width
+    if orientation in (3, 4, 6, 7):
+        top = stored[0] - top - height
+    return top, left, height, width
+
+
+def turned(image: np.ndarray, orientation: int | None) -> np.ndarray:
+    """The stored picture [H,W,3] as it is to be seen."""
+    image = image[:: -1 if orientation in (3, 4, 6, 7) else 1]
+    image = image[:, :: -1 if orientation in (2, 3, 7, 8) else 1]
+    return image.transpose(1, 0, 2) if orientation in (5, 6, 7, 8) else image

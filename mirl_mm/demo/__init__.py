@@ -40,15 +40,11 @@ def run_demo(
         config: path of the pre-training's config.
         transfer: paths of ``detection``'s and ``segmentation``'s config.
         data: a folder of the user's own pictures, which have no labels: pre-training alone. None
-            writes and uses the generated scenes.
-        work_dir: where the runs go.
-        scenes_dir: where the generated scenes go.
-        cfg_options: as ``--cfg-options``, for pre-training.
-        transfer_options: likewise, for the four trainings behind it.
+            writes and uses the generated scenes, in ``scenes_dir``.
+        cfg_options, transfer_options: as ``--cfg-options``, for pre-training and what follows it.
 
     Returns:
-        What was written, by name: ``checkpoint``, ``encoder``, ``curve``, ``panel``, ``report``
-        and, on the scenes, ``detection`` and ``segmentation``.
+        What was written, by name.
     """
     started = time.perf_counter()
     scenes, folder = None, Path(work_dir)
@@ -76,7 +72,7 @@ def run_demo(
 
 
 def pre_train(config: str, work_dir: str, options: dict) -> dict[str, Path]:
-    """Run the pre-training, draw it, and say where everything is."""
+    """Run the pre-training and draw it; what was written, by name."""
     runner = build_runner(*training_config(config, work_dir, cfg_options=options))
     runner.train()
     folder = Path(work_dir)

@@ -7,7 +7,7 @@ from mmengine.registry import TRANSFORMS, init_default_scope
 from PIL import Image, ImageOps
 
 from mirl_mm.datasets import LoadAnyImage, LoadRandomResizedCrop
-from mirl_mm.datasets.decode import cut, decode_rgb, jpeg_size, reduced, resized
+from mirl_mm.datasets.decode import cut, decode_rgb, jpeg_size, reduced, resized, stored_box
 
 CROP = dict(scale=(56, 48), crop_ratio_range=(0.2, 1.0))
 
@@ -135,8 +135,20 @@ def test_turned_as_exif_says(photographs, file, orientation, gap):
     assert moved.max() <= 2 if gap is None else (moved.mean() < 3 and moved.max() > 2)
 
 
-def test_the_box_of_a_turned_picture(photographs, file):
-    """It lies in the picture as it is seen, whichever way it is decoded."""
+def test_the_box_of_a_turned_picture():
+    picture = np.arange(6 * 9).reshape(6, 9, 1)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = Image.fromarray(picture[..., 0].astype(np.uint8))
+        image.info['exif'] = exif.tobytes()
+        seen = np.asarray(ImageOps.exif_transpose(image))
+        box = (1, 2, 3, 4) if orientation < 5 else (2, 1, 4, 3)
+        stored = cut(picture, stored_box(box, (6, 9), orientation))
+        assert sorted(stored.ravel()) == sorted(cut(seen, box).ravel())
+
+
+def test_a_turned_crop_is_cut_from_the_picture_as_it_is_seen(photographs, file):
     seen = np.asarray(photographs[0].resize((90, 60)))[..., ::-1]
     for orientation in range(1, 9):
         exif = Image.Exif()

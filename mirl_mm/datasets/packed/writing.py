@@ -23,9 +23,10 @@ from mirl_mm.files import complete_file, remove_parts, write_complete
 from ..images import EXTENSIONS, list_files
 from . import FORMAT, INDEX, MANIFEST, Packed
 
-SHARD_BYTES = 512 << 20
+SHARD_BYTES = 512 << 20  # 512 MB
 READ_AHEAD = 64  # images that are read at once
 BLOCK = 512  # of a tar file
+File = tuple[str, bytes, int]  # name, content, time of the last change
 
 
 class Result(NamedTuple):
@@ -51,10 +52,6 @@ def pack_images(
         shard_bytes: a shard is full when it holds so much.
         workers: threads that read.
         progress: called with the number of images that were done since.
-
-    Raises:
-        FileNotFoundError: no such source, or a file of the list is not there.
-        PackedError: what was read back is not what was written.
     """
     source, destination = Path(source), Path(destination)
     names = check(source, destination, names, shard_bytes)
@@ -104,9 +101,6 @@ def check(
 
 def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
-
-
-File = tuple[str, bytes, int]  # name, content, time of the last change
 
 
 def sources(folder: Path, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterator[File]:
