@@ -42,8 +42,8 @@ def run_transfer(
 ) -> Transfer:
     """Fine-tune on the scenes from the encoder and from scratch, and evaluate on the held-out ones.
 
-    ``configs`` has the paths of ``detection``'s and ``segmentation``'s. Every training gets a folder
-    of its own in the work dir, each task a page of predictions.
+    ``configs`` has the paths of ``detection``'s and ``segmentation``'s. In the work dir every
+    training gets a folder of its own, each task a page of predictions.
     """
     weights = dict(type='Pretrained', checkpoint=str(encoder), prefix='backbone.')
     starts = {PRE_TRAINED: weights, SCRATCH: None}
