@@ -10,13 +10,5 @@ model = dict(
         img_size=64,
         patch_size=8,
     ),
-    neck=dict(
-        embed_dim=64,
-        num_segments=4,
-        decoder_embed_dim=48,
-        decoder_depth=1,
-        decoder_num_heads=2,
-        patch_size=8,
-    ),
-    head=dict(patch_size=8),
+    neck=dict(decoder_embed_dim=48, decoder_depth=1, decoder_num_heads=2),
 )

@@ -15,13 +15,7 @@ model = dict(
         arch=dict(embed_dims=64, num_layers=24, num_heads=4, feedforward_channels=256),
         img_size=128,
     ),
-    neck=dict(
-        embed_dim=64,
-        num_segments=6,
-        decoder_embed_dim=64,
-        decoder_depth=1,
-        decoder_num_heads=4,
-    ),
+    neck=dict(decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4),
 )
 
 optim_wrapper = dict(optimizer=dict(lr=4.8e-2 * 16 / 256))

@@ -13,13 +13,7 @@ model = dict(
         num_segments=4,
         img_size=128,
     ),
-    neck=dict(
-        embed_dim=96,
-        num_segments=4,
-        decoder_embed_dim=64,
-        decoder_depth=1,
-        decoder_num_heads=2,
-    ),
+    neck=dict(decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=2),
 )
 
 optim_wrapper = dict(optimizer=dict(lr=8e-3 * 64 / 256))
