@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -96,7 +96,7 @@ def config_slip(error: BaseException) -> str:
         return ''
     called, unexpected, name = found['called'], 'unexpected' in found[0], found['name']
     kind = build.get('obj_cls')
-    if called not in [each.__qualname__ for each in getattr(kind, '__mro__', [kind]) if each]:
+    if called not in [getattr(each, '__qualname__', '') for each in _bases(kind)]:
         caller = frames[-1].f_globals  # MMEngine calls DataLoader without a registry
         kind = caller.get(called) if caller['__name__'].startswith('mmengine') else None
     elif unexpected and name not in build['args']:
@@ -104,17 +104,20 @@ def config_slip(error: BaseException) -> str:
     if kind is None:
         return ''
     accepted = _arguments(kind)
-    fault = f'has no argument {name!r}{did_you_mean(name, accepted)}'
-    fault = fault if unexpected else f'needs the argument {name!r}'
-    return f'{kind.__name__} {fault}; accepted are {", ".join(accepted)}'
+    near = did_you_mean(name, accepted) if unexpected else ''
+    fault = 'has no' if unexpected else 'needs the'
+    return f'{kind.__name__} {fault} argument {name!r}{near}; accepted are {", ".join(accepted)}'
 
 
-def _arguments(kind: Callable | None) -> list[str]:
+def _bases(kind: Callable | None) -> Sequence[Callable | None]:
+    return getattr(kind, '__mro__', [kind])
+
+
+def _arguments(kind: Callable) -> list[str]:
     """Names of the arguments; of a class's bases' too, as far as **kwargs hands on."""
     names: list[str] = []
-    for each in getattr(kind, '__mro__', [kind]):
-        call = vars(each).get('__init__') if inspect.isclass(each) else each
-        if call is None:
+    for call in _bases(kind):
+        if inspect.isclass(call) and (call := vars(call).get('__init__')) is None:
             continue
         parameters = inspect.signature(call).parameters.values()
         named = (p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))

@@ -23,22 +23,8 @@ make_loading_safe()
 hold_pretrained_to_its_arch()
 
 __all__ = [
-    'SAFE_GLOBALS',
-    'CheckpointFile',
-    'EncoderArch',
-    'Fit',
-    'backbone_state',
-    'check_stored_arch',
-    'compare',
-    'convert_file',
-    'convert_official',
-    'load_weights',
-    'make_loading_safe',
-    'open_checkpoint',
-    'read_checkpoint',
-    'restore_loading',
-    'safely',
-    'to_ours',
-    'to_timm',
+    'SAFE_GLOBALS', 'CheckpointFile', 'EncoderArch', 'Fit', 'backbone_state', 'check_stored_arch',
+    'compare', 'convert_file', 'convert_official', 'load_weights', 'make_loading_safe',
+    'open_checkpoint', 'read_checkpoint', 'restore_loading', 'safely', 'to_ours', 'to_timm',
     'write_checkpoint',
-]
+]  # fmt: skip

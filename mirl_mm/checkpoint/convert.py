@@ -43,13 +43,12 @@ def convert_file(
     """Read a checkpoint of any form, write it in another, and return the account, line by line.
 
     Args:
-        source: the file to read.
+        source, raw: as for :func:`open_checkpoint`.
         destination: the file to write; safetensors if it ends so, else a torch file.
         to: ``mirl`` (all that fits, names of the full model), ``backbone`` (the encoder alone,
             without prefix) or ``timm`` (encoder and classifier, timm's names).
         arch: name of the arch that the encoder must have.
         config: path of a config whose model the file is held against, in place of ``arch``.
-        raw: see :func:`open_checkpoint`.
     """
     if to not in TARGETS:
         raise UserError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
@@ -129,27 +128,24 @@ def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
         if neck := _neck_like(state, arch.embed_dims):
             wanted |= {f'neck.{name}': t.shape for name, t in neck.state_dict().items()}
     for head in ('head.fc', 'head.layers.head'):
-        if f'{head}.weight' in state:
-            classes = state[f'{head}.weight'].shape[0]
-            wanted[f'{head}.weight'] = Size([classes, arch.embed_dims])
-            wanted[f'{head}.bias'] = Size([classes])
+        if classes := len(state.get(f'{head}.weight', ())):
+            sizes = dict(weight=Size([classes, arch.embed_dims]), bias=Size([classes]))
+            wanted |= {f'{head}.{kind}': size for kind, size in sizes.items()}
     return wanted
 
 
 def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> MIRLNeck | None:
     """MIRLNeck with the decoders that the weights have."""
-    found = [re.match(r'neck\.decoders\.(\d+)\.(?:blocks\.(\d+)\.)?', name) for name in state]
-    numbers = [match.groups(default=0) for match in found if match]
     needed = ('embed.weight', 'blocks.0.ffn.layers.0.0.weight', 'pred.bias')
-    sizes = [len(state.get(f'neck.decoders.0.{name}', ())) for name in needed]
-    if not all(sizes):
+    width, hidden, values = (len(state.get(f'neck.decoders.0.{name}', ())) for name in needed)
+    if not (width and hidden and values):
         return None
-    width, hidden, values = sizes
+    blocks = [re.match(r'neck\.decoders\.(\d+)\.blocks\.(\d+)', name) for name in state]
     return MIRLNeck(
         embed_dim,
-        num_segments=1 + max(int(g) for g, _ in numbers),
+        num_segments=1 + max(int(block[1]) for block in blocks if block),
         decoder_embed_dim=width,
-        decoder_depth=1 + max(int(i) for _, i in numbers),
+        decoder_depth=1 + max(int(block[2]) for block in blocks if block),
         decoder_num_heads=1,
         mlp_ratio=(hidden + 0.5) / width,  # the neck rounds down
         patch_size=1,
@@ -170,8 +166,7 @@ def _described(file: CheckpointFile) -> str:
 
 def by_part(names: Collection[str]) -> str:
     """How many tensors of each part of a model: encoder 148, decoders 192."""
-    firsts = [name.split('.')[0] for name in names]
-    counts = Counter(PARTS.get(first, first) for first in firsts)
+    counts = Counter(PARTS.get(first := name.split('.')[0], first) for name in names)
     return ', '.join(f'{part} {number}' for part, number in counts.items())
 
 
@@ -182,19 +177,15 @@ def counted(names: Collection[str]) -> str:
 
 def _timm_call(arch: EncoderArch, converted: dict[str, Tensor]) -> str:
     """The call of ``timm.create_model`` whose model takes the weights, all of them."""
-    numbers = dict(
-        img_size=224 if arch.img_size is None else arch.img_size[0],
-        patch_size=arch.patch_size,
-        in_chans=arch.in_channels,
-        embed_dim=arch.embed_dims,
-        depth=arch.num_layers,
-        num_heads='?' if arch.num_heads is None else arch.num_heads,
-        mlp_ratio=f'{arch.feedforward_channels / arch.embed_dims:g}',
-        num_classes=len(converted.get('head.weight', ())),
-        global_pool="'avg'" if 'fc_norm.weight' in converted else "'token'",
+    return (
+        "timm.create_model('vit_base_patch16_224', "
+        f'img_size={(arch.img_size or [224])[0]}, patch_size={arch.patch_size}, '
+        f'in_chans={arch.in_channels}, embed_dim={arch.embed_dims}, depth={arch.num_layers}, '
+        f'num_heads={arch.num_heads or "?"}, '
+        f'mlp_ratio={arch.feedforward_channels / arch.embed_dims:g}, '
+        f'num_classes={len(converted.get("head.weight", ()))}, '
+        f"global_pool='{'avg' if 'fc_norm.weight' in converted else 'token'}')"
     )
-    arguments = ', '.join(f'{key}={value}' for key, value in numbers.items())
-    return f"timm.create_model('vit_base_patch16_224', {arguments})"
 
 
 def write_checkpoint(

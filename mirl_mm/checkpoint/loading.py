@@ -27,16 +27,11 @@ BN_COUNTER = 'num_batches_tracked'  # which old files lack
 def load_weights(model: nn.Module, path: str | Path) -> Fit:
     """Load a checkpoint of any form into a model with a ``backbone``, or into an encoder.
 
-    Returns:
-        What matched, and what did not (full-model names): a part of the model may stay as it is.
-
-    Raises:
-        FileNotFoundError, ValueError: the file cannot be read, or its encoder is of another arch.
+    What did not match (full-model names) is told: a part of the model may stay as it is.
     """
     file = open_checkpoint(path)
     state, unused = to_ours(file.state)
-    who = f'this {type(model).__name__}'
-    backbone = getattr(model, 'backbone', model)
+    who, backbone = f'this {type(model).__name__}', getattr(model, 'backbone', model)
     prefix = BACKBONE if backbone is model else ''
     fit = compare(shapes(state), {prefix + n: t.shape for n, t in model.state_dict().items()}, who)
     check_same(EncoderArch.of_meta(file.meta), EncoderArch.of_module(backbone), who)
@@ -51,9 +46,8 @@ def check_whole(model: nn.Module, given: Mapping[str, Tensor], path: str | Path)
 
     For files that MMEngine loads: it logs what does not fit, leaves it random, and goes on.
     """
-    given = shapes(given)
-    clean = strip_wrappers(given)
-    found = {clean[name]: shape for name, shape in given.items()}
+    there = shapes(given)
+    found = {short: there[name] for name, short in strip_wrappers(there).items()}
     wanted = {n: t.shape for n, t in model.state_dict().items() if not n.endswith(BN_COUNTER)}
     if reason := difference(found, wanted, 'this model', known=None, resized=True):
         raise CheckpointError(

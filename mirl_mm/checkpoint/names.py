@@ -14,18 +14,11 @@ from mirl_mm.models.archs import BACKBONE
 from mirl_mm.models.segments import strip_wrappers
 
 # Inside blocks, our names follow mmpretrain (encoder) and mirl_mm.models.decoder.
-_SHARED = {
-    'attn.qkv': 'attn.qkv',
-    'attn.proj': 'attn.proj',
-    'mlp.fc1': 'ffn.layers.0.0',
-    'mlp.fc2': 'ffn.layers.1',
-}
-_PARTS = dict(
-    encoder=dict(norm1='ln1', norm2='ln2') | _SHARED,
-    decoder=dict(norm1='ln_self', norm2='ln_query', norm3='ln_context', norm4='ln_mlp')
-    | {f'cross_attn.{name}': f'cross_attn.{name}' for name in ('q', 'kv', 'proj')}
-    | _SHARED,
-)
+_SAME = {name: name for name in ('attn.qkv', 'attn.proj')}
+_SHARED = _SAME | {'mlp.fc1': 'ffn.layers.0.0', 'mlp.fc2': 'ffn.layers.1'}
+_CROSS = {f'cross_attn.{name}': f'cross_attn.{name}' for name in ('q', 'kv', 'proj')}
+_NORMS = dict(norm1='ln_self', norm2='ln_query', norm3='ln_context', norm4='ln_mlp')
+_PARTS = dict(encoder=dict(norm1='ln1', norm2='ln2') | _SHARED, decoder=_NORMS | _CROSS | _SHARED)
 # Official name and ours. {i} and {g} are numbers, {k} is weight or bias, the others are above.
 _ENCODER = [
     ('cls_token', 'backbone.cls_token'),
@@ -116,8 +109,7 @@ def convert_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
             f'has {len(state)} names such as {list(state)[:3]}'
         )
     rows, cols = state[PROBE].shape
-    paddle = cols == 3 * rows
-    converted = {}
+    paddle, converted = cols == 3 * rows, {}
     for name, tensor in state.items():
         if _TABLE.fullmatch(name):
             continue

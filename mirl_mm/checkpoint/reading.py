@@ -14,7 +14,7 @@ from torch import Tensor
 from mirl_mm.errors import CheckpointError
 from mirl_mm.models.segments import strip_wrappers
 
-from .safety import BROKEN, TORCH_STARTS, in_words, multiarray, safely
+from .safety import BROKEN, in_words, is_paddle, multiarray, safely
 
 PADDLE_GLOBALS = {
     ('builtins', 'tuple'): tuple,
@@ -58,7 +58,9 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     ``state_dict`` and the raw ones as ``ema_state_dict``.
     """
     path = Path(path)
-    paddle = _is_paddle(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no checkpoint at {path}')
+    paddle = is_paddle(path)
     content = _read_paddle(path) if paddle else _read_torch(str(path))
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}, not a dict of weights')
@@ -70,30 +72,19 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
             f'{path} has no raw weights beside averaged ones ({EMA_KEY}); its keys are {shown}'
         )
     key = EMA_KEY if raw else key
-    state = _tensors(content[key] if key else content)
+    entries = (content[key] if key else content).items()
+    found = {name: _as_tensor(value) for name, value in entries if isinstance(name, str)}
+    state = {name: tensor for name, tensor in found.items() if tensor is not None}
     if raw:  # and the number of steps, which is no weight
         state = {name: tensor for name, tensor in state.items() if name.startswith('module.')}
     if not state:
         raise CheckpointError(f'{path} holds no tensors; its keys are {shown}')
     ours = any(name.startswith(('backbone.', 'layers.')) for name in strip_wrappers(state).values())
-    meta = content.get('meta')
-    return CheckpointFile(
-        state,
-        form='paddle-mirl' if paddle else 'mirl_mm' if ours else 'mae',
-        layout='paddle' if paddle else 'torch',
-        weights='raw' if raw else 'averaged' if averaged else 'plain',
-        meta=meta if isinstance(meta, dict) else {},
-        beside=tuple(str(other) for other in content if key and other not in (key, 'meta')),
-    )
-
-
-def _is_paddle(path: Path) -> bool:
-    """Whether a file is a pickle, but no torch file."""
-    if not path.is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}')
-    with path.open('rb') as file:
-        start = file.read(9)
-    return start[:1] == pickle.PROTO and not start.startswith(TORCH_STARTS)
+    form = 'paddle-mirl' if paddle else 'mirl_mm' if ours else 'mae'
+    weights = 'raw' if raw else 'averaged' if averaged else 'plain'
+    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
+    beside = tuple(str(other) for other in content if key and other not in (key, 'meta'))
+    return CheckpointFile(state, form, 'paddle' if paddle else 'torch', weights, meta, beside)
 
 
 class _PaddleUnpickler(pickle.Unpickler):
@@ -101,10 +92,8 @@ class _PaddleUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in PADDLE_GLOBALS:
-            raise CheckpointError(
-                f'was refused: it asks for {module}.{name}; accepted are only '
-                f'{", ".join(".".join(pair) for pair in PADDLE_GLOBALS)}'
-            )
+            known = ', '.join('.'.join(pair) for pair in PADDLE_GLOBALS)
+            raise CheckpointError(f'it asks for {module}.{name}; accepted are only {known}')
         return PADDLE_GLOBALS[module, name]
 
 
@@ -113,17 +102,12 @@ def _read_paddle(path: Path) -> object:
         with path.open('rb') as file:
             return _PaddleUnpickler(file).load()
     except CheckpointError as error:
-        raise CheckpointError(f'{path} {error}') from error
+        raise CheckpointError(f'{path} was refused: {error}') from error
     except (pickle.UnpicklingError, *BROKEN) as error:
         raise CheckpointError(f'{path} is cut short or not a Paddle file ({error})') from error
 
 
 _read_torch = safely(in_words(partial(torch.load, map_location='cpu')))
-
-
-def _tensors(raw: dict) -> dict[str, Tensor]:
-    found = ((name, _as_tensor(value)) for name, value in raw.items() if isinstance(name, str))
-    return {name: tensor for name, tensor in found if tensor is not None}
 
 
 def _as_tensor(value: object) -> Tensor | None:

@@ -34,17 +34,13 @@ def _history_buffer_attribute(obj: object, name: str) -> object:
 # What checkpoints hold beside tensors: the arguments of MAE's, and MMEngine's logs, under the names
 # of numpy 1 and numpy 2.
 SAFE_GLOBALS = [
-    argparse.Namespace,
-    HistoryBuffer,
-    (_history_buffer_attribute, 'builtins.getattr'),
-    np.ndarray,
-    np.dtype,
+    *(argparse.Namespace, HistoryBuffer, (_history_buffer_attribute, 'builtins.getattr')),
+    *(np.ndarray, np.dtype, *{type(np.dtype(kind)): None for kind in 'bBhHiIlLqQefd?'}),
     *[
         (getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
         for name in ('_reconstruct', 'scalar')
         for core in ('core', '_core')
     ],
-    *sorted({type(np.dtype(kind)) for kind in 'bBhHiIlLqQefd?'}, key=lambda kind: kind.__name__),
 ]
 
 TORCH_STARTS = (b'PK', b'\x80\x02\x8a\nl\xfc\x9cF\xf9')  # a zip, or torch.save before torch 1.6
@@ -61,9 +57,8 @@ _MMENGINES_LIST = 'get_torch_safe_globals'  # which the maintained MMEngine has
 def make_loading_safe() -> None:
     """Wrap every loader that MMEngine knows (local, http, s3, ...) in :func:`safely`.
 
-    The local one also reads safetensors. The maintained MMEngine would allow the true ``getattr``
-    on top of :data:`SAFE_GLOBALS`, with which a file reaches and changes any module: its own list
-    is emptied. :func:`restore_loading` takes it all back.
+    The maintained MMEngine would allow the true ``getattr`` on top of :data:`SAFE_GLOBALS`, with
+    which a file reaches and changes any module: its own list is emptied.
     """
     own_list = getattr(mmengine.runner.checkpoint, _MMENGINES_LIST, list)
     if own_list is not list:
@@ -79,7 +74,7 @@ def restore_loading() -> None:
     """Give MMEngine its own loaders back, for the whole process.
 
     They run what code a file asks for, so load only files that you trust, and know no safetensors.
-    Loaders of this package stay safe; :func:`make_loading_safe` makes MMEngine's safe again.
+    This package's own reading stays safe; :func:`make_loading_safe` makes MMEngine's safe again.
     """
     if _MMENGINES_LIST in _MMENGINES:
         setattr(mmengine.runner.checkpoint, _MMENGINES_LIST, _MMENGINES.pop(_MMENGINES_LIST))
@@ -146,19 +141,16 @@ def in_words(load: Callable) -> Callable:
         path = os.path.expanduser(filename)
         if is_safetensors(path):
             return read_safetensors(path)
-        if os.path.isfile(path):
-            with open(path, 'rb') as file:
-                start = file.read(9)
-            if start[:1] == pickle.PROTO and not start.startswith(TORCH_STARTS):
-                raise CheckpointError(
-                    f'{filename} is a pickle, but no torch file; tools/convert_checkpoint.py '
-                    'converts official Paddle files'
-                )
-            if not start.startswith(TORCH_STARTS):
-                raise CheckpointError(
-                    f'{filename} is not a checkpoint: it starts with {start!r}, which is neither a '
-                    'torch file nor a Paddle pickle nor safetensors'
-                )
+        if is_paddle(path):
+            raise CheckpointError(
+                f'{filename} is a pickle, but no torch file; tools/convert_checkpoint.py converts '
+                'official Paddle files'
+            )
+        if os.path.isfile(path) and not (start := _start(path)).startswith(TORCH_STARTS):
+            raise CheckpointError(
+                f'{filename} is not a checkpoint: it starts with {start!r}, which is neither a '
+                'torch file nor a Paddle pickle nor safetensors'
+            )
         try:
             return load(filename, *args, **kwargs)
         except (FileNotFoundError, PermissionError):
@@ -176,12 +168,21 @@ def in_words(load: Callable) -> Callable:
 
 def is_safetensors(path: str | Path) -> bool:
     """Whether a file starts as safetensors do: 8 bytes with a length, and a JSON header."""
-    if not os.path.isfile(path):
+    if not os.path.isfile(path) or (start := _start(path))[8:] != b'{':
         return False
-    with open(path, 'rb') as file:
-        start = file.read(9)
     fits = int.from_bytes(start[:8], 'little') <= os.path.getsize(path)
-    return start[8:] == b'{' and (fits or str(path).endswith('.safetensors'))
+    return fits or str(path).endswith('.safetensors')
+
+
+def is_paddle(path: str | Path) -> bool:
+    """Whether a file is a pickle, but no torch file."""
+    start = b'' if is_safetensors(path) or not os.path.isfile(path) else _start(path)
+    return start[:1] == pickle.PROTO and not start.startswith(TORCH_STARTS)
+
+
+def _start(path: str | Path) -> bytes:
+    with open(path, 'rb') as file:
+        return file.read(9)
 
 
 def read_safetensors(path: str | Path) -> dict[str, dict]:

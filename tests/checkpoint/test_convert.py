@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from mmengine.model import PretrainedInit
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmpretrain.models import VisionTransformer
 from safetensors import safe_open
 
@@ -271,6 +271,19 @@ def test_safetensors_of_others(ours, tmp_path):
     state, info = read_checkpoint(path)
     assert info == dict(form='mae', layout='torch')
     assert len(state) == 150
+
+
+def test_safetensors_that_start_like_a_pickle(tmp_path):
+    """The first byte is that of the header's length."""
+    path = tmp_path / 'model.safetensors'
+    for length in range(64):
+        write_checkpoint(path, {'layers.0.ln1.weight': torch.ones(2)}, dict(note='x' * 8 * length))
+        if path.read_bytes()[:1] == b'\x80':
+            break
+    else:
+        pytest.fail('no header of that length')
+    assert read_checkpoint(path)[1] == dict(form='mirl_mm', layout='torch')
+    assert 'state_dict' in CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
 
 
 @pytest.mark.parametrize('part', [0.0001, 0.01, 0.5, 0.9999])
