@@ -1,12 +1,8 @@
-"""What a trained detector, segmentor or classifier sees in arbitrary pictures.
-
-The drawing is that of the libraries' own inferencers.
-"""
+"""What a trained detector, segmentor or classifier sees in any pictures, drawn by its library."""
 
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 from mmengine.infer import BaseInferencer
@@ -17,9 +13,8 @@ from mirl_mm.checkpoint.loading import check_whole
 from mirl_mm.checkpoint.reading import open_checkpoint
 from mirl_mm.engine.launch import check_file, load_config
 from mirl_mm.errors import UserError
-from mirl_mm.files import check_folder
 
-from .reconstruct import assign_panels, find_pictures
+from .reconstruct import assign_panels
 
 
 def predict_pictures(
@@ -32,15 +27,9 @@ def predict_pictures(
 ) -> Iterator[str]:
     """Draw the boxes and masks, the classes of the pixels, or the label of every picture.
 
-    Yields a line on each: what was found and where it is drawn, or why it was skipped.
-
-    Args:
-        config: path of a config under the scope of mmdet, mmseg or mmpretrain.
-        checkpoint: what a training run of the config wrote.
-        pictures: an image file or a folder of them, in any nesting.
-        out: the folder of the drawings, or an image file for a single one.
-        score: of a detector, the lowest score that is drawn.
-        cfg_options: dotted key path to value.
+    Yields a line on each: what was found and where it is drawn, or why it was skipped. The config
+    is one of mmdet, mmseg or mmpretrain, and the checkpoint what its training wrote; ``score`` is
+    the lowest that is drawn of a detector. For ``pictures`` and ``out`` see :func:`assign_panels`.
     """
     if not 0 <= score <= 1:
         raise UserError(f'score must be from 0 to 1, got {score}')
@@ -54,16 +43,12 @@ def predict_pictures(
         )
     if not cfg.get('test_dataloader'):
         raise UserError(f'{config} has no test_dataloader, whose pipeline is needed')
-    panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
-    if len(panels) == 1 and len(next(iter(panels.values()))) > 1:
-        raise UserError(f'{out} is one image file, and {pictures} has several; give a folder')
+    panels = assign_panels(pictures, out, rows=1)
     init_default_scope(scope)
     module, name, draw = PAINTERS[scope]
     inferencer = getattr(import_module(module), name)(cfg, checkpoint)
     check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
     inferencer.show_progress = False
-    for folder in sorted({panel.parent for panel in panels}):
-        check_folder(folder)
     drawn = 0
     for panel, (picture,) in panels.items():
         try:

@@ -37,22 +37,15 @@ def reconstruct_pictures(
 ) -> Iterator[str]:
     """Draw the panel (original, masked, then main, residual and sum per pair) of every picture.
 
-    Yields a line on each: its errors and its panel, or why it was skipped.
-
-    Args:
-        config: path of a MIRL config; its test pipeline resizes and crops.
-        checkpoint: a whole model in any form, official Paddle files included.
-        pictures: an image file or a folder of them, in any nesting.
-        out: a folder for a panel each, or an image file (see PAGE_ENDINGS) for one page of all.
-        mask_ratio: share of patches hidden; None takes the config's.
-        seed: with a picture's file name, decides its mask.
+    Yields a line on each: its errors and its panel, or why it was skipped. The config is one of
+    MIRL, whose test pipeline resizes and crops; the checkpoint is a whole model in any form. For
+    ``pictures`` and ``out`` see :func:`assign_panels`. ``mask_ratio`` None takes the config's;
+    ``seed`` decides, with a picture's file name, its mask.
     """
     cfg = load_config(config)
-    panels = assign_panels(find_pictures(pictures), Path(pictures), Path(out))
+    panels = assign_panels(pictures, out)
     model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
     pipeline = Compose(picture_pipeline(cfg, model.backbone.img_size[0]))
-    for folder in sorted({panel.parent for panel in panels}):
-        check_folder(folder)
     preprocessor, drawn = model.data_preprocessor, 0
     for panel, paths in panels.items():
         read = {}
@@ -104,33 +97,33 @@ def picture_pipeline(cfg: Config, img_size: int) -> list[dict]:
     return [load if step['type'] == 'LoadImageFromFile' else step for step in steps]
 
 
-def find_pictures(path: str) -> list[Path]:
-    """The file itself, or all images below the folder, sorted."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f'no image or folder at {path}')
-    if Path(path).is_file():
-        return [Path(path)]
-    if not (found := sorted(p for p in Path(path).rglob('*') if p.suffix.lower() in EXTENSIONS)):
-        raise UserError(f'no image in {path}; accepted are files ending in {" ".join(EXTENSIONS)}')
-    return found
+def assign_panels(pictures: str, out: str, rows: int = PAGE_ROWS) -> dict[Path, list[Path]]:
+    """Which pictures go on which panel, in folders that are made here.
 
-
-def assign_panels(pictures: Sequence[Path], root: Path, out: Path) -> dict[Path, list[Path]]:
-    """Which pictures go on which panel: one page, or a PNG each in folders like theirs."""
+    ``pictures`` is an image file, or a folder of them in any nesting. ``out`` is an image file (see
+    PAGE_ENDINGS) for one page of them all, or a folder for a PNG each, in folders like theirs.
+    """
+    root, out, panels = Path(pictures), Path(out), {}
+    if not root.exists():
+        raise FileNotFoundError(f'no image or folder at {root}')
+    found = [root] if root.is_file() else sorted(root.rglob('*'))
+    found = [path for path in found if path == root or path.suffix.lower() in EXTENSIONS]
+    if not found:
+        raise UserError(f'no image in {root}; accepted are files ending in {" ".join(EXTENSIONS)}')
     if out.suffix.lower() in PAGE_ENDINGS:
-        if len(pictures) > PAGE_ROWS:
-            raise UserError(
-                f'{len(pictures)} pictures do not fit on one page of {PAGE_ROWS} rows; give --out '
-                'a folder for a panel each'
-            )
-        return {out: list(pictures)}
-    panels = {}
-    for picture in pictures:
-        name = Path(picture.name) if picture == root else picture.relative_to(root)
-        panel = out / name.with_suffix('.png')
-        if panel in panels:  # dog.png beside dog.jpg
-            panel = out / name.with_name(name.name + '.png')
-        panels[panel] = [picture]
+        if len(found) > rows:
+            has = f'takes at most {rows} of the {len(found)} pictures in {root}'
+            raise UserError(f'{out} is one page and {has}; give --out a folder for a panel each')
+        panels = {out: found}
+    else:
+        for picture in found:
+            name = picture.relative_to(root.parent if picture == root else root)
+            panel = out / name.with_suffix('.png')
+            if panel in panels:  # dog.png beside dog.jpg
+                panel = out / name.with_name(name.name + '.png')
+            panels[panel] = [picture]
+    for folder in sorted({panel.parent for panel in panels}):
+        check_folder(folder)
     return panels
 
 

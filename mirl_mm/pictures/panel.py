@@ -65,9 +65,7 @@ def mae_columns(model: MAE, imgs: Tensor) -> dict[str, Tensor]:
     return {'original': imgs} | {name: unpatchify(c, grid, side) for name, c in columns.items()}
 
 
-def panel(
-    columns: Mapping[str, Tensor], mean: Tensor | float = 0, std: Tensor | float = 1, zoom: int = 1
-) -> np.ndarray:
+def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1) -> np.ndarray:
     """Draw columns [B, 3, H, W] under their titles: one picture [height, width, 3], uint8.
 
     Images of more than 128 pixels times ``zoom`` are shrunk, smaller ones magnified by a whole

@@ -1,7 +1,4 @@
-"""A page of dense predictions: images, ground truth and predictions side by side.
-
-H x W the image, N instances on it.
-"""
+"""A page of dense predictions: images, ground truth and predictions side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

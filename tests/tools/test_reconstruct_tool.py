@@ -16,7 +16,6 @@ from PIL import Image
 from mirl_mm.apps.reconstruct import (
     PAGE_ROWS,
     assign_panels,
-    find_pictures,
     load_model,
     picture_noise,
     picture_pipeline,
@@ -146,12 +145,13 @@ def test_noise_follows_name_and_seed():
 
 
 def test_pictures_and_panels(folder, tmp_path):
-    found = find_pictures(str(folder / 'pictures'))
+    ((page, found),) = assign_panels(str(folder / 'pictures'), str(tmp_path / 'page.PDF')).items()
+    assert page == tmp_path / 'page.PDF'
     assert [p.name for p in found] == ['broken.jpg', 'tall.BMP', 'dog.jpg', 'dog.png', 'grey.png']
-    page = assign_panels(found, folder / 'pictures', Path('page.PDF'))
-    assert page == {Path('page.PDF'): found}
-    with pytest.raises(ValueError, match=rf'{PAGE_ROWS + 1} pictures do not fit on one page'):
-        assign_panels([Path('a.png')] * (PAGE_ROWS + 1), Path('.'), Path('page.png'))
+    for i in range(PAGE_ROWS + 1):
+        (tmp_path / f'{i}.jpg').touch()
+    with pytest.raises(ValueError, match=rf'page\.png .* {PAGE_ROWS} of the {PAGE_ROWS + 1} pict'):
+        assign_panels(str(tmp_path), 'page.png')
 
 
 @pytest.mark.parametrize(

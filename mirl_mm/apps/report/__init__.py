@@ -53,7 +53,7 @@ def render(runs: Sequence[Run]) -> str:
     bodies = dict(
         Overview=rows_of([facts(run) for run in runs]),
         Training=None,
-        Results=rows_of([evaluated(run) for run in runs]) + rows_of([tested(run) for run in runs]),
+        Results=rows_of([results(run) for run in runs]),
         Panels=any(panels),
         **dict.fromkeys(('Depth', 'Health', 'Throughput')),
         Pictures=list(pictures.items()),
@@ -114,7 +114,7 @@ def rows_of(columns: Sequence[dict[str, Cell]]) -> list[tuple[str, list[Cell]]]:
 def facts(run: Run) -> dict[str, Cell]:
     """What is known of a run, by name."""
     record, found = run.record, {}
-    if 'model' in record:
+    if record:
         found['model'] = record['model']
         found['encoder'] = record.get('encoder') or '—'
         found['trainable parameters'] = f'{record["trainable_parameters"]:,}'
@@ -128,10 +128,9 @@ def facts(run: Run) -> dict[str, Cell]:
     if run.training:
         found['progress'] = progress(run)
     if times := [r['seconds'] for r in run.records if 'seconds' in r and r['kind'] == 'train']:
-        starts = f' in {len(times)} finished of {len(run.records)} starts'
-        found['training time'] = str(timedelta(seconds=sum(times)))
-        found['training time'] += starts if len(run.records) > 1 else ''
-    if 'started' in record:
+        starts = f'{len(times)} finished of {len(run.records)} starts'
+        found['training time'] = f'{timedelta(seconds=sum(times))} in {starts}'
+    if record:
         found['started'] = record['started'][:16].replace('T', ' ')
         found['hardware'] = f'{record["processes"]} x {record["hardware"]}'
         found['processor'] = record.get('cpu', '—')
@@ -159,8 +158,8 @@ def progress(run: Run) -> str:
     return f'{done:,} of {total:,} iterations logged ({done / total:.0%}), not finished'
 
 
-def evaluated(run: Run) -> dict[str, Cell]:
-    """Of every metric the last value and, where it is another, the best."""
+def results(run: Run) -> dict[str, Cell]:
+    """Of every metric the last value and, where it is another, the best; tests by checkpoint."""
     found = {}
     for metric in run.metrics():
         last = [row[metric] for row in run.evaluations if metric in row][-1]
@@ -169,12 +168,6 @@ def evaluated(run: Run) -> dict[str, Cell]:
             note = f'best {top[metric]:.4g} at {top["iter"]:,}'
         nothing = metric.startswith('coco/') and last == -1
         found[metric] = [('no objects' if nothing else f'{last:.4g}', note)]
-    return found
-
-
-def tested(run: Run) -> dict[str, Cell]:
-    """The values of all tests, each with the checkpoint."""
-    found = {}
     for row in run.tests:
         checkpoint = Path(row['checkpoint'] or '').name
         for metric in [name for name in row if name not in NOT_RESULTS]:
@@ -190,8 +183,7 @@ def embedded(pictures: Mapping[object, Path]) -> dict[object, str]:
             image = Image.open(path).convert('RGB')
         except (OSError, SyntaxError):
             continue
-        if image.width > WIDTH:
-            image = image.resize((WIDTH, round(image.height * WIDTH / image.width)))
+        image.thumbnail((WIDTH, image.height))
         packed = io.BytesIO()
         image.save(packed, 'WEBP', quality=82)
         content = base64.b64encode(packed.getvalue()).decode()

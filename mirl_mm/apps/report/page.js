@@ -37,7 +37,7 @@
 
   function chart(figure) {
     const spec = data.charts[+figure.dataset.chart], hidden = new Set();
-    let log = spec.log, at = null, width = 0, lines = [], px, py, cursor;
+    let log = spec.log, at = null, width, lines, px, py, cursor;
     const byImages = () => unit === 'images' && spec.x === 'iteration';
     const dot = (parent, [cx, cy], r, style) => parent.append(svg('circle', {class: 'dot', r, cx, cy, style}));
     const steps = () => [...new Set(lines.flatMap((line) => line.x))].sort((a, b) => a - b);
@@ -64,9 +64,7 @@
     const add = (...parts) => picture.appendChild(svg(...parts));
 
     function draw() {
-      const before = width;
       width = Math.max(figure.clientWidth - 28, 200);
-      if (width !== before) leave();
       lines = spec.series.filter((series) => !hidden.has(series)).map((series) => {
         const k = byImages() ? data.runs[series.run].images_per_iteration || 1 : 1;
         const y = series.y.map((v) => (v === null || (log && v <= 0) ? null : log ? Math.log10(v) : v));
@@ -98,13 +96,12 @@
       px = (x) => M.left + ((x - x0) / (x1 - x0)) * (right - M.left);
       py = (y) => FOOT - ((y - y0) / (y1 - y0)) * (FOOT - M.top);
       for (const y of log ? logTicks(y0, y1) : ticks(y0, y1, 5)) {
-        add('line', {class: 'gridline', x1: M.left, x2: right, y1: py(y), y2: py(y)});
+        add('line', {x1: M.left, x2: right, y1: py(y), y2: py(y)});
         add('text', {x: M.left - 6, y: py(y) + 4, 'text-anchor': 'end'}, short(log ? 10 ** y : y));
       }
       for (const x of ticks(x0, x1, Math.floor(width / 90))) {
         add('text', {x: px(x), y: FOOT + 15, 'text-anchor': 'middle'}, short(x));
       }
-      add('line', {class: 'axis', x1: M.left, x2: right, y1: FOOT, y2: FOOT});
       add('text', {x: right, y: HEIGHT - 2, 'text-anchor': 'end'}, byImages() ? 'images seen' : spec.x);
     }
     function show(step) {
@@ -118,8 +115,8 @@
         const name = html('td', {}, html('span', {class: 'swatch', style: line.style}), line.name);
         return html('tr', {}, name, html('td', {}, number(line.values[i])));
       });
-      const place = `${byImages() ? 'images' : spec.x} ${number(at)}`;
-      tip.replaceChildren(html('strong', {}, place), html('table', {}, html('tbody', {}, ...rows)));
+      const place = html('strong', {}, `${byImages() ? 'images' : spec.x} ${number(at)}`);
+      tip.replaceChildren(place, html('table', {}, html('tbody', {}, ...rows)));
       tip.hidden = false;
       const left = x + 14 + tip.offsetWidth > width ? x - tip.offsetWidth + 4 : x + 24;
       tip.style.left = `${Math.max(left, 4)}px`;
@@ -143,9 +140,10 @@
       event.preventDefault();
       show(all[Math.min(Math.max(to, 0), last)]);
     };
-    new ResizeObserver(draw).observe(figure);
-    draw();
-    return {draw, leave};
+    const redraw = () => { leave(); draw(); };
+    new ResizeObserver(redraw).observe(figure);
+    redraw();
+    return redraw;
   }
 
   const charts = [...document.querySelectorAll('figure.chart')].map(chart);
@@ -153,7 +151,7 @@
   selects.forEach((select) => select.addEventListener('change', () => {
     unit = select.value;
     selects.forEach((other) => { other.value = unit; });
-    charts.forEach((each) => { each.leave(); each.draw(); });
+    charts.forEach((redraw) => redraw());
   }));
 
   const sliders = [...document.querySelectorAll('figure.panels')].map((figure) => {

@@ -12,7 +12,6 @@ from mirl_mm.errors import UserError
 
 SCALARS = '*/vis_data/scalars.json'
 NOT_RESULTS = ('step', 'iter', 'epoch', 'time', 'data_time', 'checkpoint')
-PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 DRAWN_ANYWAY = ('loss.png', 'panel.png', 'depth.png')  # the report has them as curves and panels
 
 
@@ -69,7 +68,7 @@ def read_run(folder: Path) -> Run:
         hint = f'; there are runs in its folders {", ".join(below[:8])}' if below else ''
         needed = f'neither {SCALARS}, nor a test result or depth.json'
         raise UserError(f'{folder} holds no run: {needed}{hint}')
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    images = sorted(p for p in folder.iterdir() if p.suffix in ('.png', '.jpg', '.jpeg', '.webp'))
     run.pictures = [path for path in images if path.name not in DRAWN_ANYWAY]
     return run
 
