@@ -128,8 +128,9 @@ def facts(run: Run) -> dict[str, Cell]:
     if run.training:
         found['progress'] = progress(run)
     if times := [r['seconds'] for r in run.records if 'seconds' in r and r['kind'] == 'train']:
-        starts = f'{len(times)} finished of {len(run.records)} starts'
-        found['training time'] = f'{timedelta(seconds=sum(times))} in {starts}'
+        starts = len(run.records)
+        several = f' in {len(times)} finished of {starts} starts' if starts > 1 else ''
+        found['training time'] = f'{timedelta(seconds=sum(times))}{several}'
     if record:
         found['started'] = record['started'][:16].replace('T', ' ')
         found['hardware'] = f'{record["processes"]} x {record["hardware"]}'

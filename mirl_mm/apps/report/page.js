@@ -79,9 +79,8 @@
         const d = points.map((p, i) => (p ? (points[i - 1] ? 'L' : 'M') + p.map((v) => v.toFixed(1)).join(' ') : ''));
         add('path', {class: line.dash ? 'curve dash' : 'curve', d: d.join(''), style: line.style});
         if (points.length <= 40) points.filter((p) => p).forEach((p) => dot(picture, p, 2.5, line.style));
-        line.x.filter((_, i) => line.values[i] === null).forEach((x) => {
-          add('path', {class: 'bad', d: `M${px(x) - 4} ${FOOT - 8}l8 8m0-8l-8 8`});
-        });
+        const bad = line.x.filter((_, i) => line.values[i] === null);
+        bad.forEach((x) => add('path', {class: 'bad', d: `M${px(x) - 4} ${FOOT - 8}l8 8m0-8l-8 8`}));
       }
       cursor = add('g');
       if (at !== null) show(at);
@@ -99,9 +98,8 @@
         add('line', {x1: M.left, x2: right, y1: py(y), y2: py(y)});
         add('text', {x: M.left - 6, y: py(y) + 4, 'text-anchor': 'end'}, short(log ? 10 ** y : y));
       }
-      for (const x of ticks(x0, x1, Math.floor(width / 90))) {
-        add('text', {x: px(x), y: FOOT + 15, 'text-anchor': 'middle'}, short(x));
-      }
+      const middle = {y: FOOT + 15, 'text-anchor': 'middle'};
+      for (const x of ticks(x0, x1, Math.floor(width / 90))) add('text', {x: px(x), ...middle}, short(x));
       add('text', {x: right, y: HEIGHT - 2, 'text-anchor': 'end'}, byImages() ? 'images seen' : spec.x);
     }
     function show(step) {
