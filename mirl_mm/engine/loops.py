@@ -30,7 +30,7 @@ def base_seed(runner: Runner) -> int:
 
 
 class ExactLoop:
-    """What both loops share; ``train`` is the loop itself, ``progress`` what is done of it."""
+    """What both loops share; ``train`` is the loop itself, ``progress`` how much is done, of how much."""
 
     def __init__(self, runner: Runner, dataloader: dict, **settings) -> None:
         if isinstance(dataloader, dict):
@@ -120,12 +120,11 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Epochs done, and all."""
         return self._epoch, self._max_epochs
 
     def train(self) -> nn.Module:
         self.runner.call_hook('before_train')
-        self.run_again(self._again(self.open_group()), self.open_group())
+        self.run_again(self._again(), self.open_group())
         if self._iter == self._epoch * len(self.dataloader):
             self.validate(made_up=True)
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -144,9 +143,9 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
-    def _again(self, count: int) -> Iterator:
-        """The last batches before this iteration; they may reach into earlier epochs."""
-        iteration = self._iter - count
+    def _again(self) -> Iterator:
+        """The batches of the open group, which may reach into earlier epochs."""
+        iteration = self._iter - self.open_group()
         while iteration < self._iter:
             epoch, first = divmod(iteration, len(self.dataloader))
             batches = self.dataloader.one_pass(base_seed(self.runner), epoch, first)
@@ -161,7 +160,6 @@ class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Iterations done, and all."""
         return self._iter, self._max_iters
 
     def train(self) -> nn.Module:

@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import UserError, reason_of
 
 from .runner import FOR_TERMINAL
 
@@ -139,11 +139,10 @@ def _report_and_exit(
 ) -> None:
     """One line for what a user can put right, a traceback for everything else."""
     who = f'process {os.environ.get("RANK", "?")} of {os.environ.get("WORLD_SIZE", "?")}'
-    if isinstance(error, UserError | OSError):
-        text = f'{who}: error: {error}\n'
+    if reason := reason_of(error):
+        text = f'{who}: error: {reason}\n'
     else:
-        text = ''.join(traceback.format_exception(kind, error, trace))
-        text = f'\n{who} failed:\n{text}\n'
+        text = f'\n{who} failed:\n{"".join(traceback.format_exception(kind, error, trace))}\n'
     sys.stdout.flush()
     # (torch's own hook for distributed runs, which calls this one, holds sys.stderr back)
     stderr = sys.__stderr__ or sys.stderr
