@@ -30,7 +30,7 @@ def base_seed(runner: Runner) -> int:
 
 
 class ExactLoop:
-    """What both loops share; ``train`` is the loop itself, ``progress`` how much is done, of how much."""
+    """What both loops share; ``train`` is the loop itself, ``progress`` what is done, and all."""
 
     def __init__(self, runner: Runner, dataloader: dict, **settings) -> None:
         if isinstance(dataloader, dict):
