@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
@@ -76,9 +76,9 @@ def _others_wait() -> bool:
     return sys.excepthook is not sys.__excepthook__ and any(n not in (None, '1') for n in counts)
 
 
-def did_you_mean(name: str, accepted: Iterable[str]) -> str:
+def did_you_mean(name: str, accepted: Iterable[str], cutoff: float = 0.6) -> str:
     """A name that is nearly this one, in brackets; empty where there is none."""
-    near = get_close_matches(name, sorted(accepted), n=1)
+    near = get_close_matches(name, sorted(accepted), n=1, cutoff=cutoff)
     return f' (did you mean {near[0]!r}?)' if near else ''
 
 
@@ -96,7 +96,7 @@ def config_slip(error: BaseException) -> str:
         return ''
     called, unexpected, name = found['called'], 'unexpected' in found[0], found['name']
     kind = build.get('obj_cls')
-    if called not in [getattr(each, '__qualname__', '') for each in _bases(kind)]:
+    if called not in [getattr(k, '__qualname__', '') for k in getattr(kind, '__mro__', [kind])]:
         caller = frames[-1].f_globals  # MMEngine calls DataLoader without a registry
         kind = caller.get(called) if caller['__name__'].startswith('mmengine') else None
     elif unexpected and name not in build['args']:
@@ -109,14 +109,10 @@ def config_slip(error: BaseException) -> str:
     return f'{kind.__name__} {fault} argument {name!r}{near}; accepted are {", ".join(accepted)}'
 
 
-def _bases(kind: Callable | None) -> Sequence[Callable | None]:
-    return getattr(kind, '__mro__', [kind])
-
-
 def _arguments(kind: Callable) -> list[str]:
     """Names of the arguments; of a class's bases' too, as far as **kwargs hands on."""
     names: list[str] = []
-    for call in _bases(kind):
+    for call in getattr(kind, '__mro__', [kind]):
         if inspect.isclass(call) and (call := vars(call).get('__init__')) is None:
             continue
         parameters = inspect.signature(call).parameters.values()

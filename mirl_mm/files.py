@@ -14,10 +14,11 @@ from mmengine.fileio import LocalBackend, register_backend
 def complete_file(path: str | Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; it takes the name when the block has ended.
 
-    An older file stays until then, and for good where the block or the disk fails. What a killed
-    process leaves behind is called ``.<name>.<process>.part``; see :func:`remove_parts`.
+    The folder is made. An older file stays until then, and for good where the block or the disk
+    fails. What a killed process leaves is ``.<name>.<process>.part``; see :func:`remove_parts`.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         yield part
@@ -35,8 +36,7 @@ def write_complete(path: str | Path, content: bytes) -> None:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write plain data as :func:`complete_file` does, making the folder."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """Write plain data as :func:`complete_file` does."""
     write_complete(path, f'{json.dumps(content, indent=1)}\n'.encode())
 
 
@@ -55,8 +55,7 @@ def check_folder(path: str | Path, setting: str = '--out') -> None:
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         why = error.strerror or error
         raise OSError(f'cannot write to {path} ({why}); choose another {setting}') from error
@@ -67,7 +66,6 @@ class CompleteFileBackend(LocalBackend):
     """MMEngine's backend for local files, with complete files alone: ``backend='complete'``."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
         write_complete(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mirl_mm.apps.arguments import add_cfg_options
+from mirl_mm.apps import add_cfg_options
 from mirl_mm.demo import run_demo
 from mirl_mm.demo.scene_set import write_scenes
 from mirl_mm.errors import one_line

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mirl_mm.apps.arguments import add_cfg_options, add_launcher
+from mirl_mm.apps import add_cfg_options, add_launcher
 from mirl_mm.apps.probes import run_knn
 from mirl_mm.errors import one_line
 from mirl_mm.measure.features import Loading

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mirl_mm.apps.arguments import add_cfg_options
+from mirl_mm.apps import add_cfg_options
 from mirl_mm.apps.plan import plan
 from mirl_mm.apps.plan_text import describe
 from mirl_mm.errors import one_line

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mirl_mm.apps.arguments import add_cfg_options
+from mirl_mm.apps import add_cfg_options
 from mirl_mm.apps.predict import predict_pictures
 from mirl_mm.errors import one_line
 

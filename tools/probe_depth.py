@@ -2,7 +2,7 @@
 
 import argparse
 
-from mirl_mm.apps.arguments import add_cfg_options
+from mirl_mm.apps import add_cfg_options
 from mirl_mm.apps.probes import probe_depth
 from mirl_mm.engine.launch import load_config
 from mirl_mm.errors import one_line

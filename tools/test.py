@@ -2,7 +2,7 @@
 
 import argparse
 
-from mirl_mm.apps.arguments import add_run_options
+from mirl_mm.apps import add_run_options
 from mirl_mm.engine.launch import build_runner, testing_config
 from mirl_mm.errors import one_line
 

@@ -3,10 +3,9 @@
 MMEngine adds a misspelt key to the config without a word and then never reads it. Here it fails.
 """
 
-from collections.abc import Collection, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import UserError, did_you_mean
 
 TRAINED_KEYS = frozenset({
     'model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper',
@@ -32,10 +31,10 @@ HELPER_KEYS = frozenset({
 """Variables that config files of OpenMMLab share with the files that inherit from them."""
 
 # The sections that MMEngine reads with ``get``, so that it never notices a misspelt key in them.
-_SECTIONS = {
-    'env_cfg': frozenset({'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'}),
-    'auto_scale_lr': frozenset({'enable', 'base_batch_size', 'base_lr'}),
-}
+_SECTIONS = dict(
+    env_cfg={'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
+    auto_scale_lr={'enable', 'base_batch_size', 'base_lr'},
+)
 
 
 def check_keys(cfg: Mapping) -> None:
@@ -43,17 +42,18 @@ def check_keys(cfg: Mapping) -> None:
 
     Names that start with an underscore are the config author's own variables.
     """
+    known = RUNNER_KEYS | HELPER_KEYS
     for key in cfg:
-        if key not in RUNNER_KEYS | HELPER_KEYS and not key.startswith('_'):
+        if key not in known and not key.startswith('_'):
             raise UserError(
-                f'unknown config key {key!r}{_nearest(key, RUNNER_KEYS | HELPER_KEYS)}; accepted '
-                f'are {", ".join(sorted(RUNNER_KEYS))}, the helper variables '
+                f'unknown config key {key!r}{did_you_mean(key, known)}; accepted are '
+                f'{", ".join(sorted(RUNNER_KEYS))}, the helper variables '
                 f'{", ".join(sorted(HELPER_KEYS))} and names that start with an underscore'
             )
     for section, accepted in _SECTIONS.items():
         for key in (cfg.get(section) or {}).keys() - accepted:
             raise UserError(
-                f'unknown config key {section}.{key}{_nearest(key, accepted)}; '
+                f'unknown config key {section}.{key}{did_you_mean(key, accepted)}; '
                 f'accepted are {", ".join(sorted(accepted))}'
             )
 
@@ -61,22 +61,20 @@ def check_keys(cfg: Mapping) -> None:
 def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
     """UserError for a ``--cfg-options`` key that cannot have the wanted effect.
 
-    Args:
-        cfg: The config as its file says, before the options are merged.
-        options: Dotted key path to value, as mmengine's DictAction gives them.
+    ``cfg`` is as its file says, before the options {dotted path: value} are merged.
     """
     for path in options:
-        first, *others = path.split('.')
+        given, (first, *others) = f'--cfg-options {path}=...', path.split('.')
         if first in HELPER_KEYS or first.startswith('_'):
             raise UserError(
-                f'--cfg-options {path}=... would have no effect: {first!r} is a '
-                'helper variable, already copied to where the config file uses it; '
-                'set the key there, as in train_dataloader.dataset.data_root=...'
+                f'{given} would have no effect: {first!r} is a helper variable, already copied to '
+                'where the config file uses it; set the key there, as in '
+                'train_dataloader.dataset.data_root=...'
             )
         if first not in RUNNER_KEYS:
             raise UserError(
-                f'--cfg-options {path}=...: unknown config key {first!r}'
-                f'{_nearest(first, RUNNER_KEYS)}; accepted are {", ".join(sorted(RUNNER_KEYS))}'
+                f'{given}: unknown config key {first!r}{did_you_mean(first, RUNNER_KEYS)}; '
+                f'accepted are {", ".join(sorted(RUNNER_KEYS))}'
             )
         # A new last key is usual (a constructor rejects it if it is wrong). A new section that
         # is nearly an existing one is a slip that would leave the existing one as it was.
@@ -84,14 +82,6 @@ def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
         for section in others[:-1]:
             if not isinstance(node, Mapping):
                 break
-            if section not in node and get_close_matches(section, node, cutoff=0.8):
-                raise UserError(
-                    f'--cfg-options {path}=...: the config has no {section!r} there'
-                    f'{_nearest(section, node)}'
-                )
+            if section not in node and (near := did_you_mean(section, node, cutoff=0.8)):
+                raise UserError(f'{given}: the config has no {section!r} there{near}')
             node = node.get(section)
-
-
-def _nearest(key: str, accepted: Collection[str]) -> str:
-    close = get_close_matches(key, sorted(accepted), n=1)
-    return f' (did you mean {close[0]!r}?)' if close else ''

@@ -1,9 +1,9 @@
 """Fit a config to the machine it runs on: precision, processes, learning rate.
 
-Every function changes the config in place and returns the messages, if any, that the log should
-carry.
+Every function changes the config in place and returns the messages, if any, for the log.
 """
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -13,22 +13,25 @@ from mmengine.device import get_device
 
 from mirl_mm.errors import UserError
 
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-_WORLD_SIZE = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
-_STARTER = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun', mpi='mpirun')
+# By launcher: where it says how many processes there are, and what starts them.
+_STARTERS = dict(
+    pytorch=('WORLD_SIZE', 'torchrun (tools/dist_train.sh)'),
+    slurm=('SLURM_NTASKS', 'srun'),
+    mpi=('OMPI_COMM_WORLD_SIZE', 'mpirun'),
+)
+LAUNCHERS = ('none', *_STARTERS)
 
 
-def world_size(launcher: str, environ: Mapping[str, str]) -> int:
-    """Number of processes that the launcher started; ValueError where it did not start us."""
+def world_size(launcher: str, environ: Mapping[str, str] = os.environ) -> int:
+    """Number of processes that the launcher started; UserError where it did not start us."""
     if launcher not in LAUNCHERS:
         raise UserError(f'unknown launcher {launcher!r}; accepted are {", ".join(LAUNCHERS)}')
     if launcher == 'none':
         return 1
-    variable = _WORLD_SIZE[launcher]
+    variable, starter = _STARTERS[launcher]
     if variable not in environ:
         raise UserError(
-            f'launcher {launcher!r} was given but {variable} is not in the '
-            f'environment; {_STARTER[launcher]} sets it'
+            f'launcher {launcher!r}, but {variable} is not in the environment; {starter} sets it'
         )
     return int(environ[variable])
 
@@ -44,39 +47,27 @@ def has_bfloat16() -> bool:
 
 
 def set_precision(cfg: Config, amp: bool, accelerator: bool, bfloat16: bool) -> list[str]:
-    """Turn mixed precision on where asked for, and off or to float16 where it must be.
-
-    Args:
-        cfg: A training config.
-        amp: Turn an OptimWrapper into an AmpOptimWrapper.
-        accelerator: See :func:`has_accelerator`.
-        bfloat16: See :func:`has_bfloat16`.
-    """
+    """Turn mixed precision on where ``amp`` asks for it, and off or to float16 where it must be."""
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     kind = kind if isinstance(kind, str) else kind.__name__
-    if amp and kind == 'OptimWrapper':
-        # bfloat16 has float32's range: scaling the loss would only add work.
-        wrapper.update(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))
-        if not bfloat16:
-            wrapper.update(dtype='float16', loss_scale='dynamic')
-        kind = 'AmpOptimWrapper'
-    elif amp and kind != 'AmpOptimWrapper':
-        raise UserError(
-            f'--amp needs an optim_wrapper of type OptimWrapper or AmpOptimWrapper; '
-            f'this config has {kind}'
-        )
-    if kind != 'AmpOptimWrapper':
+    if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        accepted = 'an optim_wrapper of type OptimWrapper or AmpOptimWrapper'
+        raise UserError(f'--amp needs {accepted}; this config has {kind}')
+    if not amp and kind != 'AmpOptimWrapper':
         return []
     if not accelerator:
         wrapper.type = 'OptimWrapper'
         for key in ('dtype', 'loss_scale', 'use_fsdp'):
             wrapper.pop(key, None)
         return ['AMP is switched off: this machine has no GPU; training in float32']
-    if wrapper.get('dtype') == 'bfloat16' and not bfloat16:
-        wrapper.update(dtype='float16', loss_scale='dynamic')
-        return ['this GPU has no bfloat16: training in float16 with a dynamic loss scale']
-    return []
+    if kind == 'OptimWrapper':  # bfloat16 has float32's range: a loss scale would only add work
+        wrapper.update(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))
+    if bfloat16 or wrapper.get('dtype') != 'bfloat16':
+        return []
+    wrapper.update(dtype='float16', loss_scale='dynamic')
+    note = 'this GPU has no bfloat16: training in float16 with a dynamic loss scale'
+    return [note] if kind == 'AmpOptimWrapper' else []
 
 
 def pin_batches(cfg: Config, accelerator: bool) -> None:
@@ -93,10 +84,8 @@ def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
     """Set the launcher and how processes exchange gradients; without an accelerator, over gloo.
 
     DDP's gradients are views of its buckets, which saves a copy of all of them. Settings of the
-    config's own ``model_wrapper_cfg`` win.
-
-    Raises:
-        ValueError: a launcher that needs GPUs, or an optimizer that needs a launcher.
+    config's own ``model_wrapper_cfg`` win. UserError: a launcher that needs GPUs, or an optimizer
+    that needs a launcher.
     """
     cfg.launcher = launcher
     if launcher == 'none':
@@ -110,20 +99,14 @@ def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
         return []
     if not accelerator and launcher != 'pytorch':
         raise UserError(
-            f'launcher {launcher!r} needs GPUs, and this machine has none; on a CPU '
-            f'the launcher "pytorch" works ({_STARTER["pytorch"]})'
+            f'launcher {launcher!r} needs GPUs, and this machine has none; on a CPU the launcher '
+            f'"pytorch" works ({_STARTERS["pytorch"][1]})'
         )
+    kind, unused = 'MMDistributedDataParallel', cfg.get('find_unused_parameters', False)
+    ddp = dict(broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused)
     wrapper = dict(cfg.get('model_wrapper_cfg') or {})
-    if wrapper.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
-        wrapper = (
-            dict(
-                type='MMDistributedDataParallel',
-                broadcast_buffers=False,
-                find_unused_parameters=cfg.get('find_unused_parameters', False),
-                gradient_as_bucket_view=True,
-            )
-            | wrapper
-        )
+    if wrapper.get('type', kind) == kind:
+        wrapper = dict(ddp, type=kind) | wrapper
         if not accelerator:
             # mmengine's default passes the local rank as a device, which a CPU's model refuses.
             wrapper['device_ids'] = None
@@ -149,31 +132,26 @@ def start_gloo(cfg: Config) -> None:
 def scale_lr(cfg: Config, processes: int) -> list[str]:
     """Scale the learning rate linearly from ``auto_scale_lr.base_batch_size`` to the real batch.
 
-    The real batch is batch per process x processes x accumulation. mmengine leaves out the last
-    factor, so its own scaling is switched off; the base becomes the real batch, so that scaling
-    the result once more (a dumped config) changes nothing.
+    That is batch per process x processes x accumulation. mmengine leaves out the last factor, so
+    its own scaling is switched off; the base becomes the real batch, so that scaling the result
+    once more (a dumped config) changes nothing.
     """
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     if not base:
-        raise UserError(
-            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
-            'batch for which the learning rate is meant'
-        )
+        what = 'auto_scale_lr.base_batch_size in the config: the batch that its rate is meant for'
+        raise UserError(f'--auto-scale-lr needs {what}')
     if 'optimizer' not in cfg.optim_wrapper:
-        raise UserError(
-            '--auto-scale-lr needs optim_wrapper.optimizer; the optim_wrapper has '
-            f'{", ".join(cfg.optim_wrapper)}'
-        )
-    optimizer = cfg.optim_wrapper.optimizer
+        has = ', '.join(cfg.optim_wrapper)
+        raise UserError(f'--auto-scale-lr needs optim_wrapper.optimizer; optim_wrapper has {has}')
+    optimizer, scaling = cfg.optim_wrapper.optimizer, cfg.auto_scale_lr
     batch, accumulation = cfg.train_dataloader.batch_size, accumulative_counts(cfg)
-    real = batch * processes * accumulation
-    before, after = optimizer.lr, optimizer.lr * real / base
-    optimizer.lr = after
-    cfg.auto_scale_lr.update(enable=False, base_batch_size=real)
-    if 'base_lr' in cfg.auto_scale_lr:
-        cfg.auto_scale_lr.base_lr *= real / base
+    real, before = batch * processes * accumulation, optimizer.lr
+    optimizer.lr = before * real / base
+    scaling.update(enable=False, base_batch_size=real)
+    if 'base_lr' in scaling:
+        scaling.base_lr *= real / base
     return [
-        f'learning rate {before:g} -> {after:g}: batch {batch} x processes {processes} x '
+        f'learning rate {before:g} -> {optimizer.lr:g}: batch {batch} x processes {processes} x '
         f'accumulation {accumulation} = {real}, base_batch_size {base}'
     ]
 

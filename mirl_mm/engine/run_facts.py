@@ -4,12 +4,12 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 from datetime import date, datetime
 from importlib import import_module
 from math import isclose
 from pathlib import Path
+from subprocess import DEVNULL, SubprocessError, check_output
 
 import torch
 from mmengine.device import get_device
@@ -22,7 +22,6 @@ from mmpretrain.models import BaseSelfSupervisor
 from torch import nn
 from torch.utils.data import DataLoader
 
-import mirl_mm
 from mirl_mm.errors import UserError
 from mirl_mm.files import write_json
 from mirl_mm.models.segments import unwrapped
@@ -30,7 +29,6 @@ from mirl_mm.models.segments import unwrapped
 from .runner import FOR_TERMINAL
 
 FILE = 'run.json'
-SOURCE = Path(mirl_mm.__file__).parents[1]
 PACKAGES = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmpretrain', 'mirl_mm')
 
 
@@ -42,11 +40,8 @@ class RunSummaryHook(Hook):
     file, which the report reads, has command, config, versions, git state of this package, hardware
     and the numbers; at the end come the seconds and the most memory that tensors held on a GPU.
 
-    Args:
-        base_lr: Learning rate for a batch of ``base_batch_size``. None takes both from
-            ``auto_scale_lr``; without them there is no check.
-        base_batch_size: The batch that ``base_lr`` is for.
-        show: Log the table, and what does not fit; False writes the file alone.
+    ``base_lr`` is the rate for a batch of ``base_batch_size``; None takes both from
+    ``auto_scale_lr``, without which there is no check. ``show=False`` writes the file alone.
     """
 
     priority = 'LOWEST'  # when the other hooks have settled, CheckpointHook its folder
@@ -54,32 +49,24 @@ class RunSummaryHook(Hook):
     def __init__(
         self, base_lr: float | None = None, base_batch_size: int = 256, show: bool = True
     ) -> None:
-        if base_lr is not None and base_lr <= 0:
-            raise UserError(f'base_lr must be positive or None, got {base_lr}')
-        if base_batch_size <= 0:
-            raise UserError(f'base_batch_size must be positive, got {base_batch_size}')
-        self.base_lr, self.base_batch_size, self.show = base_lr, base_batch_size, show
+        self.base, self.show = dict(base_lr=base_lr, base_batch_size=base_batch_size), show
+        if any(value is not None and value <= 0 for value in self.base.values()):
+            raise UserError(f'base_lr (if any) and base_batch_size must be positive: {self.base}')
 
     def before_train(self, runner: Runner) -> None:
         facts = self.record = facts_of(runner, 'train') | training_facts(runner)
+        lr, batch, kind = facts['learning_rate'], facts['effective_batch'], get_device()
         factors = 'batch {batch} x processes {processes} x accumulation {accumulation}'
-        base = dict(runner.cfg.get('auto_scale_lr') or {})
-        if self.base_lr is not None:
-            base = dict(base_lr=self.base_lr, base_batch_size=self.base_batch_size)
-        how, warning = explain_lr(
-            facts['learning_rate'],
-            facts['effective_batch'],
-            base.get('base_lr'),
-            base.get('base_batch_size'),
-        )
+        base = self.base if self.base['base_lr'] else runner.cfg.get('auto_scale_lr') or {}
+        how, warning = explain_lr(lr, batch, base.get('base_lr'), base.get('base_batch_size'))
         rows = [
             *parameter_rows(runner.model),
-            ('effective batch', f'{facts["effective_batch"]:,} = {factors.format(**facts)}'),
+            ('effective batch', f'{batch:,} = {factors.format(**facts)}'),
             ('learning rate', how),
             *schedule_rows(runner, facts),
             ('checkpoints', checkpoints(runner)),
             ('precision', facts['precision']),
-            ('device', device()),
+            ('device', f'{kind} ({facts["hardware"]})' if kind == 'cuda' else kind),
         ]
         if self.show:
             runner.logger.info('Run summary\n' + table(rows), extra=FOR_TERMINAL)
@@ -99,8 +86,7 @@ class RunSummaryHook(Hook):
             self.record['gpu_memory'] = torch.cuda.max_memory_allocated()  # bytes
         self._write(runner)
 
-    def after_test(self, runner: Runner) -> None:
-        self.after_train(runner)
+    after_test = after_train
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
@@ -110,6 +96,9 @@ class RunSummaryHook(Hook):
 def facts_of(runner: Runner, kind: str) -> dict:
     """What training and testing (``kind``) have in common."""
     model = unwrapped(runner.model)
+    backbone = getattr(model, 'backbone', None)
+    depth, width = (getattr(backbone, name, None) for name in ('num_layers', 'embed_dims'))
+    size = f', {depth} blocks of {width}' if depth and width else ''
     return dict(
         kind=kind,
         started=datetime.now().astimezone().isoformat(),
@@ -118,31 +107,30 @@ def facts_of(runner: Runner, kind: str) -> dict:
         checkpoint=runner._load_from,
         resumed=bool(runner._resume),
         model=type(model).__name__,
-        encoder=encoder_of(model),
+        encoder=f'{type(backbone).__name__}{size}',
         trainable_parameters=count(model, trainable=True),
         frozen_parameters=count(model, trainable=False),
         processes=get_world_size(),
         cpu=cpu_name(),
-        python=sys.version.split()[0],
-        git=git_state(SOURCE),
+        python=platform.python_version(),
+        git=git_state(Path(__file__).parents[2]),
         **environment(),
     )
 
 
 def training_facts(runner: Runner) -> dict:
     """Length, batch and rate of a run that is about to train."""
-    loop, accumulation = runner.train_loop, accumulation_of(runner.optim_wrapper)
-    batch = batch_size(runner.train_dataloader)
+    loop, loader, wrapper = runner.train_loop, runner.train_dataloader, runner.optim_wrapper
     return dict(
         first_iteration=runner.iter,
         iterations=runner.max_iters,
         epochs=loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else None,
-        images=len(runner.train_dataloader.dataset),
-        batch=batch,
-        accumulation=accumulation,
-        effective_batch=batch * get_world_size() * accumulation,
-        learning_rate=peak_lr(runner.optim_wrapper.optimizer),
-        precision=precision(runner.optim_wrapper),
+        images=len(loader.dataset),
+        batch=batch_size(loader),
+        accumulation=accumulation_of(wrapper),
+        effective_batch=batch_size(loader) * get_world_size() * accumulation_of(wrapper),
+        learning_rate=peak_lr(wrapper.optimizer),
+        precision=precision(wrapper),
         seed=runner.seed,
     )
 
@@ -166,20 +154,15 @@ def explain_lr(
 def schedule_rows(runner: Runner, facts: dict) -> list[tuple[str, str]]:
     """Length of the run as rows; UserError where an epoch has no iteration."""
     images, accumulation, most = facts['images'], facts['accumulation'], facts['iterations']
-    step_batch = facts['effective_batch'] // accumulation
+    batch = facts['effective_batch'] // accumulation  # of an iteration
     if facts['epochs'] is None:
-        return [
-            (
-                'iterations',
-                f'{most:,} (updates: {most // accumulation:,}; '
-                f'passes over {images:,} images: {most * step_batch / images:.1f})',
-            )
-        ]
+        passes = f'passes over {images:,} images: {most * batch / images:.1f}'
+        return [('iterations', f'{most:,} (updates: {most // accumulation:,}; {passes})')]
     length, done = len(runner.train_dataloader), runner.train_loop.epoch
     if length == 0:
         raise UserError(
-            f'an epoch has no iteration: the dataset has {images} images, fewer than '
-            f'the {step_batch} of one batch, and drop_last drops them'
+            f'an epoch has no iteration: the dataset has {images} images, fewer than the {batch} '
+            'of one batch, and drop_last drops them'
         )
     parts = f'(updates: {-(-length // accumulation):,}; images: {images:,})'
     return [
@@ -190,12 +173,11 @@ def schedule_rows(runner: Runner, facts: dict) -> list[tuple[str, str]]:
 
 def checkpoints(runner: Runner) -> str:
     """Where checkpoints go, and how often."""
-    hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
-    if hook is None:
-        return 'none: the config has no CheckpointHook'
-    unit = 'epochs' if hook.by_epoch else 'iterations'
-    often = f'every {hook.interval} {unit}' if hook.interval > 0 else 'at the end'
-    return f'{hook.out_dir}, {often}'
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            often = f'every {hook.interval} {"epochs" if hook.by_epoch else "iterations"}'
+            return f'{hook.out_dir}, {often if hook.interval > 0 else "at the end"}'
+    return 'none: the config has no CheckpointHook'
 
 
 def environment() -> dict:
@@ -249,35 +231,24 @@ def peak_lr(optimizer: torch.optim.Optimizer) -> float:
     return max(group.get('initial_lr', group['lr']) for group in optimizer.param_groups)
 
 
-def precision(optim_wrapper: object) -> str:
-    """The dtype in which the model computes."""
+def compute_dtype(optim_wrapper: object) -> torch.dtype:
+    """The type in which the model's matrix products are computed."""
     if not isinstance(optim_wrapper, AmpOptimWrapper):
-        return 'float32 (AMP off)'
-    dtype = str(optim_wrapper.cast_dtype or torch.float16).removeprefix('torch.')
-    return f'{dtype} (AMP)'
+        return torch.float32
+    return optim_wrapper.cast_dtype or torch.float16
 
 
-def device() -> str:
-    """The device's type and, where torch knows it, its name."""
-    kind = get_device()
-    return f'{kind} ({torch.cuda.get_device_name()})' if kind == 'cuda' else kind
-
-
-def encoder_of(model: torch.nn.Module) -> str | None:
-    """A ViT's size in words."""
-    backbone = getattr(model, 'backbone', None)
-    depth, width = (getattr(backbone, name, None) for name in ('num_layers', 'embed_dims'))
-    kind = type(backbone).__name__
-    return f'{kind}, {depth} blocks of {width}' if depth and width else kind
+def precision(optim_wrapper: object) -> str:
+    """That type in words."""
+    amp = '(AMP)' if isinstance(optim_wrapper, AmpOptimWrapper) else '(AMP off)'
+    return f'{str(compute_dtype(optim_wrapper)).removeprefix("torch.")} {amp}'
 
 
 def cpu_name() -> str:
     """The processor and the number of its cores."""
-    name = platform.machine()
-    if (info := Path('/proc/cpuinfo')).is_file():
-        found = re.search(r'^model name\s*: (.+)$', info.read_text(), re.MULTILINE)
-        name = found[1] if found else name
-    return f'{name}, {os.cpu_count()} cores'
+    info = Path('/proc/cpuinfo')
+    found = info.is_file() and re.search(r'^model name\s*: (.+)$', info.read_text(), re.MULTILINE)
+    return f'{found[1] if found else platform.machine()}, {os.cpu_count()} cores'
 
 
 def git_state(folder: Path) -> dict | None:
@@ -285,8 +256,7 @@ def git_state(folder: Path) -> dict | None:
 
     def git(*arguments: str) -> str:
         command = ['git', '-C', str(folder), *arguments]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return run.stdout.rstrip('\n')
+        return check_output(command, stderr=DEVNULL, text=True, timeout=20).rstrip('\n')
 
     try:
         if Path(git('rev-parse', '--show-toplevel')).resolve() != folder.resolve():
@@ -297,5 +267,5 @@ def git_state(folder: Path) -> dict | None:
             branch=git('rev-parse', '--abbrev-ref', 'HEAD'),
             changed=[line[3:] for line in changed],
         )
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, SubprocessError):
         return None

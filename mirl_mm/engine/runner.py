@@ -7,7 +7,6 @@ instead of a subclass of each, keeps configs as they are and mmdet and mmseg out
 """
 
 import logging
-from functools import partial
 
 import torch
 from mmengine.dist import barrier
@@ -29,21 +28,16 @@ OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler
 FOR_TERMINAL = {'for_terminal': True}
 """Pass as ``extra`` to a logger call whose message belongs on the terminal."""
 
-# A line for every frozen parameter; MMEngine's own use of what it has deprecated; a metric of
-# MMSegmentation's own config without a prefix.
 NOISE = (
-    'is skipped since its requires_grad',
-    '"FileClient" will be deprecated',
+    'is skipped since its requires_grad',  # a line for every frozen parameter
+    '"FileClient" will be deprecated',  # MMEngine's own use, as the next
     '"HardDiskBackend" is the alias',
-    'The prefix is not set in metric class',
+    'The prefix is not set in metric class',  # of MMSegmentation's own config
 )
 # Those that swap the channels of [..., 3, H, W] first of all; what builds on them may not.
 SWAPPING = (
-    'ImgDataPreprocessor',
-    'SelfSupDataPreprocessor',
-    'DetDataPreprocessor',
-    'SegDataPreProcessor',
-)
+    'ImgDataPreprocessor', 'SelfSupDataPreprocessor', 'DetDataPreprocessor', 'SegDataPreProcessor',
+)  # fmt: skip
 SWITCHES = ('_channel_conversion', 'channel_conversion')  # the latter: MMSegmentation 1.2's
 
 
@@ -100,15 +94,14 @@ class MIRLRunner(Runner):
 def copy_ahead(preprocessor: nn.Module) -> None:
     """From now on, a preprocessor waits for no copy, and gives the same numbers.
 
-    What it would wait for in spite of its setting is done before it runs, so that it finds nothing
-    left to do.
+    What it would wait for in spite of its setting is done before it runs.
     """
     if isinstance(preprocessor, BaseDataPreprocessor):
         preprocessor._non_blocking = True
     if type(preprocessor) is ClsDataPreprocessor:
         preprocessor.register_forward_pre_hook(_labels_ahead, with_kwargs=True)
         if preprocessor.batch_augments is not None:
-            preprocessor.batch_augments = partial(_mixed, preprocessor.batch_augments)
+            preprocessor.batch_augments = _PermutedAhead(preprocessor.batch_augments)
     elif type(preprocessor).__name__ in SWAPPING:
         for switch in SWITCHES:
             if getattr(preprocessor, switch, False):
@@ -117,15 +110,15 @@ def copy_ahead(preprocessor: nn.Module) -> None:
 
 
 def _swapped_ahead(preprocessor: BaseDataPreprocessor, args: tuple, kwargs: dict) -> tuple:
+    """RGB for BGR or the other way round; other numbers of channels stay."""
+
+    def swapped(imgs: Tensor) -> Tensor:
+        return imgs.flip(-3) if imgs.shape[-3] == 3 else imgs
+
     given = dict(zip(('data', 'training'), args, strict=False)) | kwargs
     inputs = preprocessor.cast_data(given['data']['inputs'])
-    inputs = _swapped(inputs) if isinstance(inputs, Tensor) else [_swapped(i) for i in inputs]
+    inputs = swapped(inputs) if isinstance(inputs, Tensor) else [*map(swapped, inputs)]
     return (), given | dict(data=dict(given['data'], inputs=inputs))
-
-
-def _swapped(imgs: Tensor) -> Tensor:
-    """RGB for BGR or the other way round, [..., 3, H, W]; others stay."""
-    return imgs.flip(-3) if imgs.shape[-3] == 3 else imgs
 
 
 def _labels_ahead(preprocessor: ClsDataPreprocessor, args: tuple, kwargs: dict) -> None:
@@ -145,17 +138,17 @@ def _labels_ahead(preprocessor: ClsDataPreprocessor, args: tuple, kwargs: dict) 
             sample.set_gt_score(score)
 
 
-def _mixed(augment, inputs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    with _PermutationAhead(inputs.device):
-        return augment(inputs, scores)
+class _PermutedAhead(TorchFunctionMode):
+    """Mix a batch; ``torch.randperm`` draws on the CPU as ever, and gives it on the device."""
 
-
-class _PermutationAhead(TorchFunctionMode):
-    """``torch.randperm`` draws on the CPU as ever, and its result is on the device."""
-
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, augment) -> None:
         super().__init__()
-        self.device = device
+        self.augment = augment
+
+    def __call__(self, inputs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        self.device = inputs.device
+        with self:
+            return self.augment(inputs, scores)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

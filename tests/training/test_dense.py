@@ -204,7 +204,7 @@ def test_an_encoder_that_is_not_there(scenes, encoder, tmp_path):
     (tmp_path / 'encoder.pth').write_bytes(b'')
     with pytest.raises(
         FileNotFoundError,
-        match=r'no such pre-trained encoder file: .*encodr\.pth \(did you mean .*encoder\.pth\?\)'
+        match=r"no such pre-trained encoder file: .*encodr\.pth \(did you mean 'encoder\.pth'\?\)"
         r'\. Set model\.backbone\.init_cfg\.checkpoint=FILE, or model\.backbone\.init_cfg=None',
     ):
         training_config(CONFIGS['upernet'], str(tmp_path / 'run'), cfg_options=given)
