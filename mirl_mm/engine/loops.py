@@ -21,7 +21,7 @@ from mirl_mm.models.segments import is_sharded, unwrapped
 from .seeding import STEP, SeededLoader, kept_buffers, kept_random_state, seed_everything
 from .stopping import ENDED, RUNNING
 
-VALIDATED = 'validated_iter'  # in the message hub, and so in every checkpoint
+VALIDATED = 'iter_validated'  # in the message hub, so in every checkpoint (val... is for logs)
 
 
 def base_seed(runner: Runner) -> int:

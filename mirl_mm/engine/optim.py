@@ -76,7 +76,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         rate, custom = self.paramwise_cfg[RATE], self.paramwise_cfg.get('custom_keys', {})
         idle = {*custom, *self.paramwise_cfg} - {RATE, 'custom_keys'}
         groups, frozen = {}, 0
-        for name, owner, param in parameters_of(module):
+        for name, param in module.named_parameters():
+            owner = module.get_submodule(name.rpartition('.')[0])
             factors = self._decay_factors(name, owner, param)
             idle -= factors.keys()
             if not param.requires_grad:
@@ -129,27 +130,17 @@ def merged(groups: list[dict]) -> list[dict]:
     return list(found.values())
 
 
-def parameters_of(model: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
-    """Name, owner and parameter; a shared parameter once, under its first name."""
-    found = {}
-    for prefix, owner in model.named_modules():
-        for name, param in owner.named_parameters(prefix, recurse=False):
-            found.setdefault(param, (name, owner, param))
-    return list(found.values())
-
-
 def layers_of(model: nn.Module) -> tuple[dict[str, int], int]:
     """The layer of every parameter by name, and the last layer, as the backbone tells them.
 
-    Raises:
-        UserError: there is no backbone that tells, a block is missing, a layer is out of range,
-            positions, cls or patch embedding are not the first layer, or a head is not the last.
+    A UserError where there is no backbone that tells, a block is missing, a layer is out of range,
+    positions, cls or patch embedding are not the first layer, or a head is not the last.
     """
     backbone = getattr(model, 'backbone', None)
     who = f'the backbone of {type(model).__name__}, {type(backbone).__name__},'
     if not hasattr(backbone, 'get_layer_depth'):
         raise UserError(f'{who} has no get_layer_depth; MIRLViT and MIRLDenseViT have it')
-    names = [name for name, *_ in parameters_of(model)]
+    names = (name for name, _ in model.named_parameters())
     told = {name: backbone.get_layer_depth(name, prefix='backbone.') for name in names}
     totals = {total for _, total in told.values()}
     if len(totals) != 1:

@@ -176,9 +176,8 @@ def move_to_length(runner: Runner, old: int, new: int) -> None:
     loop = runner.train_loop
     within = loop._iter - loop._epoch * old
     loop._iter = loop._epoch * new + within * new // old
-    settings = runner.cfg.get('param_scheduler')
+    settings, schedulers = runner.cfg.get('param_scheduler'), runner.param_schedulers
     settings = settings if isinstance(settings, list) else [settings]
-    schedulers = runner.param_schedulers
     if isinstance(schedulers, list) and len(schedulers) == len(settings):
         groups = runner.optim_wrapper.optimizer.param_groups
         values = [dict(group) for group in groups]
@@ -187,8 +186,8 @@ def move_to_length(runner: Runner, old: int, new: int) -> None:
             group.update(value)  # a new schedule has set its first rate
         for i, (setting, scheduler) in enumerate(zip(settings, fresh, strict=True)):
             if setting.get('convert_to_iter_based'):
-                scheduler.last_step = schedulers[i].last_step * new // old
-                scheduler._global_step = schedulers[i]._global_step * new // old
+                for count in ('last_step', '_global_step'):
+                    setattr(scheduler, count, getattr(schedulers[i], count) * new // old)
                 schedulers[i] = scheduler
     runner.optim_wrapper.initialize_count_status(runner.model, loop._iter, loop._max_iters)
 

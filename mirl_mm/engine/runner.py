@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from .optim import gathered_state
 
+# MMEngine's names in `default_hooks`; it adds these by itself, unless they are None.
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-"""MMEngine's names in ``default_hooks``; it adds these by itself."""
 
 FOR_TERMINAL = {'for_terminal': True}
 """Pass as ``extra`` to a logger call whose message belongs on the terminal."""
@@ -52,11 +52,11 @@ def belongs_on_terminal(record: logging.LogRecord) -> bool:
 
 @RUNNERS.register_module()
 class MIRLRunner(Runner):
-    """MMEngine's Runner without its thousands of start-up lines on the terminal.
+    """MMEngine's Runner, whose thousands of start-up lines go to the log file alone.
 
-    The log file has them all. Any hook of ``default_hooks`` can be switched off with None
-    (MMEngine's Runner accepts this for its own names alone). Processes end together: the first may
-    hold what the others are still talking to. What waits to be read is read before a checkpoint.
+    Any hook of ``default_hooks`` can be switched off with None, not only MMEngine's own. Processes
+    end together: the first may hold what the others are still talking to. What waits to be read
+    (hooks' ``settle``) is read before a checkpoint.
     """
 
     def train(self) -> nn.Module:

@@ -151,9 +151,6 @@ class _SeededDataset(Dataset):
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, draw: tuple[int, tuple[int, ...]]) -> object:
         index, key = draw
         seed_everything(*key, devices=False)
@@ -182,11 +179,9 @@ class _Draws:
         for part in (batch_sampler, getattr(batch_sampler, 'sampler', None)):
             if hasattr(part, 'set_epoch'):
                 part.set_epoch(number)
-        self.given = 0
-        self.batches = self._keyed(seed, number, before)
-        while self.given < first:
-            if next(self.batches, None) is None:
-                break
+        self.given, self.batches = 0, self._keyed(seed, number, before)
+        while self.given < first and next(self.batches, None) is not None:
+            pass
         return self.given
 
     def __len__(self) -> int:

@@ -33,7 +33,7 @@ def test_epochs(undisturbed, images, tmp_path, iteration):
 def test_a_validation_that_was_cut_short_is_made_up_for(undisturbed, images, tmp_path):
     folder = left_at(undisturbed, 20, tmp_path / 'run')
     state = load(folder / 'iter_20.pth')
-    assert state['message_hub']['runtime_info'].pop('validated_iter') == 20
+    assert state['message_hub']['runtime_info'].pop('iter_validated') == 20
     torch.save(state, folder / 'iter_20.pth')
     log = log_of(run(folder, small_config(images, workers=0), 'last'))
     assert log.count('recon/error: ') == 2
