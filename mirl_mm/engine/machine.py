@@ -52,8 +52,7 @@ def set_precision(cfg: Config, amp: bool, accelerator: bool, bfloat16: bool) -> 
     kind = wrapper.get('type', 'OptimWrapper')
     kind = kind if isinstance(kind, str) else kind.__name__
     if amp and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        accepted = 'an optim_wrapper of type OptimWrapper or AmpOptimWrapper'
-        raise UserError(f'--amp needs {accepted}; this config has {kind}')
+        raise UserError(f'--amp needs an OptimWrapper or AmpOptimWrapper; this config has {kind}')
     if not amp and kind != 'AmpOptimWrapper':
         return []
     if not accelerator:
@@ -136,14 +135,14 @@ def scale_lr(cfg: Config, processes: int) -> list[str]:
     its own scaling is switched off; the base becomes the real batch, so that scaling the result
     once more (a dumped config) changes nothing.
     """
-    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    if not base:
+    scaling, wrapper = cfg.get('auto_scale_lr') or {}, cfg.optim_wrapper
+    if not (base := scaling.get('base_batch_size')):
         what = 'auto_scale_lr.base_batch_size in the config: the batch that its rate is meant for'
         raise UserError(f'--auto-scale-lr needs {what}')
-    if 'optimizer' not in cfg.optim_wrapper:
-        has = ', '.join(cfg.optim_wrapper)
-        raise UserError(f'--auto-scale-lr needs optim_wrapper.optimizer; optim_wrapper has {has}')
-    optimizer, scaling = cfg.optim_wrapper.optimizer, cfg.auto_scale_lr
+    if 'optimizer' not in wrapper:
+        given = ', '.join(wrapper)
+        raise UserError(f'--auto-scale-lr needs optim_wrapper.optimizer, but has only {given}')
+    optimizer = wrapper.optimizer
     batch, accumulation = cfg.train_dataloader.batch_size, accumulative_counts(cfg)
     real, before = batch * processes * accumulation, optimizer.lr
     optimizer.lr = before * real / base

@@ -22,12 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from .optim import gathered_state
 
-# MMEngine's names in `default_hooks`; it adds these by itself, unless they are None.
+FOR_TERMINAL = {'for_terminal': True}  # ``extra`` of a logger call: the terminal shows it, too
+# Of ``default_hooks``, those that MMEngine adds by itself, unless they are None.
 OWN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-
-FOR_TERMINAL = {'for_terminal': True}
-"""Pass as ``extra`` to a logger call whose message belongs on the terminal."""
-
 NOISE = (
     'is skipped since its requires_grad',  # a line for every frozen parameter
     '"FileClient" will be deprecated',  # MMEngine's own use, as the next

@@ -33,7 +33,6 @@ def write_report(work_dirs: str | Path | Sequence[str | Path], out: str | Path) 
     and names no paths of the machine. UserError or OSError: a work dir is missing or holds no run.
     """
     page = render(read_runs([work_dirs] if isinstance(work_dirs, str | Path) else work_dirs))
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_complete(out, page.encode())
     return Path(out)
 
