@@ -90,7 +90,7 @@ def plain(mirl: nn.Module) -> Reference:
         heads=backbone.arch_settings['num_heads'],
         decoder_width=decoder.embed.out_features,
         decoder_depth=len(decoder.blocks),
-        decoder_heads=decoder.blocks[0].attn.num_heads,
+        decoder_heads=decoder.blocks[0].num_heads,
         segments=neck.num_segments,
     )
 

@@ -1,9 +1,8 @@
 from .archs import ARCHS
-from .dense import MIRLDenseViT
+from .dense import MIRLDenseViT, MIRLPyramid
 from .head import MIRLHead, MIRLResidualLoss, ReconstructionError
 from .mirl import MIRL, Reconstruction
 from .neck import MIRLNeck
-from .pyramid import MIRLPyramid
 from .vit import MaskedFeatures, MIRLViT
 
 __all__ = [

@@ -15,18 +15,12 @@ HALVES = (torch.float16, torch.bfloat16)
 def attend(
     q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float = 0.0, fp32: bool = False
 ) -> Tensor:
-    """Every head within its own D/heads features: one call of torch's kernel.
+    """q [B, Q, D], k and v [B, M, D] -> [B, Q, D], every head within its own D/heads features.
 
     Args:
-        q: [B, Q, D].
-        k, v: [B, M, D].
-        num_heads: heads.
         dropout: share of the attention weights that is zeroed.
         fp32: compute in float32 what comes in half precision. Deep ViTs overflow float16 here
             first (https://github.com/facebookresearch/deit/issues/109).
-
-    Returns:
-        [B, Q, D] in the precision of q.
     """
     if fp32 and q.dtype in HALVES:
         with torch.autocast(q.device.type, enabled=False):
@@ -39,9 +33,8 @@ class Windows:
     """An h x w map cut into square windows, and attention inside them.
 
     Nothing is padded: windows at the right and bottom edge are smaller where the map is not a
-    multiple of the size. So no mask is needed, no kernel of scaled_dot_product_attention is ruled
-    out, and no work is spent on padding; there are at most four window shapes, and each shape is
-    one call.
+    multiple of the size. So no mask is needed, which would rule out kernels, and no work is spent
+    on padding; there are at most four window shapes, and each shape is one call.
 
     Each window has its own copy of the extra tokens (cls), so that a window of the pre-training
     grid sees just what the encoder was trained on, and nothing crosses a window's border. Leaving

@@ -22,6 +22,7 @@ from .block import BlockSettings, feed_forward, mlp_layers
 from .half import Layers
 
 LN_EPS = 1e-6
+ALL = slice(None)
 
 
 class Layout(NamedTuple):
@@ -33,51 +34,30 @@ class Layout(NamedTuple):
     wanted: slice  # of a sequence; all, or the masked patches
 
 
-class SelfAttention(nn.Module):
-    """Parameters of multi-head attention among tokens."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-
-class CrossAttention(nn.Module):
-    """Parameters of attention from tokens to a context; one projection for keys and values."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-
 class DecoderBlock(nn.Module):
     """Pre-norm self-attention, cross-attention and MLP, each with a shortcut."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, settings: BlockSettings) -> None:
         super().__init__()
-        self.settings = settings
+        self.num_heads, self.settings = num_heads, settings
+        linear = partial(nn.Linear, dim)
         self.ln_self = nn.LayerNorm(dim, eps=LN_EPS)
-        self.attn = SelfAttention(dim, num_heads)
+        self.attn = nn.ModuleDict(dict(qkv=linear(3 * dim), proj=linear(dim)))
         self.ln_query = nn.LayerNorm(dim, eps=LN_EPS)
         self.ln_context = nn.LayerNorm(dim, eps=LN_EPS)
-        self.cross_attn = CrossAttention(dim, num_heads)
+        self.cross_attn = nn.ModuleDict(dict(q=linear(dim), kv=linear(2 * dim), proj=linear(dim)))
         self.ln_mlp = nn.LayerNorm(dim, eps=LN_EPS)
         self.ffn = FFN(dim, int(dim * mlp_ratio), act_cfg=dict(type='GELU'))
 
     def layers(self) -> tuple[nn.Module, ...]:
         """Those with weights."""
         norms = (self.ln_self, self.ln_query, self.ln_context, self.ln_mlp)
-        attentions = (*self.attn.children(), *self.cross_attn.children())
-        return *norms, *attentions, *mlp_layers(self.ffn)
+        return *norms, *self.attn.values(), *self.cross_attn.values(), *mlp_layers(self.ffn)
 
     def forward(self, run: Layers, x: Tensor, context: Tensor, wanted: slice) -> Tensor:
         """x [B, 1+L, E], context [B, M, E] -> [B, Q, E], the wanted tokens of each sequence."""
         x, normed = run.norm(self.ln_self, x)
-        if wanted == slice(None):
+        if wanted == ALL:
             q, k, v = run(self.attn.qkv, normed).chunk(3, dim=-1)
         else:
             queries, keys_values = self._projections(run)
@@ -89,8 +69,7 @@ class DecoderBlock(nn.Module):
         """The same for sequences of repeated tokens: [S, E], context [B, M, E] -> [B, Q, E]."""
         sequences = layout.sequences
         tokens, normed = run.norm(self.ln_self, tokens)
-        if layout.wanted == slice(None):
-            queries = sequences
+        if layout.wanted == ALL:
             q, k, v = F.embedding(sequences, run(self.attn.qkv, normed)).chunk(3, dim=-1)
             shortcut = F.embedding(sequences, tokens)
         else:  # masked patches alone: their tokens are the last L
@@ -105,8 +84,8 @@ class DecoderBlock(nn.Module):
     def _projections(self, run: Layers) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of the queries, and those of keys and values."""
         width = self.attn.proj.in_features
-        weight, bias = run.weights(self.attn.qkv)
-        return [*zip(weight.split([width, 2 * width]), bias.split([width, 2 * width]), strict=True)]
+        split = [each.split([width, 2 * width]) for each in run.weights(self.attn.qkv)]
+        return [*zip(*split, strict=True)]
 
     def _attend_and_mix(
         self, run: Layers, x: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Tensor
@@ -130,12 +109,13 @@ def attend_and_mix(
 ) -> Tensor:
     """A block after the projections of its self-attention; x and q [B, Q, E] -> [B, Q, E]."""
     run = run or Layers(x, block.layers())
-    attn, cross, fp32 = block.attn, block.cross_attn, block.settings.attn_fp32
-    x = x + run(attn.proj, attend(q, k, v, attn.num_heads, fp32=fp32))
+    attention = partial(attend, num_heads=block.num_heads, fp32=block.settings.attn_fp32)
+    cross = block.cross_attn
+    x = x + run(block.attn.proj, attention(q, k, v))
     x, normed = run.norm(block.ln_query, x)
     _, context = run.norm(block.ln_context, context)
     k, v = run(cross.kv, context).chunk(2, dim=-1)
-    x = x + run(cross.proj, attend(run(cross.q, normed), k, v, cross.num_heads, fp32=fp32))
+    x = x + run(cross.proj, attention(run(cross.q, normed), k, v))
     x, normed = run.norm(block.ln_mlp, x)
     return feed_forward(block.ffn, run, normed, x)
 
@@ -150,32 +130,18 @@ class SegmentDecoder(nn.Module):
         in_dim: D.
         dim: E.
         depth: number of blocks.
-        num_heads: heads of both attentions.
         out_dim: values per patch, p*p*C.
-        mlp_ratio: hidden width of the MLP over E.
-        settings: of the blocks.
+        **block: the other arguments of the blocks.
     """
 
-    def __init__(
-        self,
-        in_dim: int,
-        dim: int,
-        depth: int,
-        num_heads: int,
-        out_dim: int,
-        mlp_ratio: float,
-        settings: BlockSettings,
-    ) -> None:
+    def __init__(self, in_dim: int, dim: int, depth: int, out_dim: int, **block) -> None:
         super().__init__()
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.blocks = nn.ModuleList(
-            DecoderBlock(dim, num_heads, mlp_ratio, settings) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(DecoderBlock(dim, **block) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=LN_EPS)
         self.pred = weight_norm(nn.Linear(dim, out_dim), dim=1)
-        gain = self.pred.parametrizations.weight.original0
-        gain.requires_grad_(False).fill_(1)
+        self.pred.parametrizations.weight.original0.requires_grad_(False).fill_(1)
 
     def layers(self, like: Tensor) -> Layers:
         """What runs this decoder's layers."""
@@ -194,14 +160,11 @@ class SegmentDecoder(nn.Module):
             [B, Q, p*p*C], in normalised-patch units.
         """
         kept = (visible + layout.kept_positions).flatten(0, 1)  # [B*(1+K), E]
-        tokens = torch.cat([kept, run.cast(self.mask_token)[0] + layout.positions])  # [S, E]
-        first, *others = self.blocks
-        if others:
-            everything = layout._replace(wanted=slice(None))
-            x = first.first(run, tokens, context, everything)  # [B, 1+L, E]
-            for block in others[:-1]:
-                x = block(run, x, context, everything.wanted)
-            x = others[-1](run, x, context, layout.wanted)
-        else:
-            x = first.first(run, tokens, context, layout)
+        x = torch.cat([kept, run.cast(self.mask_token)[0] + layout.positions])  # [S, E]
+        for i, block in enumerate(self.blocks, start=1):
+            wanted = layout.wanted if i == len(self.blocks) else ALL
+            if i == 1:
+                x = block.first(run, x, context, layout._replace(wanted=wanted))
+            else:
+                x = block(run, x, context, wanted)
         return self.pred(run.norm(self.norm, x)[1])

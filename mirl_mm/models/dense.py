@@ -1,9 +1,11 @@
-"""The encoder on images of any size, as maps for dense heads.
+"""For dense heads: the encoder on images of any size, and its stride-16 maps to other strides.
 
-Reference: "Exploring Plain Vision Transformer Backbones for Object Detection" (ViTDet),
-https://arxiv.org/abs/2203.16527, for windows with a few global blocks in between.
+References: "Exploring Plain Vision Transformer Backbones for Object Detection" (ViTDet),
+https://arxiv.org/abs/2203.16527, for windows with a few global blocks in between and for the simple
+pyramid; one tap per level as in BEiT and MAE, https://arxiv.org/abs/2106.08254.
 
-Shapes: B batch, h x w patches, L = h*w, E extra tokens (1 with cls, else 0), D width.
+Shapes: B batch, h x w patches, L = h*w, E extra tokens (1 with cls, else 0), D width, C and F input
+and output width of a pyramid.
 """
 
 from collections.abc import Sequence
@@ -11,8 +13,10 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
-from torch import Tensor
+from mmpretrain.models.utils import build_norm_layer
+from torch import Tensor, nn
 
 from mirl_mm.errors import UserError
 
@@ -21,6 +25,8 @@ from .attention import Windows
 from .half import no_autocast
 from .vit import MIRLViT
 
+STRIDES = (4, 8, 16, 32, 64)
+
 
 @MODELS.register_module()
 class MIRLDenseViT(MIRLViT):
@@ -28,8 +34,7 @@ class MIRLDenseViT(MIRLViT):
 
     Any height and width from 1 pixel on: the image is padded with zeros (the mean colour) at the
     right and bottom to full patches, and the maps are ceil(H/p) x ceil(W/p). Positions are resized
-    to the map in every forward, by matrices that are cached per size and do not depend on the
-    weights.
+    to the map in every forward.
 
     With ``window_size``, the blocks outside ``global_indices`` attend inside windows; see
     :class:`Windows` for edges and cls. A map that fits in one window is treated globally.
@@ -45,16 +50,13 @@ class MIRLDenseViT(MIRLViT):
             mmpretrain does; taps before the last block are never normed.
         frozen_stages: freeze patches, positions, cls and that many blocks, and keep them in eval
             mode; -1 and 0 freeze nothing.
-        drop_path_rate: of the last block; it grows linearly from 0. A path is dropped for a whole
-            image, never for a single window.
-        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` reads a MIRL
+        **kwargs: the other arguments of MIRLViT, except ``mask_ratio`` and ``out_type``. A path is
+            dropped (``drop_path_rate``) for a whole image, never for a window.
+            ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` reads a MIRL
             pre-training checkpoint.
-        **kwargs: the other arguments of MIRLViT, except ``mask_ratio`` and ``out_type``.
 
-    Raises:
-        ValueError: a setting out of range; a checkpoint of another arch or without the prefix; in
-            training, an image not smaller than img_size whose map does not fill one window, so
-            that windows would do nothing.
+    Windows that would do nothing in training are an error: images not smaller than img_size whose
+    map does not fill one window.
     """
 
     def __init__(
@@ -67,12 +69,9 @@ class MIRLDenseViT(MIRLViT):
         global_indices: Sequence[int] | None = None,
         final_norm: bool = True,
         frozen_stages: int = -1,
-        drop_path_rate: float = 0.0,
-        init_cfg: dict | list[dict] | None = None,
         **kwargs,
     ) -> None:
-        settings = arch_settings(arch)
-        depth = settings['num_layers']
+        depth = arch_settings(arch)['num_layers']
         if not isinstance(window_size, int) or window_size < 0:
             raise UserError(f'window_size must be 0 or a number of patches, got {window_size!r}')
         if global_indices is None:
@@ -88,19 +87,9 @@ class MIRLDenseViT(MIRLViT):
         taps = block_indices('out_indices', taps, depth)
         if not taps:
             raise UserError('out_indices names no block; give at least one')
-        kwargs.setdefault('num_segments', settings.get('num_segments', 2))  # play no part here
-        super().__init__(
-            arch=arch,
-            img_size=img_size,
-            patch_size=patch_size,
-            out_indices=taps,
-            final_norm=final_norm,
-            frozen_stages=frozen_stages,
-            drop_path_rate=drop_path_rate,
-            out_type='featmap',
-            init_cfg=init_cfg,
-            **kwargs,
-        )
+        kwargs.setdefault('num_segments', arch_settings(arch).get('num_segments', 2))  # unused
+        maps = dict(out_indices=taps, out_type='featmap', final_norm=final_norm)
+        super().__init__(arch, img_size, patch_size, frozen_stages=frozen_stages, **maps, **kwargs)
         self.window_size = window_size
         self.global_indices = block_indices('global_indices', global_indices, depth)
         unused = [*self.layers[taps[-1] + 1 :]]
@@ -199,3 +188,85 @@ def block_indices(name: str, indices: Sequence[int], depth: int) -> list[int]:
             'from the end), in ascending order and without repeats'
         )
     return resolved
+
+
+@MODELS.register_module()
+class MIRLPyramid(BaseModule):
+    """One map per stride, by deconvolution (4, 8), identity (16) and max-pooling (32).
+
+    Stride 64 takes every other pixel of the finished stride-32 map, as detection heads use it for
+    their largest anchors; it has neither a tap nor parameters of its own.
+
+    Args:
+        in_channels: C.
+        out_channels: F. Deconvolutions then halve the width at each step and every level ends in a
+            1x1 and a 3x3 convolution with norms, as in ViTDet: ready for heads (256 in mmdet).
+            None keeps the width C everywhere and adds no such convolutions, as in BEiT: for an FPN
+            or UPerHead behind it, which have their own.
+        mode: ``simple`` makes every level from one map; ``taps`` takes one map per level up to
+            stride 32, the shallowest for the smallest stride.
+        strides: an ascending part of (4, 8, 16, 32, 64); 64 needs 32.
+        norm_cfg: any norm that mmpretrain builds; LN over channels does not mind small batches.
+        init_cfg: as in MMEngine.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        mode: str = 'simple',
+        strides: Sequence[int] = (4, 8, 16, 32),
+        norm_cfg: dict = dict(type='LN2d', eps=1e-6),  # noqa: B006
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if mode not in ('simple', 'taps'):
+            raise UserError(f"mode must be 'simple' or 'taps', got {mode!r}")
+        known = [stride for stride in STRIDES if stride in strides]
+        if not known or known != list(strides) or (64 in known and 32 not in known):
+            raise UserError(
+                f'strides={tuple(strides)} does not fit: accepted is an ascending part of '
+                f'{STRIDES}, where 64 needs 32'
+            )
+        self.in_channels, self.mode, self.strides = in_channels, mode, known
+        levels = [stride for stride in known if stride < 64]
+        self.levels = nn.ModuleList(
+            build_level(stride, in_channels, out_channels, norm_cfg) for stride in levels
+        )
+        self.num_inputs = len(self.levels) if mode == 'taps' else 1
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The backbone's maps [B, C, h, w] -> per stride s, [B, F or C, 16/s*h, 16/s*w]."""
+        channels = [each.shape[1] for each in maps]
+        if channels != [self.in_channels] * self.num_inputs:
+            raise UserError(
+                f'mode={self.mode!r} with strides={tuple(self.strides)} takes {self.num_inputs} '
+                f'maps of in_channels={self.in_channels}; the backbone gives {len(channels)}, of '
+                f'{channels} channels. Set out_indices or embed_dims there, or mode, strides or '
+                'in_channels here'
+            )
+        if self.mode == 'simple':
+            maps = [*maps] * len(self.levels)
+        outs = [level(each) for level, each in zip(self.levels, maps, strict=True)]
+        if 64 in self.strides:
+            outs.append(F.max_pool2d(outs[-1], kernel_size=1, stride=2))
+        return tuple(outs)
+
+
+def build_level(stride: int, width: int, out_channels: int | None, norm_cfg: dict) -> nn.Sequential:
+    """From stride 16 to the given one."""
+    level = nn.Sequential()
+    for step in range({4: 2, 8: 1}.get(stride, 0)):
+        if step:
+            level.extend([build_norm_layer(norm_cfg, width), nn.GELU()])
+        narrower = width if out_channels is None else width // 2
+        level.append(nn.ConvTranspose2d(width, narrower, kernel_size=2, stride=2))
+        width = narrower
+    if stride == 32:  # ceil: a map of one pixel stays one pixel
+        level.append(nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True))
+    for kernel_size in () if out_channels is None else (1, 3):
+        padding = kernel_size // 2
+        level.append(nn.Conv2d(width, out_channels, kernel_size, padding=padding, bias=False))
+        level.append(build_norm_layer(norm_cfg, out_channels))
+        width = out_channels
+    return level

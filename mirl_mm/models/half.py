@@ -18,18 +18,15 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, FunctionCtx
 
 PLAIN = (nn.Linear, Linear, nn.LayerNorm)  # of torch, and mmcv's
+HOOKS = ('_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks')
 
 
 class Layers:
     """Runs layers on bfloat16 copies of their weights, under an autocast to bfloat16.
 
     Everywhere else a layer runs as it is: in full precision, in compiled code, which fuses casts by
-    itself, and where somebody listens to a layer or has put another in its place.
-
-    Args:
-        like: a tensor of the device whose autocast counts.
-        layers: whose weights are cast together.
-        parameters: others to cast with them, for :meth:`cast`.
+    itself, and where somebody listens to a layer or has put another in its place. The autocast is
+    that of the device of ``like``; ``parameters`` are cast with the layers', for :meth:`cast`.
     """
 
     def __init__(self, like: Tensor, layers: Sequence[nn.Module], *parameters: Tensor) -> None:
@@ -85,14 +82,9 @@ def no_autocast(device: str) -> AbstractContextManager:
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer is just a Linear or LayerNorm in float32, and nobody listens to it."""
-    hooks = (
-        layer._forward_hooks,
-        layer._forward_pre_hooks,
-        layer._backward_hooks,
-        layer._backward_pre_hooks,
-    )
-    plain = type(layer) in PLAIN and layer.weight is not None
-    return plain and layer.weight.dtype == torch.float32 and not any(hooks)
+    if type(layer) not in PLAIN or layer.weight is None or layer.weight.dtype != torch.float32:
+        return False
+    return not any(getattr(layer, name) for name in HOOKS)
 
 
 class _Casts(Function):
@@ -105,7 +97,7 @@ class _Casts(Function):
         return tuple(copies)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple:
         full = [torch.empty_like(gradient, dtype=torch.float32) for gradient in gradients]
         torch._foreach_copy_(full, gradients)
         return None, *full
@@ -120,9 +112,7 @@ class _Fork(Function):
         return x, x.to(dtype)
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, full: Tensor | None, half: Tensor | None
-    ) -> tuple[Tensor | None, None]:
+    def backward(ctx: FunctionCtx, full: Tensor | None, half: Tensor | None) -> tuple:
         if half is None:
             return full, None
         return half.float() if full is None else full + half, None

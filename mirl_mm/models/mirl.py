@@ -21,20 +21,16 @@ from mirl_mm.errors import UserError
 from .archs import DECODERS
 from .masking import gather_tokens, masked_ids, unpatchify
 
+Samples = list[DataSample] | None
+
 
 @MODELS.register_module()
 class MIRL(BaseSelfSupervisor):
     """A masked image, a segmented encoder, one decoder per segment, and pairs that share the work.
 
-    What the encoder knows (width, segments, patch size, channels, and the decoders' sizes of an
-    arch of the table) is the default of neck and head. Positions stay fixed.
-
-    Args:
-        backbone: MIRLViT.
-        neck: MIRLNeck.
-        head: MIRLHead.
-        data_preprocessor: None and a dict without type take mmpretrain's SelfSupDataPreprocessor.
-        **kwargs: the other arguments of mmpretrain's BaseSelfSupervisor.
+    Args are those of mmpretrain's BaseSelfSupervisor; backbone, neck and head are MIRLViT, MIRLNeck
+    and MIRLHead. What the encoder knows (width, segments, patch size, channels, and the decoders'
+    sizes of an arch of the table) is the default of neck and head. Positions stay fixed.
     """
 
     def __init__(
@@ -68,24 +64,19 @@ class MIRL(BaseSelfSupervisor):
         features = self.backbone.encode_masked(imgs, noise)  # stem, G taps
         preds = self.neck(features)  # G x [B, L, p*p*3]: shallow = main, deep = residual
         target = self.head.target(imgs)  # [B, L, p*p*3], normalised pixels of each patch
-        losses, errors = self.head.compare(preds, target.patches, features.mask)
+        compared = self.head.compare(preds, target.patches, features.mask)  # every pair's sum
         return Reconstruction(
             preds,
-            target.patches,
+            *target,
             features.mask,
             features.ids_restore,
-            losses,
-            errors,
+            *compared,
             self.pairs,
-            target.mean,
-            target.std,
             features.grid,
             self.head.patch_size,
         )
 
-    def loss(
-        self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs
-    ) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: Samples = None) -> dict[str, Tensor]:
         """``loss`` to descend on, and ``pair_g_h``: the squared error of decoders g and h together.
 
         The numbers of :meth:`reconstruct`, but only masked patches are painted and compared.
@@ -99,14 +90,8 @@ class MIRL(BaseSelfSupervisor):
         return dict(loss=losses.mean(), **dict(named))
 
     @torch.no_grad()
-    def predict(
-        self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs
-    ) -> list[DataSample]:
-        """Errors on held-out images, under masks that belong to the images.
-
-        Returns:
-            The data samples with ``recon_error`` and the field ``pair_g_h`` of every pair.
-        """
+    def predict(self, inputs: Tensor, data_samples: Samples = None) -> list[DataSample]:
+        """The data samples with ``recon_error`` and ``pair_g_h``, under masks of the images."""
         samples = data_samples or [DataSample() for _ in inputs]
         errors = self.reconstruct(inputs, self.fixed_noise(inputs, samples)).pair_errors
         for sample, row in zip(samples, errors, strict=True):
@@ -128,9 +113,7 @@ class MIRL(BaseSelfSupervisor):
             rows.append(torch.rand(num_patches, generator=generator))
         return torch.stack(rows).to(imgs)
 
-    def forward(
-        self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = 'tensor'
-    ):
+    def forward(self, inputs: Tensor, data_samples: Samples = None, mode: str = 'tensor'):
         """As BaseSelfSupervisor's, and ``mode='predict'`` for validation and tools/test.py."""
         if mode == 'predict':
             return self.predict(inputs, data_samples)
@@ -179,13 +162,13 @@ class Reconstruction:
 
     preds: tuple[Tensor, ...]  # G x [B, L, p*p*3]
     target: Tensor  # [B, L, p*p*3]
+    patch_mean: Tensor  # [B, L, 1]
+    patch_std: Tensor  # [B, L, 1]
     mask: Tensor  # [B, L], 0 kept, 1 masked
     ids_restore: Tensor  # [B, L]
     losses: Tensor  # [B, P], what the loss module gives for every pair of every image
     pair_errors: Tensor  # [B, P], masked squared error, whatever the loss is
     pairs: list[tuple[int, int]]  # P segments (main, residual)
-    patch_mean: Tensor  # [B, L, 1]
-    patch_std: Tensor  # [B, L, 1]
     grid: tuple[int, int]  # (h, w) patches
     patch_size: int
 

@@ -71,22 +71,18 @@ class MIRLNeck(BaseModule):
         self.out_dim = patch_size**2 * in_channels
         self.stem_norm = nn.LayerNorm(embed_dim, eps=LN_EPS)
         self.stem_embed = nn.Linear(embed_dim, decoder_embed_dim)
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(embed_dim, eps=LN_EPS) for _ in range(num_segments - 1)
-        )
-        decoder = (embed_dim, decoder_embed_dim, decoder_depth, decoder_num_heads, self.out_dim)
+        norms = (nn.LayerNorm(embed_dim, eps=LN_EPS) for _ in range(num_segments - 1))
+        self.norms = nn.ModuleList(norms)
+        sizes = (embed_dim, decoder_embed_dim, decoder_depth, self.out_dim)
         settings = BlockSettings.of(attn_fp32, with_cp, compile_blocks)
-        self.decoders = nn.ModuleList(
-            SegmentDecoder(*decoder, mlp_ratio, settings) for _ in range(num_segments)
-        )
+        block = dict(num_heads=decoder_num_heads, mlp_ratio=mlp_ratio, settings=settings)
+        decoders = (SegmentDecoder(*sizes, **block) for _ in range(num_segments))
+        self.decoders = nn.ModuleList(decoders)
         self._table: tuple | None = None  # no buffer: averaging models needs those of one size
         self._register_load_state_dict_pre_hook(self._refuse_other_decoders)
 
     def init_weights(self) -> None:
-        """Xavier-uniform matrices, zero biases, mask tokens N(0, 0.02), gains 1.
-
-        A ``Pretrained`` init_cfg has the last word.
-        """
+        """Xavier-uniform matrices, zero biases, mask tokens N(0, 0.02), gains 1; or pre-trained."""
         super().init_weights()
         if is_pretrained(self.init_cfg):
             return
@@ -120,7 +116,7 @@ class MIRLNeck(BaseModule):
         layout = self._layout(features, wanted, run)
         context = [run(self.stem_embed, run.norm(self.stem_norm, features.stem)[1])]
         preds = []
-        for decoder, tokens in zip(self.decoders, self._normed(features, run), strict=True):
+        for decoder, tokens in zip(self.decoders, self.normed_taps(features, run), strict=True):
             own = decoder.layers(tokens)
             visible = own(decoder.embed, tokens)  # [B, 1+K, E]
             preds.append(decoder(own, visible, torch.cat(context, dim=1), layout))
@@ -137,15 +133,11 @@ class MIRLNeck(BaseModule):
         sequences = torch.cat([kept, masked], dim=1)
         return Layout(F.embedding(places, positions), positions[1:], sequences, wanted)
 
-    def normed_taps(self, features: MaskedFeatures) -> list[Tensor]:
+    def normed_taps(self, features: MaskedFeatures, run: Layers | None = None) -> list[Tensor]:
         """The segments' outputs after their LayerNorms: G x [B, 1+K, D]."""
-        return self._normed(features, Layers(features.stem, self.norms))
-
-    def _normed(self, features: MaskedFeatures, run: Layers) -> list[Tensor]:
-        *earlier, last = features.taps
-        return [run.norm(norm, tap)[1] for norm, tap in zip(self.norms, earlier, strict=True)] + [
-            last
-        ]
+        run = run or Layers(features.stem, self.norms)
+        *taps, last = features.taps
+        return [*(run.norm(n, tap)[1] for n, tap in zip(self.norms, taps, strict=True)), last]
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Sine-cosine table of this grid [1, 1+L, E]; follows the images' size."""
@@ -158,11 +150,8 @@ class MIRLNeck(BaseModule):
     def _refuse_other_decoders(self, state_dict: dict, prefix: str, *_) -> None:
         """Stop a load that would fill the decoders only in part; a bare encoder may come."""
         own = {prefix + name: shape for name, shape in shapes(self.state_dict()).items()}
-        given = {
-            name: shape
-            for name, shape in shapes(state_dict).items()
-            if name.startswith(tuple(prefix + part for part in PARTS))
-        }
+        parts = tuple(prefix + part for part in PARTS)
+        given = {n: shape for n, shape in shapes(state_dict).items() if n.startswith(parts)}
         who = f'this neck ({self.num_segments} decoders for an encoder {self.embed_dim} wide)'
         if given and (reason := difference(given, own, who)):
             raise CheckpointError(f'the checkpoint has other decoders: {reason}')

@@ -1,8 +1,5 @@
 """The deep plain ViT encoder: mmpretrain's VisionTransformer plus a masked pass that taps segments.
 
-Reference: "Masked Image Residual Learning for Scaling Deeper Vision Transformers",
-https://arxiv.org/abs/2309.14136.
-
 Shapes: B batch, L patches, K kept patches, D width, G segments.
 """
 
@@ -20,13 +17,7 @@ from mirl_mm.errors import CheckpointError, UserError
 from .archs import ARCHS, DICT_ARCH_SEGMENTS, arch_settings, check_segments
 from .block import BlockSettings, adopt
 from .fit import compare, shapes
-from .masking import (
-    check_image_size,
-    gather_tokens,
-    num_kept,
-    random_masking,
-    sincos_positions,
-)
+from .masking import check_image_size, gather_tokens, num_kept, random_masking, sincos_positions
 
 
 class MaskedFeatures(NamedTuple):
@@ -58,9 +49,6 @@ class MIRLViT(VisionTransformer):
         compile_blocks: compile one block for all; a dict has arguments of torch.compile.
         init_cfg: as in MMEngine; without ``Pretrained``, MIRL's initialisation is used.
         **kwargs: the other arguments of mmpretrain's VisionTransformer.
-
-    Raises:
-        ValueError: an unknown arch, or numbers that do not fit each other.
     """
 
     arch_zoo = ARCHS
@@ -93,14 +81,12 @@ class MIRLViT(VisionTransformer):
         self.with_cp = with_cp
         adopt(self.layers, BlockSettings.of(attn_fp32, with_cp, compile_blocks))
         self._set_sincos_positions()
-        self._register_load_state_dict_pre_hook(self._refuse_other_arch)
-        self._register_load_state_dict_pre_hook(self._leave_final_norm)
+        self._register_load_state_dict_pre_hook(self._check_load)
 
     def init_weights(self) -> None:
-        """MIRL's initialisation: Xavier-uniform matrices, zero biases, cls N(0, 0.02).
+        """Xavier-uniform matrices (the patch projection is one), zero biases, cls N(0, 0.02).
 
-        The patch projection counts as a matrix; positions are sine-cosine. A ``Pretrained``
-        init_cfg has the last word; a checkpoint that names another arch is a ValueError.
+        A ``Pretrained`` init_cfg has the last word; a checkpoint of another arch is an error.
         """
         super(VisionTransformer, self).init_weights()  # its own would redraw the positions
         if is_pretrained(self.init_cfg):
@@ -124,9 +110,6 @@ class MIRLViT(VisionTransformer):
         Args:
             imgs: [B, 3, H, W], normalised pixels.
             noise: [B, L]; the K smallest of a row are kept. None draws it uniformly.
-
-        Raises:
-            ValueError: H or W is not a multiple of the patch size, or the noise has another shape.
         """
         if self.cls_token is None or not self.final_norm:
             raise UserError('masked encoding needs with_cls_token=True and final_norm=True')
@@ -160,13 +143,11 @@ class MIRLViT(VisionTransformer):
         return MaskedFeatures(stem, tuple(taps), ids_restore, mask, grid)
 
     def _set_sincos_positions(self) -> None:
-        table = sincos_positions(
-            self.embed_dims, tuple(self.patch_resolution), self.cls_token is not None
-        )
+        grid, has_cls = tuple(self.patch_resolution), self.cls_token is not None
         with torch.no_grad():
-            self.pos_embed.copy_(table)
+            self.pos_embed.copy_(sincos_positions(self.embed_dims, grid, has_cls))
 
-    def _refuse_other_arch(self, state_dict: dict, prefix: str, *_) -> None:
+    def _check_load(self, state_dict: dict, prefix: str, *_) -> None:
         """Stop a load that would fill this encoder only in part. Final norms may come and go."""
         own = {prefix + name: shape for name, shape in shapes(self.state_dict()).items()}
         who = f'this encoder ({self.embed_dims} wide, {self.num_layers} deep)'
@@ -176,12 +157,9 @@ class MIRLViT(VisionTransformer):
                 f'{next(iter(own))!r}'
             )
         compare(shapes(state_dict), own, who, prefix)
-
-    def _leave_final_norm(self, state_dict: dict, prefix: str, *_) -> None:
-        """Take from a load the norm that final_norm=False leaves out: nothing to be warned of."""
-        for name in [*state_dict]:
-            if name.startswith(prefix + 'ln1.') and not self.final_norm:
-                del state_dict[name]
+        if not self.final_norm:  # MMEngine need not warn of the norm that is left out
+            for name in ('ln1.weight', 'ln1.bias'):
+                state_dict.pop(prefix + name, None)
 
 
 def is_pretrained(init_cfg: dict | list[dict] | None) -> bool:

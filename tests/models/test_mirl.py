@@ -372,7 +372,7 @@ def test_an_arch_brings_its_neck_and_head(arch):
     with torch.device('meta'):
         model = built(arch, patch_size=14, img_size=28, in_channels=1)
     decoder = model.neck.decoders[0]
-    sizes = (decoder.embed.out_features, len(decoder.blocks), decoder.blocks[0].attn.num_heads)
+    sizes = (decoder.embed.out_features, len(decoder.blocks), decoder.blocks[0].num_heads)
     assert sizes == tuple(numbers[key] for key in DECODERS)
     assert model.neck.embed_dim == decoder.embed.in_features == numbers['embed_dims']
     assert len(model.neck.decoders) == model.neck.num_segments == numbers['num_segments']
