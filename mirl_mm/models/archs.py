@@ -68,30 +68,24 @@ class EncoderArch:
         projection = getattr(getattr(backbone, 'patch_embed', None), 'projection', None)
         if not isinstance(settings, Mapping) or not isinstance(projection, nn.Conv2d):
             return None
-        return cls(
-            **{key: settings[key] for key in _ENCODER},
-            patch_size=projection.kernel_size[0],
-            in_channels=projection.in_channels,
-            img_size=tuple(backbone.img_size),
-        )
+        patches = dict(patch_size=projection.kernel_size[0], in_channels=projection.in_channels)
+        numbers = {key: settings[key] for key in _ENCODER}
+        return cls(**numbers, **patches, img_size=tuple(backbone.img_size))
 
     @classmethod
     def of_meta(cls, meta: Mapping) -> 'EncoderArch | None':
         """As stored in a file's meta by :meth:`to_meta`; None where nothing is."""
         stored = meta.get('arch')
-        needed = [key for key in _SIZES if key != 'num_heads']
-        if not isinstance(stored, Mapping) or not all(
-            isinstance(stored.get(key), int) for key in needed
-        ):
+        stored = stored if isinstance(stored, Mapping) else {}
+        if not all(isinstance(stored.get(key), int) for key in _SIZES if key != 'num_heads'):
             return None
         fields = {key: stored[key] for key in cls.__dataclass_fields__ if key in stored}
-        size = fields.get('img_size')
-        return cls(**{**fields, 'img_size': None if size is None else tuple(size)})
+        size = fields.pop('img_size', None)
+        return cls(**fields, img_size=size and tuple(size))
 
     def to_meta(self) -> dict:
         """Plain data, with the name from the table (or None)."""
-        size = None if self.img_size is None else list(self.img_size)
-        return dict(asdict(self), img_size=size, name=self.name)
+        return dict(asdict(self), img_size=self.img_size and list(self.img_size), name=self.name)
 
     def named(self, name: str) -> 'EncoderArch':
         """This arch with the numbers of the table; patch, channels and positions stay."""
@@ -120,14 +114,12 @@ def arch_settings(arch: str | dict) -> dict:
             raise UserError(f'unknown arch {arch!r}; known are {", ".join(ARCHS)}, or a dict')
         return ARCHS[arch.lower()]
     if missing := [key for key in _ENCODER if key not in arch]:
+        needed = f'needed are {", ".join(_ENCODER)}, got {sorted(arch)}'
+        raise UserError(f'the arch dict lacks {", ".join(missing)}; {needed}')
+    width, heads = arch['embed_dims'], arch['num_heads']
+    if width % heads:
         raise UserError(
-            f'the arch dict lacks {", ".join(missing)}; needed are '
-            f'{", ".join(_ENCODER)}, got {sorted(arch)}'
-        )
-    if arch['embed_dims'] % arch['num_heads']:
-        raise UserError(
-            f'embed_dims={arch["embed_dims"]} of the arch dict must be a multiple of '
-            f'num_heads={arch["num_heads"]}'
+            f'embed_dims={width} of the arch dict must be a multiple of num_heads={heads}'
         )
     return arch
 

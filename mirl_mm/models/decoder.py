@@ -23,6 +23,7 @@ from .half import Layers
 
 LN_EPS = 1e-6
 ALL = slice(None)
+Projected = tuple[Tensor, Tensor, Tensor]  # queries [B, Q, E], keys and values [B, 1+L, E]
 
 
 class Layout(NamedTuple):
@@ -63,7 +64,7 @@ class DecoderBlock(nn.Module):
             queries, keys_values = self._projections(run)
             q = F.linear(normed[:, wanted], *queries)
             k, v = F.linear(normed, *keys_values).chunk(2, dim=-1)
-        return self._attend_and_mix(run, x[:, wanted], q, k, v, context)
+        return self._attend_and_mix(run, x[:, wanted], (q, k, v), context)
 
     def first(self, run: Layers, tokens: Tensor, context: Tensor, layout: Layout) -> Tensor:
         """The same for sequences of repeated tokens: [S, E], context [B, M, E] -> [B, Q, E]."""
@@ -79,7 +80,7 @@ class DecoderBlock(nn.Module):
             q = F.embedding(queries, F.linear(normed[masked], *of_queries))
             k, v = F.embedding(sequences, F.linear(normed, *of_others)).chunk(2, dim=-1)
             shortcut = F.embedding(queries, tokens[masked])
-        return self._attend_and_mix(run, shortcut, q, k, v, context)
+        return self._attend_and_mix(run, shortcut, (q, k, v), context)
 
     def _projections(self, run: Layers) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of the queries, and those of keys and values."""
@@ -87,31 +88,23 @@ class DecoderBlock(nn.Module):
         split = [each.split([width, 2 * width]) for each in run.weights(self.attn.qkv)]
         return [*zip(*split, strict=True)]
 
-    def _attend_and_mix(
-        self, run: Layers, x: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Tensor
-    ) -> Tensor:
+    def _attend_and_mix(self, run: Layers, x: Tensor, qkv: Projected, context: Tensor) -> Tensor:
         function = attend_and_mix
         if self.settings.compile_options is None:
             function = partial(function, run=run)
         else:
             torch._dynamo.maybe_mark_dynamic(context, 1)  # it grows from decoder to decoder
-        return self.settings.run(function, self, x, q, k, v, context)
+        return self.settings.run(function, self, x, qkv, context)
 
 
 def attend_and_mix(
-    block: DecoderBlock,
-    x: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    context: Tensor,
-    run: Layers | None = None,
+    block: DecoderBlock, x: Tensor, qkv: Projected, context: Tensor, run: Layers | None = None
 ) -> Tensor:
-    """A block after the projections of its self-attention; x and q [B, Q, E] -> [B, Q, E]."""
+    """A block after the projections of its self-attention; x [B, Q, E] -> the same."""
     run = run or Layers(x, block.layers())
     attention = partial(attend, num_heads=block.num_heads, fp32=block.settings.attn_fp32)
     cross = block.cross_attn
-    x = x + run(block.attn.proj, attention(q, k, v))
+    x = x + run(block.attn.proj, attention(*qkv))
     x, normed = run.norm(block.ln_query, x)
     _, context = run.norm(block.ln_context, context)
     k, v = run(cross.kv, context).chunk(2, dim=-1)
@@ -126,12 +119,7 @@ class SegmentDecoder(nn.Module):
     The prediction layer is weight-normed per *input* feature with the gain g frozen at 1 (the
     official Paddle ``weight_norm(dim=0)`` acts on an [in, out] weight, hence dim=1 here).
 
-    Args:
-        in_dim: D.
-        dim: E.
-        depth: number of blocks.
-        out_dim: values per patch, p*p*C.
-        **block: the other arguments of the blocks.
+    ``in_dim`` is D, ``dim`` E and ``out_dim`` p*p*C; ``block`` are the blocks' other arguments.
     """
 
     def __init__(self, in_dim: int, dim: int, depth: int, out_dim: int, **block) -> None:
@@ -149,15 +137,9 @@ class SegmentDecoder(nn.Module):
         return Layers(like, (self.embed, *blocks, self.norm), self.mask_token)
 
     def forward(self, run: Layers, visible: Tensor, context: Tensor, layout: Layout) -> Tensor:
-        """Paint the wanted patches.
+        """Paint the wanted patches: [B, Q, p*p*C], in normalised-patch units.
 
-        Args:
-            visible: [B, 1+K, E], embedded tokens, cls first.
-            context: [B, M, E], tokens to look at.
-            layout: where the tokens sit, and which output is wanted.
-
-        Returns:
-            [B, Q, p*p*C], in normalised-patch units.
+        From embedded visible tokens [B, 1+K, E], cls first, and a context [B, M, E].
         """
         kept = (visible + layout.kept_positions).flatten(0, 1)  # [B*(1+K), E]
         x = torch.cat([kept, run.cast(self.mask_token)[0] + layout.positions])  # [S, E]

@@ -48,12 +48,8 @@ class Comparison(NamedTuple):
 class MIRLHead(BaseModule):
     """Pairs the decoders and holds the sum of each pair against normalised pixels.
 
-    Args:
-        loss: config of the loss module; None takes MIRLResidualLoss. It is called as that one is.
-        patch_size: p, pixels.
-        in_channels: C.
-        pairing: a name of :data:`PAIRINGS`.
-        init_cfg: as in MMEngine.
+    ``loss`` is the config of a module that is called as MIRLResidualLoss is, which None takes;
+    ``pairing`` a name of :data:`PAIRINGS`.
     """
 
     def __init__(
@@ -67,8 +63,7 @@ class MIRLHead(BaseModule):
         super().__init__(init_cfg)
         if pairing not in PAIRINGS:
             raise UserError(f'unknown pairing {pairing!r}; known are {", ".join(PAIRINGS)}')
-        self.patch_size = patch_size
-        self.in_channels = in_channels
+        self.patch_size, self.in_channels = patch_size, in_channels
         self.pairs = PAIRINGS[pairing]  # G -> pairs (main, residual) of segments
         self.loss_module = MODELS.build(loss or dict(type='MIRLResidualLoss'))
 
@@ -100,11 +95,8 @@ class MIRLResidualLoss(nn.Module):
     def forward(self, main: Tensor, residual: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """Per-image error [B]: mean over the values of a patch, then over the masked patches.
 
-        Args:
-            main: [B, L, V] from one decoder of the pair.
-            residual: [B, L, V] from the other.
-            target: [B, L, V]; its precision is the one used here.
-            mask: [B, L], 1 where the error counts.
+        Main, residual and target are [B, L, V], and computed with in the target's precision; the
+        mask [B, L] is 1 where the error counts.
         """
         error = _SquaredError.apply(main, residual, target)  # [B, L]
         return (error * mask).sum(dim=1) / mask.sum(dim=1)

@@ -25,11 +25,7 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
 
 
 def random_masking(noise: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep the ``kept`` patches with the smallest noise in each row.
-
-    Args:
-        noise: [B, L], any real numbers.
-        kept: K, how many to keep.
+    """Keep the K patches with the smallest noise [B, L] in each row.
 
     Returns:
         ids_keep [B, K] in ascending order of noise; ids_restore [B, L], where each patch sits in
@@ -53,8 +49,7 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
 
 def patchify(imgs: Tensor, patch_size: int) -> Tensor:
     """Cut [B, C, H, W] into patches [B, L, p*p*C], channel fastest; H and W: multiples of p."""
-    b, c, height, width = imgs.shape
-    p = patch_size
+    (b, c, height, width), p = imgs.shape, patch_size
     check_image_size((height, width), p)
     patches = imgs.reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)
     return patches.reshape(b, -1, p * p * c)
@@ -68,7 +63,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
 
 
 def check_image_size(size: tuple[int, int], patch_size: int) -> None:
-    """ValueError unless both sides (pixels) are positive multiples of the patch size."""
+    """Refuse sides (pixels) that are no positive multiples of the patch size."""
     if any(side < patch_size or side % patch_size for side in size):
         raise UserError(
             f'image size {size[0]}x{size[1]} (height x width) does not fit patch_size='
@@ -84,13 +79,8 @@ def sincos_positions(dim: int, grid: tuple[int, int], cls_token: bool = True) ->
     ``build_2d_sincos_position_embedding`` walks the grid column by column and works in float32,
     so it gives the transposed table. The result is cached: do not write into it.
 
-    Args:
-        dim: D, a multiple of 4.
-        grid: (h, w) patches.
-        cls_token: put a zero row first.
-
     Returns:
-        [1, (1+)L, D] float32.
+        [1, (1+)L, D] float32; the row of the cls token is zero.
     """
     if dim % 4:
         raise UserError(f'sine-cosine positions need a width divisible by 4, got {dim}')

@@ -28,17 +28,9 @@ class MIRLNeck(BaseModule):
     The last segment is normed by the encoder's own final norm; the norms of the others and of the
     stem live here, so that the encoder keeps the names of a stock ViT.
 
-    Args:
-        embed_dim: D.
-        num_segments: G.
-        decoder_embed_dim: E, a multiple of 4 and of the number of heads.
-        decoder_depth: blocks per decoder.
-        decoder_num_heads: heads per block.
-        mlp_ratio: hidden width of the MLPs over E.
-        patch_size: p, pixels.
-        in_channels: C, image channels.
-        with_cp, attn_fp32, compile_blocks: of the decoders' blocks, as in MIRLViT.
-        init_cfg: as in MMEngine.
+    ``embed_dim`` is D; ``decoder_embed_dim`` is E, a multiple of 4 and of the heads; ``mlp_ratio``
+    is the hidden width of the MLPs over E. ``with_cp``, ``attn_fp32`` and ``compile_blocks`` are
+    those of MIRLViT, for the decoders' blocks.
     """
 
     def __init__(
@@ -66,8 +58,7 @@ class MIRLNeck(BaseModule):
                 f'decoder_embed_dim={decoder_embed_dim} must be a multiple of 4 and '
                 f'of decoder_num_heads={decoder_num_heads}'
             )
-        self.embed_dim = embed_dim
-        self.num_segments = num_segments
+        self.embed_dim, self.num_segments = embed_dim, num_segments
         self.out_dim = patch_size**2 * in_channels
         self.stem_norm = nn.LayerNorm(embed_dim, eps=LN_EPS)
         self.stem_embed = nn.Linear(embed_dim, decoder_embed_dim)
@@ -94,10 +85,10 @@ class MIRLNeck(BaseModule):
             nn.init.ones_(weight.original0)
 
     def forward(self, features: MaskedFeatures, ids: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Paint all patches from every segment, shallow to deep.
+        """Paint all patches, or those at ids [B, Q], from every segment, shallow to deep.
 
         Returns:
-            G x [B, L, p*p*C], or G x [B, Q, p*p*C] for the patches at ids [B, Q].
+            G x [B, L or Q, p*p*C].
         """
         rows = features.ids_restore if ids is None else features.ids_restore.gather(1, ids)
         return tuple(gather_tokens(pred, rows + 1) for pred in self._paint(features, slice(None)))

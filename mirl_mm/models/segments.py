@@ -23,8 +23,7 @@ def parameter_segments(model: nn.Module) -> dict[str, str]:
     the rest the part of the model: ``neck``, ``head``, ``decode_head``, ``rpn_head`` and so on. An
     encoder without blocks is ``backbone`` as a whole. DDP, FSDP and torch.compile may be around it.
     """
-    whole = unwrapped(model)
-    backbone = getattr(whole, 'backbone', None)
+    backbone = getattr(unwrapped(model), 'backbone', None)
     blocks = getattr(backbone, 'layers', None)
     depth = len(blocks) if isinstance(blocks, nn.ModuleList | nn.Sequential) else 0
     per_segment = depth // num_segments(backbone) if depth else 0

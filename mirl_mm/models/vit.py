@@ -40,8 +40,7 @@ class MIRLViT(VisionTransformer):
     Args:
         arch: a name of :data:`ARCHS`, or a dict with ``embed_dims``, ``num_layers``, ``num_heads``
             and ``feedforward_channels``.
-        img_size: pixels, one number or (height, width); each a multiple of the patch size.
-        patch_size: pixels.
+        img_size: pixels, one number or (height, width); each a multiple of ``patch_size``.
         num_segments: G, even and a divisor of the depth; None takes the arch's own (6 for a dict).
         mask_ratio: share of patches hidden by :meth:`encode_masked`.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
@@ -73,11 +72,8 @@ class MIRLViT(VisionTransformer):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         check_image_size((height, width), patch_size)
         num_kept(height // patch_size * (width // patch_size), mask_ratio)
-        self.mask_ratio = mask_ratio
-        self.patch_size = patch_size
-        super().__init__(
-            arch=arch, img_size=img_size, patch_size=patch_size, init_cfg=init_cfg, **kwargs
-        )
+        self.mask_ratio, self.patch_size = mask_ratio, patch_size
+        super().__init__(arch, img_size, patch_size, init_cfg=init_cfg, **kwargs)
         self.with_cp = with_cp
         adopt(self.layers, BlockSettings.of(attn_fp32, with_cp, compile_blocks))
         self._set_sincos_positions()
@@ -152,10 +148,8 @@ class MIRLViT(VisionTransformer):
         own = {prefix + name: shape for name, shape in shapes(self.state_dict()).items()}
         who = f'this encoder ({self.embed_dims} wide, {self.num_layers} deep)'
         if not own.keys() & state_dict.keys():  # a child module is handed its own names alone
-            raise CheckpointError(
-                f'the checkpoint holds no weight of {who}: none of its names starts like '
-                f'{next(iter(own))!r}'
-            )
+            like = f'none of its names starts like {next(iter(own))!r}'
+            raise CheckpointError(f'the checkpoint holds no weight of {who}: {like}')
         compare(shapes(state_dict), own, who, prefix)
         if not self.final_norm:  # MMEngine need not warn of the norm that is left out
             for name in ('ln1.weight', 'ln1.bias'):
