@@ -47,7 +47,9 @@ class MIRL(BaseSelfSupervisor):
         if not isinstance(backbone, nn.Module):
             backbone = MODELS.build(backbone)
         if not isinstance(neck, nn.Module):
-            neck = dict(neck_sizes(backbone), **neck)
+            arch = backbone.arch_settings
+            decoders = {size: arch[size] for size in DECODERS if size in arch}
+            neck = dict(decoders | neck_sizes(backbone), **neck)
         if not isinstance(head, nn.Module):
             head = dict(patch_sizes(backbone), **head)
         super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, **kwargs)
@@ -130,17 +132,13 @@ class MIRL(BaseSelfSupervisor):
         return [f'pair_{g}_{h}' for g, h in self.pairs]
 
     def _check_fit(self) -> None:
-        sizes, neck, head = neck_sizes(self.backbone), self.neck, self.head
-        patch, channels = sizes['patch_size'], sizes['in_channels']
-        for what, left, right in [
-            ('num_segments of backbone and neck', sizes['num_segments'], neck.num_segments),
-            ('width of the backbone and embed_dim of the neck', sizes['embed_dim'], neck.embed_dim),
-            ('patch_size of backbone and head', patch, head.patch_size),
-            ('in_channels of backbone and head', channels, head.in_channels),
-            ('values per patch of head and neck', patch**2 * channels, neck.out_dim),
-        ]:
-            if left != right:
-                raise UserError(f'{what} must be equal, got {left} and {right}')
+        known = dict(neck=neck_sizes(self.backbone), head=patch_sizes(self.backbone))
+        for part, sizes in known.items():
+            for name, size in sizes.items():
+                other = getattr(getattr(self, part), name)
+                if size != other:
+                    both = f'{size} and {other}'
+                    raise UserError(f'{name} of backbone and {part} must be equal, got {both}')
 
 
 def patch_sizes(backbone: nn.Module) -> dict[str, int]:
@@ -150,10 +148,9 @@ def patch_sizes(backbone: nn.Module) -> dict[str, int]:
 
 
 def neck_sizes(backbone: nn.Module) -> dict[str, int]:
-    """What a neck has to know, and the decoders' sizes where the encoder's arch has them."""
-    encoder = dict(embed_dim=backbone.embed_dims, num_segments=backbone.num_segments)
-    arch = backbone.arch_settings
-    return encoder | patch_sizes(backbone) | {key: arch[key] for key in DECODERS if key in arch}
+    """What a neck has to know of it."""
+    sizes = dict(embed_dim=backbone.embed_dims, num_segments=backbone.num_segments)
+    return sizes | patch_sizes(backbone)
 
 
 @dataclass

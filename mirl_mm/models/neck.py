@@ -59,12 +59,13 @@ class MIRLNeck(BaseModule):
                 f'of decoder_num_heads={decoder_num_heads}'
             )
         self.embed_dim, self.num_segments = embed_dim, num_segments
-        self.out_dim = patch_size**2 * in_channels
+        self.patch_size, self.in_channels = patch_size, in_channels
+        out_dim = patch_size**2 * in_channels
         self.stem_norm = nn.LayerNorm(embed_dim, eps=LN_EPS)
         self.stem_embed = nn.Linear(embed_dim, decoder_embed_dim)
         norms = (nn.LayerNorm(embed_dim, eps=LN_EPS) for _ in range(num_segments - 1))
         self.norms = nn.ModuleList(norms)
-        sizes = (embed_dim, decoder_embed_dim, decoder_depth, self.out_dim)
+        sizes = (embed_dim, decoder_embed_dim, decoder_depth, out_dim)
         settings = BlockSettings.of(attn_fp32, with_cp, compile_blocks)
         block = dict(num_heads=decoder_num_heads, mlp_ratio=mlp_ratio, settings=settings)
         decoders = (SegmentDecoder(*sizes, **block) for _ in range(num_segments))

@@ -377,7 +377,7 @@ def test_an_arch_brings_its_neck_and_head(arch):
     assert model.neck.embed_dim == decoder.embed.in_features == numbers['embed_dims']
     assert len(model.neck.decoders) == model.neck.num_segments == numbers['num_segments']
     assert (model.head.patch_size, model.head.in_channels) == (14, 1)
-    assert model.neck.out_dim == 14 * 14
+    assert decoder.pred.out_features == 14 * 14
 
 
 def test_explicit_decoders_win():
@@ -399,10 +399,10 @@ def test_the_decoders_of_a_dict_arch_are_the_necks_own():
     ('parts', 'words'),
     [
         ({'neck': {'num_segments': 4}}, ['num_segments of backbone and neck', '2 and 4']),
-        ({'neck': {'embed_dim': 48}}, ['embed_dim of the neck', '24 and 48']),
+        ({'neck': {'embed_dim': 48}}, ['embed_dim of backbone and neck', '24 and 48']),
         ({'head': {'patch_size': 16}}, ['patch_size of backbone and head', '8 and 16']),
-        ({'neck': {'patch_size': 16}}, ['values per patch of head and neck', '192 and 768']),
-        ({'neck': {'in_channels': 1}}, ['values per patch of head and neck', '192 and 64']),
+        ({'neck': {'patch_size': 16}}, ['patch_size of backbone and neck', '8 and 16']),
+        ({'neck': {'in_channels': 1}}, ['in_channels of backbone and neck', '3 and 1']),
         ({'head': {'in_channels': 1}}, ['in_channels of backbone and head', '3 and 1']),
         (
             {'backbone': {'in_channels': 1}, 'head': {'in_channels': 3}},
