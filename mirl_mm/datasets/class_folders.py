@@ -19,15 +19,11 @@ from .images import EXTENSIONS
 def class_folders(root: str, pipeline: Sequence[dict], limit: int | None = None) -> CustomDataset:
     """Images at ``root/<class>/**``; labels are the places of the classes in sorted order.
 
-    Args:
-        root: the folder of the class folders.
-        pipeline: transforms that end in PackInputs.
-        limit: at most so many images of each class, the first by name.
+    The pipeline ends in PackInputs; ``limit`` takes the first images of each class by name.
     """
     if limit is not None and limit < 1:
         raise UserError(f'limit must be at least 1 image of each class, got {limit}')
-    settings = dict(data_root=str(root), extensions=EXTENSIONS, pipeline=pipeline)
-    dataset = CustomDataset(**settings, lazy_init=True)
+    dataset = CustomDataset(str(root), extensions=EXTENSIONS, pipeline=pipeline, lazy_init=True)
     folder_names(dataset)
     dataset.full_init()
     if limit is not None:
@@ -39,8 +35,7 @@ def folders_of(cfg: dict) -> tuple[str | None, str | None]:
     """Where a config's training and test images lie; None where it does not say."""
     found = []
     for names in (('train_dataloader',), ('test_dataloader', 'val_dataloader')):
-        loader = next((cfg[name] for name in names if cfg.get(name)), None)
-        dataset = {} if loader is None else loader['dataset']
+        dataset = next((cfg[name]['dataset'] for name in names if cfg.get(name)), {})
         parts = [dataset.get('data_root'), dataset.get('data_prefix')]
         parts = [part for part in parts if isinstance(part, str) and part]
         found.append(os.path.join(*parts).rstrip('/') if parts else None)
@@ -53,26 +48,18 @@ def first_of_each(labels: np.ndarray, limit: int) -> list[int]:
     return np.sort(np.concatenate(chosen)).tolist()
 
 
-def class_names(dataset: CustomDataset) -> list[str]:
-    """Names of the classes by label."""
-    return list(dataset.metainfo['classes'])
-
-
-def check_classes(train: CustomDataset, val: CustomDataset) -> None:
-    """UserError if the classes of two sets are not the same ones in the same order."""
-    check_same_names({place_of(each): class_names(each) for each in (train, val)})
+def check_classes(*sets: CustomDataset) -> None:
+    """UserError if the classes of sets are not the same ones in the same order."""
+    _check_same({each.img_prefix.rstrip('/'): list(each.metainfo['classes']) for each in sets})
 
 
 def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> None:
     """Hold the datasets of a classifier's config, by their places in it, against each other.
 
     Of folders the names and a first image are looked at, of lists the labels, and of these and
-    other datasets the names that they are given. Without labels or names they are left alone.
-
-    Raises:
-        FileNotFoundError: a folder is not there.
-        UserError: it has no class folders; a class has no image; classes differ between datasets;
-            the model has another number of them.
+    other datasets the names that they are given. Without labels or names they are left alone. A
+    class without images, other classes in another dataset or another number of them in the model
+    is a UserError, as is a folder without class folders; one that is not there, FileNotFoundError.
     """
     folders, given = {}, {}
     for key, settings in datasets.items():
@@ -80,21 +67,20 @@ def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> None:
             dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
         except TypeError:  # left to who builds it
             continue
-        names = getattr(dataset, 'metainfo', {}).get('classes')
-        of_files = isinstance(dataset, CustomDataset)
         if not getattr(dataset, 'with_label', True):
             continue
+        names = getattr(dataset, 'metainfo', {}).get('classes')
+        of_files = isinstance(dataset, CustomDataset)
         if of_files and not dataset.ann_file:
-            folders[place_of(dataset)] = folder_names(dataset, key)
+            folders[dataset.img_prefix.rstrip('/')] = folder_names(dataset, key)
         elif names is not None:
             place = dataset.ann_file or key
             given[place] = list(names)
             if of_files:
                 labels = {int(line.rsplit(' ', 1)[-1]) for line in list_from_file(place)}
-                empty = [name for label, name in enumerate(names) if label not in labels]
-                check_none_empty(empty, place)
-    check_same_names(folders)
-    check_same_names(given)
+                _check_empty([name for i, name in enumerate(names) if i not in labels], place)
+    _check_same(folders)
+    _check_same(given)
     for place, names in (folders | given).items():
         for part in ('head', 'data_preprocessor'):
             wanted = (model.get(part) or {}).get('num_classes')
@@ -110,7 +96,7 @@ def folder_names(dataset: CustomDataset, key: str = '') -> list[str]:
 
     ``key`` is its place in a config. Raises as :func:`check_labelled`.
     """
-    root, place = dataset.img_prefix, place_of(dataset)
+    root, place = dataset.img_prefix, dataset.img_prefix.rstrip('/')
     backend = get_file_backend(root, enable_singleton=True)
     if not backend.isdir(root):
         setting = f' (set {key}.data_root and data_prefix)' if key else ''
@@ -119,26 +105,25 @@ def folder_names(dataset: CustomDataset, key: str = '') -> list[str]:
     if not names:
         raise UserError(f'{place} has no class folders; accepted are images at {place}/<class>/')
 
-    def has_image(name: str) -> bool:
+    empty = []
+    for name in names:
         folder = backend.join_path(root, name)
         files = backend.list_dir_or_file(folder, list_dir=False, recursive=True)
-        return any(map(dataset.is_valid_file, files))
-
-    empty = [name for name in names if not has_image(name)]
+        if not any(map(dataset.is_valid_file, files)):
+            empty.append(name)
     if empty == names:
         ends = ', '.join(sorted(dataset.extensions))
         raise UserError(f'no image below {place}; accepted are files that end in {ends}')
-    check_none_empty(empty, place)
+    _check_empty(empty, place)
     return names
 
 
-def check_none_empty(empty: Sequence[str], place: str) -> None:
-    """UserError if there are classes without an image."""
+def _check_empty(empty: Sequence[str], place: str) -> None:
     if empty:
         raise UserError(f'{place} has no image of the class {listed(empty)}')
 
 
-def check_same_names(named: Mapping[str, Sequence[str]]) -> None:
+def _check_same(named: Mapping[str, Sequence[str]]) -> None:
     """UserError if the classes of all places are not the same ones in the same order."""
     for place, theirs in named.items():
         first, ours = next(iter(named.items()))
@@ -147,11 +132,6 @@ def check_same_names(named: Mapping[str, Sequence[str]]) -> None:
             how = [f'{listed(sorted(names))} only in {where}' for where, names in alone if names]
             how = '; '.join(how) or 'the same names in another order'
             raise UserError(f'the classes of {first} and {place} differ: {how}')
-
-
-def place_of(dataset: CustomDataset) -> str:
-    """The folder of its images."""
-    return dataset.img_prefix.rstrip('/')
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:

@@ -1,6 +1,7 @@
 """Where a value stopped being finite: in a weight, in a module's output, or on the way back."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,9 +21,9 @@ class Blame:
     """What was found; names as in ``named_parameters`` and ``named_modules``."""
 
     place: str  # one of PLACES
-    module: str = ''  # forward: the first whose output is not finite
     parameter: str = ''  # the first bad one, or the first of the module
     segment: str = ''
+    module: str = ''  # forward: the first whose output is not finite
     losses: dict[str, float] = field(default_factory=dict)  # of the repeated forward pass
     bad_gradients: int = 0
     gradients: int = 0
@@ -31,7 +32,6 @@ class Blame:
     loss: float = 0.0
 
     def __str__(self) -> str:
-        why = f' ({self.why})' if self.why else ''
         parameter = f', parameter {self.parameter}' if self.parameter else ''
         where = {
             'weight': f'the weight {self.parameter} ({self.segment}) itself is not finite',
@@ -40,11 +40,12 @@ class Blame:
             'backward': 'the forward pass is finite; on the way back the first bad gradient is '
             f'that of {self.parameter} ({self.segment})',
             'nowhere': 'the pass, repeated, is finite',
-            'unknown': f'the pass cannot be repeated to find the place{why}',
+            'unknown': 'the pass cannot be repeated to find the place',
         }[self.place]
+        why = f' ({self.why})' if self.why else ''
         bad = f'; {self.bad_gradients} of {self.gradients} gradients are bad'
         losses = ', '.join(f'{name} {value:g}' for name, value in self.losses.items())
-        return where + (bad if self.bad_gradients else '') + (f'; {losses}' if losses else '')
+        return where + why + (bad if self.bad_gradients else '') + (f'; {losses}' if losses else '')
 
 
 @torch.no_grad()
@@ -56,62 +57,50 @@ def find_blame(model: nn.Module, forward: Callable[[], dict] | None = None) -> B
     """
     segments = parameter_segments(model)
     for name, parameter in model.named_parameters():
-        if not is_finite(parameter):
-            return Blame('weight', '', name, segments[name])
+        if not torch.isfinite(parameter).all():
+            return Blame('weight', name, segments[name])
     if forward is None:
         return Blame('unknown')
     try:
         with kept_buffers(model):
-            losses, gradients, module = _repeated(model, forward)
+            losses, gradients, modules = _repeated(model, forward)
     except RuntimeError as error:  # such as memory for a second set of gradients
         return Blame('unknown', why=str(error).partition('\n')[0])
     values = {name: value.item() for name, value in losses.items() if 'loss' in name}
-    bad = [name for name, gradient in gradients.items() if not is_finite(gradient)]
+    bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
     counts = dict(losses=values, bad_gradients=len(bad), gradients=len(gradients))
-    if module is not None:
-        inside = _below(module, segments)
+    if modules:
+        around, inside = modules[0], _below(modules[0], segments)
         # a bad gradient of the module itself, else its first parameter
         name = next((n for n in inside if n in bad), inside[0] if inside else '')
-        around = module
         while around and not inside:  # without parameters, it belongs to the nearest one around it
             around = around.rpartition('.')[0]
             inside = _below(around, segments)
         segment = segments[name or inside[0]] if around or name else 'model'
-        return Blame('forward', module, name, segment, **counts)
+        return Blame('forward', name, segment, modules[0], **counts)
     if bad:  # backward goes through the modules in the opposite order
-        return Blame('backward', '', bad[-1], segments[bad[-1]], **counts)
+        return Blame('backward', bad[-1], segments[bad[-1]], **counts)
     return Blame('nowhere', **counts)
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether every value is; waits for the device."""
-    return bool(torch.isfinite(tensor).all())
-
-
 def _below(module: str, names: dict[str, str]) -> list[str]:
-    """The parameters of a module."""
     return [name for name in names if name.startswith(f'{module}.' if module else '')]
 
 
-def _repeated(
-    model: nn.Module, forward: Callable[[], dict]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], str | None]:
-    """Losses, gradients by name, and the first module that gave something not finite."""
-    first: list[str] = []
+def _repeated(model: nn.Module, forward: Callable[[], dict]) -> tuple[dict, dict, list[str]]:
+    """Losses and gradients by name, and the modules that gave something not finite, in order."""
+    bad: list[str] = []
 
     def look(name: str, module: nn.Module, inputs: object, output: object) -> None:
         given = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
-        if not first and not all(map(is_finite, given)):
-            first.append(name)
+        if not bad and not all(torch.isfinite(x).all() for x in given):
+            bad.append(name)
 
-    handles = [m.register_forward_hook(partial(look, name)) for name, m in model.named_modules()]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    try:
-        with torch.enable_grad():
-            losses = forward()
-            found = torch.autograd.grad(losses['loss'], trained.values(), allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.enable_grad(), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(partial(look, name)))
+        losses = forward()
+        found = torch.autograd.grad(losses['loss'], trained.values(), allow_unused=True)
     gradients = {n: g for n, g in zip(trained, found, strict=True) if g is not None}
-    return losses, gradients, (first[0] if first else None)
+    return losses, gradients, bad

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from mmengine.model import is_model_wrapper
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
@@ -62,6 +62,11 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(m, FullyShardedDataParallel) for m in model.modules()) or any(
         isinstance(p, DTensor) for p in model.parameters()
     )
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's shard of a tensor, which is a whole one without sharding."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _label(name: str, depth: int, per_segment: int) -> str:

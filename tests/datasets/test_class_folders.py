@@ -4,7 +4,6 @@ import pytest
 from mirl_mm.datasets.class_folders import (
     check_classes,
     class_folders,
-    class_names,
     first_of_each,
     folders_of,
 )
@@ -13,7 +12,7 @@ from tests.class_folders import write_classes
 
 def test_labels_are_places_of_the_sorted_folders(tmp_path):
     found = class_folders(write_classes(tmp_path, ('red', 'blue'), 3), [])
-    assert class_names(found) == ['blue', 'red']
+    assert list(found.metainfo['classes']) == ['blue', 'red']
     assert found.get_gt_labels().tolist() == [0, 0, 0, 1, 1, 1]
 
 

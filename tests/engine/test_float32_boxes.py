@@ -13,7 +13,8 @@ from tests.models.downstream import mask_rcnn
 def test_nested_tensors_are_cast_and_others_left():
     half, long = torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.long)
     double = torch.ones(2, dtype=torch.float64)
-    (first, (second, third)), fourth = in_float32(([half, (long, double)], half.half()))
+    nested = ([half, (long, double)], half.half())
+    (first, (second, third)), fourth = in_float32(torch.nn.Identity(), (), nested)
     assert [x.dtype for x in (first, second, third, fourth)] == [
         torch.float32,
         torch.long,

@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
 from mirl_mm.datasets.class_folders import listed
@@ -15,9 +16,8 @@ def check_coco(dataset: BaseDataset, classes: Sequence[str], key: str) -> None:
     """Hold the annotations of a dataset that is not read yet against its classes and images."""
     file = Path(dataset.ann_file)
     if not file.is_file():
-        raise FileNotFoundError(
-            f'no annotation file at {file}; set {key}.data_root and {key}.ann_file'
-        )
+        wanted = f'set {key}.data_root and {key}.ann_file'
+        raise FileNotFoundError(f'no annotation file at {file}; {wanted}')
     categories = first_value(file, 'categories')
     if categories is None:
         raise UserError(f"{file} has no 'categories'; accepted are COCO annotations (instances)")
@@ -33,13 +33,11 @@ def check_coco(dataset: BaseDataset, classes: Sequence[str], key: str) -> None:
             f'{key}.metainfo.classes has another order than the categories of {file}, which would '
             f'mix up the names; the order there is {tuple(order)}'
         )
-    first = first_value(file, 'file_name')
-    image = Path(dataset.data_prefix.get('img') or '') / (first or '')
+    first = first_value(file, 'file_name') or ''
+    image = Path(dataset.data_prefix.get('img') or '', first)
     if first and not image.is_file():
-        raise FileNotFoundError(
-            f'{file} lists {first}, and there is no {image}; set {key}.data_prefix.img to the '
-            'folder of the images'
-        )
+        wanted = f'set {key}.data_prefix.img to the folder of the images'
+        raise FileNotFoundError(f'{file} lists {first}, and there is no {image}; {wanted}')
 
 
 def first_value(file: Path, name: str) -> object:
@@ -50,8 +48,7 @@ def first_value(file: Path, name: str) -> object:
         start = text.find(f'"{name}"'.encode())
         if start < 0:
             return None
-        start = text.find(b':', start) + 1
-        length = 1 << 20
+        start, length = text.find(b':', start) + 1, 1 << 20
         while True:
             part = text[start : start + length].decode(errors='ignore').lstrip()
             try:
@@ -62,16 +59,14 @@ def first_value(file: Path, name: str) -> object:
                 length *= 8
 
 
-def check_metric(evaluator: object, dataset: BaseDataset, split: str, key: str) -> None:
-    """UserError if a split's metric reads other annotations than its dataset."""
-    metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]
-    for metric in metrics:
+def check_metric(cfg: Config, dataset: BaseDataset, key: str) -> None:
+    """UserError if the metric of a dataset's split reads other annotations than it."""
+    evaluator = cfg.get(name := f'{key.partition("_")[0]}_evaluator')
+    for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]:
         file = metric.get('ann_file')
         if file and Path(file).absolute() != Path(dataset.ann_file).absolute():
-            raise UserError(
-                f'{split}_evaluator.ann_file is {file}, but {key} reads {dataset.ann_file}: set '
-                'both to the same file'
-            )
+            both = f'{name}.ann_file is {file}, but {key} reads {dataset.ann_file}'
+            raise UserError(f'{both}: set both to the same file')
 
 
 def quoted(names: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """What a run leaves behind: checkpoints, whole or not at all, and a clean encoder beside them."""
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,9 +27,8 @@ class SafeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook, which loses nothing.
 
     A checkpoint appears under its name when it is complete and on the disk; ``last_checkpoint``
-    names it then, and only after that older ones, or a former best, are removed. Where one cannot
-    be written, the run says so, keeps what it has and goes on; if that was the last of a run, the
-    run ends with an OSError. Args are CheckpointHook's.
+    names it then, and only then older ones, or a former best, go. Where one cannot be written, the
+    run says so, keeps what it has and goes on; if it was the last, the run ends with an OSError.
     """
 
     failed: OSError | None = None  # why the newest regular checkpoint is not there
@@ -38,16 +38,12 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if type(self.file_backend) is LocalBackend and self.file_client_args is None:
             self.backend_args = dict(backend='complete')
-            if is_main_process():
-                for folder in {self.out_dir, runner.work_dir}:
-                    for name in remove_parts(folder):
-                        runner.logger.info(f'removed {name}: a killed run had begun to write it')
+            folders = {self.out_dir, runner.work_dir} if is_main_process() else ()
+            for name in itertools.chain(*map(remove_parts, folders)):
+                runner.logger.info(f'removed {name}: a killed run had begun to write it')
 
     def save_now(self, runner: Runner) -> str | None:
-        """Save after this iteration, whatever the interval; the next regular one replaces it.
-
-        Returns its path; None if it could not be written.
-        """
+        """Save after this iteration, until the next regular one; its path, or None if it failed."""
         if self.saved_iter == runner.iter + 1:
             return self.last_ckpt
         name, former = f'iter_{runner.iter + 1}.pth', runner.message_hub.get_info(EXTRA)
@@ -55,7 +51,7 @@ class SafeCheckpointHook(CheckpointHook):
         def save() -> None:
             runner.message_hub.update_info(EXTRA, name)
             self._write(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
-            self._remove([former] if former else [])
+            self._remove(former)
 
         return None if self._attempt(runner, name, save) else self.last_ckpt
 
@@ -80,9 +76,8 @@ class SafeCheckpointHook(CheckpointHook):
             self._write(runner, name, meta)
             self.keep_ckpt_ids = deque(kept[len(old) :])
             former = hub.get_info(EXTRA)
-            self._remove([former] if former not in (None, name) else [])
             hub.update_info(EXTRA, None)
-            self._remove(self.filename_tmpl.format(step) for step in old)
+            self._remove(former if former != name else None, *map(self.filename_tmpl.format, old))
 
         self.failed = self._attempt(runner, name, save)
 
@@ -90,30 +85,21 @@ class SafeCheckpointHook(CheckpointHook):
         """MMEngine removes the former best first: note what, and remove it behind."""
         backend, replaced, save = self.file_backend, [], super()._save_best_checkpoint
         asked = {name: getattr(backend, name) for name in ('isfile', 'isdir', 'join_path')}
-        remove = replaced.append
-        self.file_backend = SimpleNamespace(**asked, remove=remove, rmtree=remove)
+        self.file_backend = SimpleNamespace(**asked, remove=replaced.append, rmtree=replaced.append)
         try:
             self._attempt(runner, 'the best checkpoint', lambda: save(runner, metrics))
         finally:
             self.file_backend = backend
-        best = {getattr(self, 'best_ckpt_path', None)}
-        best.update(getattr(self, 'best_ckpt_path_dict', {}).values())
-        self._remove(path for path in replaced if path not in best)
+        several = getattr(self, 'best_ckpt_path_dict', {}).values()
+        best = (getattr(self, 'best_ckpt_path', None), *several)
+        self._remove(*(path for path in replaced if path not in best))
 
     def _write(self, runner: Runner, name: str, meta: dict) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
+        where = (self.out_dir, name, self.file_client_args)
+        parts = (self.save_optimizer, self.save_param_scheduler)
+        runner.save_checkpoint(*where, *parts, meta, self.by_epoch, self.backend_args, **self.args)
         if is_main_process():
             write_complete(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt.encode())
         self.saved_iter = meta['iter']
@@ -135,9 +121,9 @@ class SafeCheckpointHook(CheckpointHook):
             )
             return error
 
-    def _remove(self, names: Iterable[str]) -> None:
+    def _remove(self, *names: str | None) -> None:
         """Remove checkpoints by name or path; those of some strategies are folders."""
-        for name in names if is_main_process() else ():
+        for name in filter(None, names if is_main_process() else ()):
             path = self.file_backend.join_path(self.out_dir, name)
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
@@ -149,18 +135,16 @@ class SafeCheckpointHook(CheckpointHook):
 class ExportEncoderHook(Hook):
     """Write the encoder alone to ``work_dir`` with every checkpoint, the newest over the last.
 
-    The file is a dict of ``state_dict`` (with an EMAHook, the averaged weights) and ``meta`` that
-    loads under ``weights_only``. Names keep the prefix ``backbone.``, so that one line serves it,
-    the run's ``epoch_*.pth`` and mmpretrain's own checkpoints, in mmpretrain, mmdet and mmseg::
+    The file (safetensors if ``filename`` ends so) is a dict of ``state_dict`` (with an EMAHook, the
+    averaged weights) and ``meta`` that loads under ``weights_only``. Names keep the prefix
+    ``backbone.``, so that one line serves it, the run's ``epoch_*.pth`` and mmpretrain's own
+    checkpoints, in mmpretrain, mmdet and mmseg::
 
         init_cfg=dict(type='Pretrained', checkpoint='encoder.pth', prefix='backbone.')
 
     ``tools/convert_checkpoint.py encoder.pth bare.pth --to backbone`` takes the prefix off. Every
     checkpoint has the arch in its ``meta`` too, and what the run loads or resumes is held against
     it: shapes do not tell the number of heads.
-
-    Args:
-        filename: below ``work_dir``; safetensors if it ends so.
     """
 
     priority = 'LOW'  # after EMAHook, which puts the averaged weights in place
@@ -174,9 +158,8 @@ class ExportEncoderHook(Hook):
         model = unwrapped(runner.model)
         self.arch = EncoderArch.of_module(getattr(model, 'backbone', None))
         if self.arch is None:
-            kind = type(model).__name__
             needed = 'ExportEncoderHook needs a model with a ViT as backbone'
-            raise UserError(f'{needed}; {kind} has none')
+            raise UserError(f'{needed}; {type(model).__name__} has none')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = checkpoint.get('meta') or {}

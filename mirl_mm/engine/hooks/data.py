@@ -1,6 +1,4 @@
-"""What may be wrong with a batch: images that cannot be read, labels that are no class, boxes
-that low precision would round.
-"""
+"""What a batch may suffer from: unreadable images, labels of no class, boxes in low precision."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +8,11 @@ from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import Tensor, nn
+from torch import nn
+from torch.utils._pytree import tree_map
 
 from mirl_mm.errors import BadImagesError, UserError
 from mirl_mm.models.segments import unwrapped
-
-LIST = 'bad_images.txt'
 
 
 @HOOKS.register_module()
@@ -28,24 +25,20 @@ class BadImagesHook(Hook):
     which there are more ends in a BadImagesError.
     """
 
-    before: int = 0  # unreadable images known at the last report
-    replaced: int = 0
+    before, replaced = 0, 0  # unreadable images and replacements known at the last report
 
     def before_train(self, runner: Runner) -> None:
-        self.dataset = runner.train_dataloader.dataset
-        self.file = Path(runner.work_dir) / LIST
-        self.length = 0
+        self.dataset, self.length = runner.train_dataloader.dataset, 0
+        self.file = Path(runner.work_dir) / 'bad_images.txt'
         if hasattr(self.dataset, 'bad_images'):
             self.dataset.list_bad_images(self.file)
             self.length = len(runner.train_dataloader)
 
     def after_train_iter(self, runner: Runner, **_) -> None:
+        """Behind a pass: count over all processes, log, and stop where there are too many."""
         done = runner.iter + 1
-        if self.length and (done % self.length == 0 or done == runner.max_iters):
-            self.report(runner)
-
-    def report(self, runner: Runner) -> None:
-        """Count over all processes, log, and stop where there are too many."""
+        if not self.length or (done % self.length and done != runner.max_iters):
+            return
         images = len(self.dataset)
         found = all_gather_object((self.dataset.bad_images(), self.dataset.replaced()))
         bad = len(set().union(*(indices for indices, _ in found)))
@@ -113,16 +106,10 @@ class Float32BoxesHook(Hook):
     def before_run(self, runner: Runner) -> None:
         for name in ('neck', 'rpn_head'):
             part = getattr(unwrapped(runner.model), name, None)
-            if part is not None and _cast not in part._forward_hooks.values():
-                part.register_forward_hook(_cast)
+            if part is not None and in_float32 not in part._forward_hooks.values():
+                part.register_forward_hook(in_float32)
 
 
-def _cast(module: nn.Module, inputs: tuple, outputs: tuple) -> tuple:
-    return in_float32(outputs)
-
-
-def in_float32(values: Tensor | tuple | list) -> Tensor | tuple | list:
-    """The same tensors, in the same tuples and lists, those of lower precision as float32."""
-    if isinstance(values, Tensor):
-        return values.float() if values.is_floating_point() and values.itemsize < 4 else values
-    return type(values)(in_float32(value) for value in values)
+def in_float32(module: nn.Module, inputs: tuple, outputs: tuple | list) -> tuple | list:
+    """A forward hook: the same tensors in the same tuples and lists, low precision as float32."""
+    return tree_map(lambda x: x.float() if x.is_floating_point() and x.itemsize < 4 else x, outputs)

@@ -1,11 +1,9 @@
 """A guard of every update: bad gradients never reach the weights, and nobody waits for it."""
 
 import math
-from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,47 +12,30 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mirl_mm.errors import NonFiniteError, UserError
-from mirl_mm.models.segments import is_sharded, unwrapped
+from mirl_mm.models.segments import is_sharded, local, unwrapped
 
 from ..nonfinite import PLACES, Blame, find_blame
 from ..optim import own_part
 from ..run_facts import accumulation_of
-from .health import local
 from .late_losses import EVERY, Late
-
-POLICIES = ('stop', 'skip')
-NO_CHECKPOINT = 'There is no checkpoint yet'
-
-
-class Seen(NamedTuple):
-    """What an iteration has left on the device; iterations count from 0."""
-
-    iteration: int
-    updated: bool
-    found: Tensor  # [], 1 for bad gradients
-    loss: Tensor  # []
 
 
 @HOOKS.register_module()
 class FiniteHook(Late):
     """Stop, or leave out the update, where a loss or a gradient is not finite.
 
-    All gradients are looked at before every update, and the loss after every iteration. The verdict
-    stays on the device: a fused optimizer takes it and leaves out the update by itself, and under
-    'stop' all that follow. So the weights are still those of the bad step when the host looks (see
-    late_losses.py) and repeats it, with the same images and random numbers, to find the module
-    where it began. An optimizer that is not fused is held back by the host, which waits for the
-    device before every update; the log says so. Under a loss scaler (float16) an update that the
-    scaler leaves out is no alarm; a scale that has fallen below ``min_loss_scale`` is.
+    Gradients are looked at before every update, the loss after every iteration. The verdict stays
+    on the device: a fused optimizer leaves out the update by itself, and under 'stop' all that
+    follow. So the weights are still those of the bad step when the host looks (see late_losses.py)
+    and repeats it, with the same images and random numbers, to find the module where it began. An
+    optimizer that is not fused is held back by the host, which waits for the device before every
+    update. Under a loss scaler (float16) an update that the scaler leaves out is no alarm; a scale
+    that has fallen below ``min_loss_scale`` is.
 
-    Args:
-        policy: 'stop' raises a NonFiniteError; 'skip' leaves out the update and goes on.
-        interval: updates between two looks at the gradients; 0 looks at losses alone.
-        max_skips: under 'skip', so many in a row are too many.
-        min_loss_scale: of a loss scaler.
+    ``policy`` 'stop' raises a NonFiniteError; 'skip' leaves out the update and goes on, but not
+    after ``max_skips`` in a row. ``interval``: updates between looks at gradients; 0: losses alone.
     """
 
     priority = 'ABOVE_NORMAL'  # before EMAHook, and HealthHook, which asks for the verdict
@@ -66,46 +47,41 @@ class FiniteHook(Late):
         max_skips: int = 10,
         min_loss_scale: float = 2.0**-10,
     ) -> None:
-        if policy not in POLICIES:
-            raise UserError(f'policy must be one of {", ".join(POLICIES)}, got {policy!r}')
+        if policy not in ('stop', 'skip'):
+            raise UserError(f'policy must be one of stop, skip, got {policy!r}')
         if interval < 0 or max_skips < 1:
-            raise UserError(
-                f'interval must be 0 or more, max_skips 1 or more, got {interval} and {max_skips}'
-            )
+            given = f'got {interval} and {max_skips}'
+            raise UserError(f'interval must be 0 or more, max_skips 1 or more, {given}')
         if policy == 'skip' and interval != 1:
-            raise UserError(
-                f'policy skip has to look before every update: interval must be 1, got {interval}'
-            )
+            raise UserError(f'policy skip looks at each update: interval must be 1, got {interval}')
         self.policy, self.interval = policy, interval
         self.max_skips, self.min_loss_scale = max_skips, min_loss_scale
-        self.seen: list[Seen] = []
-        self.updates, self.skipped, self.handles = 0, 0, []
-        self.updated, self.known = False, False  # this iteration; known: to be bad
+        # What iterations, from 0, have left: number, whether it updated, bad gradients [], loss [].
+        self.seen: list[tuple[int, bool, Tensor, Tensor]] = []
+        self.updates, self.skipped, self.hooks = 0, 0, ExitStack()
+        self.updated = self.known = False  # this iteration; known: to be bad
 
     def before_train(self, runner: Runner) -> None:
-        if hasattr(runner.train_loop, 'repeating'):
-            runner.train_loop.dataloader.remember(EVERY + accumulation_of(runner.optim_wrapper))
         wrapper = runner.optim_wrapper
+        self.accumulation = accumulation_of(wrapper)
+        if hasattr(runner.train_loop, 'repeating'):
+            runner.train_loop.dataloader.remember(EVERY + self.accumulation)
         wrappers = [wrapper] if isinstance(wrapper, OptimWrapper) else list(wrapper.values())
         scalers = [getattr(each, 'loss_scaler', None) for each in wrappers]
         self.scalers = [scaler for scaler in scalers if scaler is not None and scaler.is_enabled()]
         if self.scalers:
             return
-        # On the device, all []: bad gradients (under 'stop' up to now), bad losses up to now, and
-        # the number of updates in a row that were left out.
+        # All []: bad gradients (under 'stop' so far), bad losses so far, updates left out in a row.
         device = next(runner.model.parameters()).device
         self.found, self.lost, self.in_a_row = torch.zeros(3, device=device).unbind()
         self.one = torch.ones((), device=device)
         self.sharded = is_sharded(runner.model) and get_world_size() > 1
         for optimizer in (each.optimizer for each in wrappers):
-            fused = takes_verdict(optimizer)
-            if not fused:
-                kind = type(optimizer).__name__
-                runner.logger.info(
-                    f'{kind} is not fused: before every update FiniteHook waits for the device'
-                )
+            if not (fused := takes_verdict(optimizer)):
+                waits = 'before every update FiniteHook waits for the device'
+                runner.logger.info(f'{type(optimizer).__name__} is not fused: {waits}')
             look = partial(self._before_update, fused)
-            self.handles.append(optimizer.register_step_pre_hook(look))
+            self.hooks.enter_context(optimizer.register_step_pre_hook(look))
 
     def keep(self, runner: Runner, outputs: dict) -> None:
         """The verdict and the loss, or under a loss scaler a look at its scale."""
@@ -113,7 +89,7 @@ class FiniteHook(Late):
         if self.scalers:
             return self._check_scale(runner)
         loss = torch.as_tensor(outputs.get('loss', 0.0), device=self.found.device).detach().clone()
-        self.seen.append(Seen(runner.iter, self.updated, self.found, loss))
+        self.seen.append((runner.iter, self.updated, self.found, loss))
         if self.policy == 'stop':
             self.found = self.found.clone()
             self._mark([loss], self.lost)
@@ -125,19 +101,17 @@ class FiniteHook(Late):
 
     def after_train(self, runner: Runner) -> None:
         super().after_train(runner)
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
+        self.hooks.close()
 
     def _check_scale(self, runner: Runner) -> None:
         if (runner.iter + 1) % EVERY == 0:
             scale = min(scaler.get_scale() for scaler in self.scalers)
             if scale < self.min_loss_scale:
-                what = f'the loss scale has fallen to {scale:g}: {self._blame(runner, runner.iter)}'
-                self._stop(runner.iter, what)
+                blame = self._blame(runner, runner.iter)
+                self._stop(runner.iter, f'the loss scale has fallen to {scale:g}: {blame}')
 
     @torch.no_grad()
-    def _before_update(self, fused: bool, optimizer: Optimizer, *_: object) -> None:
+    def _before_update(self, fused: bool, optimizer: torch.optim.Optimizer, *_: object) -> None:
         parameters = [p for group in optimizer.param_groups for p in group['params']]
         self.updated = True
         self.updates += 1
@@ -155,36 +129,33 @@ class FiniteHook(Late):
             for parameter in parameters:
                 parameter.grad = None
 
-    def _mark(self, tensors: Iterable[Tensor], flag: Tensor) -> None:
+    def _mark(self, tensors: list[Tensor], flag: Tensor) -> None:
         """Set a flag where a value is not finite; GradScaler's kernel, which multiplies, by 1."""
-        by_type: dict[torch.dtype, list[Tensor]] = {}
-        for tensor in tensors:
-            by_type.setdefault(tensor.dtype, []).append(tensor)
-        for same in by_type.values():
+        for dtype in {tensor.dtype for tensor in tensors}:
+            same = [tensor for tensor in tensors if tensor.dtype == dtype]
             torch._amp_foreach_non_finite_check_and_unscale_(same, flag, self.one)
-
-    # --- what the host does about it --------------------------------------------------------------
 
     def settle(self, runner: Runner) -> None:
         """Read what the iterations since the last look have left, and act."""
-        seen, self.seen = self.seen, []
-        if not seen:
+        if not self.seen:
             return
-        columns = [[each.found for each in seen], [each.loss.float() for each in seen]]
-        bad, losses = torch.stack([torch.stack(column) for column in columns]).tolist()
-        losses = {each.iteration: loss for each, loss in zip(seen, losses, strict=True)}
-        updates = {e.iteration: one > 0 for e, one in zip(seen, bad, strict=True) if e.updated}
+        iterations, updated, found, losses = zip(*self.seen, strict=True)
+        self.seen = []
+        losses = torch.stack([loss.float() for loss in losses])
+        bad, losses = torch.stack([torch.stack(found), losses]).tolist()
+        losses = dict(zip(iterations, losses, strict=True))
+        updates = {i: b > 0 for i, b, done in zip(iterations, bad, updated, strict=True) if done}
         if self.policy == 'skip':
             return self._count(runner, updates, losses)
         lost = next((i for i, loss in losses.items() if not math.isfinite(loss)), None)
         update = next((i for i, one in updates.items() if one), None)
-        if lost is not None and (update is None or lost < first_of(runner, update)):
+        if lost is not None and (update is None or lost < update - update % self.accumulation):
             self._stop(lost, f'the loss is {losses[lost]}: {self._blame(runner, lost)}')
         if update is not None:
-            blame = self._origin(runner, update, losses)
+            blame, where = self._origin(runner, update, losses)
             if blame.iteration < update and not math.isfinite(blame.loss):
                 self._stop(blame.iteration, f'the loss is {blame.loss}: {blame}')
-            self._stop(update, f'a gradient is not finite: {told(blame, update)}')
+            self._stop(update, f'a gradient is not finite: {where}')
 
     def _count(self, runner: Runner, updates: dict[int, bool], losses: dict[int, float]) -> None:
         """Say which updates were left out; stop where there were too many in a row."""
@@ -192,7 +163,7 @@ class FiniteHook(Late):
             self.skipped = self.skipped + 1 if bad else 0
             if not bad:
                 continue
-            where = told(self._origin(runner, update, losses), update)
+            where = self._origin(runner, update, losses)[1]
             if self.skipped >= self.max_skips:
                 self._stop(update, f'{self.skipped} updates in a row had bad gradients; {where}')
             if since := sum(not updates[i] for i in updates if i > update):
@@ -202,19 +173,23 @@ class FiniteHook(Late):
             )
 
     def _stop(self, iteration: int, what: str) -> None:
-        back = f'The checkpoint to go back to: {self.back}' if self.back else NO_CHECKPOINT
+        back = f'The checkpoint to go back to: {self.back}'
+        back = back if self.back else 'There is no checkpoint yet'
         raise NonFiniteError(f'iteration {iteration + 1}: {what}. {back}')
 
-    def _origin(self, runner: Runner, update: int, losses: dict[int, float]) -> Blame:
+    def _origin(self, runner: Runner, update: int, losses: dict[int, float]) -> tuple[Blame, str]:
         """Repeat the micro-batches of an update, on all processes at once, until one shows it."""
         found: list[Blame] = []
-        group = range(first_of(runner, update), update + 1)
+        group = range(update - update % self.accumulation, update + 1)
         for i in sorted(group, key=lambda i: math.isfinite(losses.get(i, 0.0))):
             found += all_gather_object(self._blame(runner, i, losses.get(i, 0.0)))
             found.sort(key=lambda each: (PLACES.index(each.place), math.isfinite(each.loss)))
             if found[0].place in ('weight', 'forward', 'backward'):
                 break
-        return found[0]
+        blame = found[0]
+        elsewhere = blame.iteration != update and blame.place in ('forward', 'backward')
+        where = f'in the micro-batch of iteration {blame.iteration + 1}, ' if elsewhere else ''
+        return blame, f'{where}{blame}'
 
     def _blame(self, runner: Runner, iteration: int, loss: float = 0.0) -> Blame:
         """What this process finds when it repeats its part of an iteration, which gave a loss."""
@@ -224,20 +199,8 @@ class FiniteHook(Late):
         return replace(blame, iteration=iteration, loss=loss)
 
 
-def takes_verdict(optimizer: Optimizer) -> bool:
+def takes_verdict(optimizer: torch.optim.Optimizer) -> bool:
     """Whether it leaves out an update where its ``found_inf`` is 1, as GradScaler asks it to."""
     own = own_part(optimizer)
     fused = all(group.get('fused') for group in own.param_groups)  # a checkpoint may say otherwise
     return fused and getattr(own, '_step_supports_amp_scaling', False)
-
-
-def first_of(runner: Runner, update: int) -> int:
-    """The iteration of an update's first micro-batch."""
-    return update - update % accumulation_of(runner.optim_wrapper)
-
-
-def told(blame: Blame, update: int) -> str:
-    """The place in words, with the micro-batch where it is not that of the update's iteration."""
-    if blame.iteration == update or blame.place in ('nowhere', 'unknown', 'weight'):
-        return str(blame)
-    return f'in the micro-batch of iteration {blame.iteration + 1}, {blame}'

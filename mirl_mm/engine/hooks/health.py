@@ -3,23 +3,23 @@
 Shapes: S parts of the model (segments of the encoder, decoders, heads), P trained parameters.
 """
 
+from contextlib import ExitStack
+
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook, IterTimerHook
-from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from mirl_mm.errors import UserError
 from mirl_mm.measure.peak_rate import peak_rate
 from mirl_mm.measure.rehearsal import flops_per_image
-from mirl_mm.models.segments import is_sharded, parameter_segments, unwrapped
+from mirl_mm.models.segments import is_sharded, local, parameter_segments, unwrapped
 
-from ..run_facts import accumulation_of, batch_size
+from ..run_facts import accumulation_of, batch_size, compute_dtype
 from ..seeding import kept_random_state
 from .late_losses import until_log
 
@@ -31,21 +31,15 @@ class HealthHook(Hook):
     """Every so often, put these into MMEngine's scalars, just before LoggerHook writes them.
 
     * ``grad/segment_0`` and so on: norm of the gradient of each part of the model, ``grad/all`` of
-      the whole; of the last update before the log line, so over all accumulated micro-batches,
-      unscaled, and after clipping where the config clips.
+      the whole; of the last update (all micro-batches), unscaled, after the config's clipping.
     * ``update/segment_0`` and so on: ``|new - old| / |old|`` of its weights.
-    * ``amp_scale``: the loss scale, where there is a scaler (fp16). A step that the scaler skips is
-      not measured.
+    * ``amp_scale``: the loss scale (fp16). A step that the scaler skips is not measured.
     * ``images_per_s`` over all processes since the last log line, without validation: from the
       ``time`` that IterTimerHook logs, so not without it, and not at the very first iteration.
-    * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate; for pre-training and
-      plain classifiers.
+    * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate, of ``COUNTED`` models.
 
-    Other iterations cost nothing. A measurement keeps a copy of the weights for the time of one
-    optimizer step, when no activations are held.
-
-    Args:
-        interval: iterations; None takes LoggerHook's.
+    Other iterations cost nothing; a measurement keeps a copy of the weights for one optimizer step,
+    when no activations are held. ``interval`` is in iterations; None takes LoggerHook's.
     """
 
     priority = 'NORMAL'  # LoggerHook is BELOW_NORMAL
@@ -58,14 +52,12 @@ class HealthHook(Hook):
     def before_train(self, runner: Runner) -> None:
         optim_wrapper = runner.optim_wrapper
         if not hasattr(optim_wrapper, 'optimizer'):
-            kind = type(optim_wrapper).__name__
-            off = 'switch it off with default_hooks=dict(health=None)'
-            raise UserError(f'HealthHook needs one optimizer, got a {kind}: {off}')
+            kind, off = type(optim_wrapper).__name__, 'default_hooks=dict(health=None)'
+            raise UserError(f'HealthHook needs one optimizer, got a {kind}: switch it off by {off}')
         self.accumulation = accumulation_of(optim_wrapper)
         self.scaler = getattr(optim_wrapper, 'loss_scaler', None)
         self.due, self.updated, self.before = False, [], []
         self.measured: list[Tensor] = []  # [S]: squares of gradients, weights; overflow; updates
-
         labels = parameter_segments(runner.model)
         trained = {n: p for n, p in runner.model.named_parameters() if p.requires_grad}
         self.parts = list(dict.fromkeys(labels[name] for name in trained))
@@ -73,15 +65,14 @@ class HealthHook(Hook):
         part_of = [self.parts.index(labels[name]) for name in trained]
         self.part_of = torch.tensor(part_of, device=self.params[0].device)  # [P]
         self.sharded = is_sharded(runner.model)
-        self.handles = []
+        self.hooks = ExitStack()
         if is_main_process() or self.sharded:  # elsewhere all processes hold the same
             optimizer = optim_wrapper.optimizer
-            self.handles.append(optimizer.register_step_pre_hook(self._before_update))
-            self.handles.append(optimizer.register_step_post_hook(self._after_update))
-
+            self.hooks.enter_context(optimizer.register_step_pre_hook(self._before_update))
+            self.hooks.enter_context(optimizer.register_step_post_hook(self._after_update))
         self.images = batch_size(runner.train_dataloader) * get_world_size()
         self.looked = runner.iter
-        self.flops, self.peak = None, None  # counted at the first log line: it takes a second
+        self.flops = None  # counted at the first log line: it takes a second
         self.counted = is_main_process() and type(unwrapped(runner.model)).__name__ in COUNTED
         if is_main_process() and not self.counted:
             runner.logger.info(f'no model FLOP utilisation: it is for {", ".join(COUNTED)}')
@@ -96,8 +87,7 @@ class HealthHook(Hook):
         scalars = self._norms()
         if self.scaler is not None and self.scaler.is_enabled():
             scalars['amp_scale'] = self.scaler.get_scale()
-        scalars |= self._rates(runner)
-        for name, value in scalars.items():
+        for name, value in (scalars | self._rates(runner)).items():
             runner.message_hub.update_scalar(f'train/{name}', value)
 
     def after_val(self, runner: Runner) -> None:
@@ -107,21 +97,19 @@ class HealthHook(Hook):
                 hook.before_train_epoch(runner)
 
     def after_train(self, runner: Runner) -> None:
-        for handle in self.handles:
-            handle.remove()
+        self.hooks.close()
         self.params, self.updated, self.before = [], [], []
 
     @torch.compiler.disable
     @torch.no_grad()
     def _before_update(self, optimizer: torch.optim.Optimizer, *_) -> None:
-        if not self.due:
-            return
-        if not (found := [i for i, p in enumerate(self.params) if p.grad is not None]):
+        found = [i for i, p in enumerate(self.params) if p.grad is not None] if self.due else []
+        if not found:
             return
         self.updated = [self.params[i] for i in found]
         everything = len(found) == len(self.params)  # else a list is copied to the device
         self.parts_updated = self.part_of if everything else self.part_of[found]
-        gradients = self._squares([p.grad for p in self.updated])
+        gradients = self._squares([local(p.grad) for p in self.updated])
         # A fused optimizer unscales in its own step and gets the scale for it.
         scale, overflow = (getattr(optimizer, n, None) for n in ('grad_scale', 'found_inf'))
         if scale is not None:
@@ -140,7 +128,7 @@ class HealthHook(Hook):
 
     def _squares(self, tensors: list[Tensor]) -> Tensor:
         """The sum of squares of every part, [S] in float32, over all shards."""
-        norms = torch.stack(torch._foreach_norm([local(t) for t in tensors])).float()  # [P]
+        norms = torch.stack(torch._foreach_norm(tensors)).float()  # [P]
         squares = norms.new_zeros(len(self.parts)).index_add_(0, self.parts_updated, norms**2)
         if self.sharded and get_world_size() > 1:
             dist.all_reduce(squares)
@@ -156,10 +144,8 @@ class HealthHook(Hook):
             return {}
         scalars = {f'grad/{part}': g**0.5 for part, g in zip(self.parts, gradients, strict=True)}
         scalars['grad/all'] = sum(gradients) ** 0.5
-        for part, weight, update in zip(self.parts, weights, updates, strict=True):
-            if weight:
-                scalars[f'update/{part}'] = (update / weight) ** 0.5
-        return scalars
+        changes = zip(self.parts, weights, updates, strict=True)
+        return scalars | {f'update/{part}': (u / w) ** 0.5 for part, w, u in changes if w}
 
     def _rates(self, runner: Runner) -> dict[str, float]:
         since, self.looked = runner.iter - self.looked, runner.iter  # this one's is not over yet
@@ -169,29 +155,12 @@ class HealthHook(Hook):
         if not self.counted:
             return dict(images_per_s=rate)
         if self.flops is None:
-            self._count_work(runner)
+            with kept_random_state():
+                batch = batch_size(runner.train_dataloader)
+                self.flops = flops_per_image(runner.cfg.model, batch).training
+            peak = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
+            self.peak = peak.flops * get_world_size()
+            work = f'{self.flops / 1e9:.2f} GFLOP an image; peak rate of a device {peak.source}'
+            runner.logger.info(f'model FLOP utilisation: {work}')
             self.looked += 1  # counting is no work of the model
         return dict(images_per_s=rate, mfu=100 * rate * self.flops / self.peak)
-
-    def _count_work(self, runner: Runner) -> None:
-        batch = batch_size(runner.train_dataloader)
-        with kept_random_state():
-            self.flops = flops_per_image(runner.cfg.model, batch).training
-        peak = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
-        self.peak = peak.flops * get_world_size()
-        runner.logger.info(
-            f'model FLOP utilisation: {self.flops / 1e9:.2f} GFLOP an image; peak rate of a device '
-            f'{peak.source}'
-        )
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This process's shard of a tensor, which is a whole one without sharding."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def compute_dtype(optim_wrapper: object) -> torch.dtype:
-    """The type in which the model's matrix products are computed."""
-    if not isinstance(optim_wrapper, AmpOptimWrapper):
-        return torch.float32
-    return optim_wrapper.cast_dtype or torch.float16

@@ -22,22 +22,13 @@ from ..runner import FOR_TERMINAL
 class KNNHook(Hook):
     """Classify labelled images by their neighbours, every so often and at the end.
 
-    Training does not notice: no random number is used up. The accuracies (in percent) go to the log
-    and, as ``knn/cls_k10`` and the like, to the run's scalars; their step is the epoch, in an
-    iteration-based loop the iteration. Folders and settings that cannot be used are an error at the
-    start, and so is a model that FSDP shards.
+    Images in the class folders ``train``, at most ``limit`` of a class, vote on those in ``val``.
+    Accuracies (in percent) go to the log and, as ``knn/cls_k10`` and the like, to the run's
+    scalars; their step and ``interval`` are in epochs, in an iteration-based loop in iterations.
+    Training does not notice: no random number is used up. Folders and settings that cannot be used
+    are an error at the start, and so is a model that FSDP shards.
 
-    Args:
-        train: class folders of the images that vote.
-        val: class folders of the images to classify.
-        interval: epochs, in an iteration-based loop iterations.
-        at_start: evaluate the weights at the beginning too.
-        ks: numbers of neighbours.
-        temperature: of the votes.
-        limit: at most so many images of each class.
-        batch_size: of one process.
-        num_workers: of one process.
-        amp: encode in bfloat16.
+    ``amp`` encodes in bfloat16; ``batch_size`` and ``num_workers`` are those of one process.
     """
 
     priority = 'LOW'
@@ -57,8 +48,8 @@ class KNNHook(Hook):
     ) -> None:
         if interval < 1:
             raise UserError(f'interval must be at least 1, got {interval}')
-        self.folders = (train, val)
-        self.interval, self.at_start, self.limit = interval, at_start, limit
+        self.folders, self.limit = (train, val), limit
+        self.interval, self.at_start = interval, at_start
         self.ks, self.temperature = ks, temperature
         self.loading = Loading(batch_size, num_workers, amp)
 
@@ -88,15 +79,13 @@ class KNNHook(Hook):
         if not self.by_epoch and (last or self.every_n_train_iters(runner, self.interval)):
             self.evaluate(runner, runner.iter + 1)
 
-    def evaluate(self, runner: Runner, step: int) -> dict[str, float]:
+    def evaluate(self, runner: Runner, step: int) -> None:
         """Evaluate and log; the encoder goes back to the mode it was in."""
+        how = (self.ks, self.temperature, self.loading)
         with evaluating(self.encoder):
-            found = evaluate_knn(
-                self.encoder, self.preprocessor, *self.sets, self.ks, self.temperature, self.loading
-            )
+            found = evaluate_knn(self.encoder, self.preprocessor, *self.sets, *how)
         scalars = {f'knn/{name}': accuracy for name, accuracy in found.items()}
         text = '  '.join(f'{name}: {accuracy:.2f}' for name, accuracy in scalars.items())
         unit = 'epoch' if self.by_epoch else 'iteration'
         runner.logger.info(f'{unit} {step}  {text}', extra=FOR_TERMINAL)
         runner.visualizer.add_scalars(scalars, step=step)
-        return found

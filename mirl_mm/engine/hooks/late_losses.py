@@ -1,9 +1,8 @@
 """Values stay on the device until it is time to look, losses among them.
 
-Reading a value makes the host wait for all that it has given a GPU to do, so values wait instead:
-until a log line, for at most ``EVERY`` iterations, and never beyond a validation, a checkpoint or
-the end. Whoever is about to use the run's state says ``runner.call_hook('settle')`` on all
-processes; to settle twice costs nothing.
+Reading a value makes the host wait for the GPU, so values wait instead: until a log line, for at
+most ``EVERY`` iterations, and never beyond a validation, a checkpoint or the end. Whoever is about
+to use the run's state says ``runner.call_hook('settle')`` on all processes; twice costs nothing.
 """
 
 import torch
@@ -44,10 +43,9 @@ def until_log(runner: Runner, batch_idx: int, interval: int | None = None) -> in
 
 @HOOKS.register_module()
 class LateLossesHook(Late, RuntimeInfoHook):
-    """MMEngine's RuntimeInfoHook, which reads the model's outputs when it is time to look.
+    """MMEngine's RuntimeInfoHook, but the model's outputs are read when it is time to look.
 
-    MMEngine reads each of them after every iteration. The histories in the message hub, and so log
-    lines and checkpoints, are the same; between two looks they lack the newest iterations.
+    The histories in the message hub are the same; between looks they lack the newest iterations.
     """
 
     def __init__(self) -> None:

@@ -5,7 +5,6 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -37,12 +36,9 @@ class ProgressHook(Hook):
     share of time in which training waited for data (both with IterTimerHook alone), the largest
     memory so far (of the GPU, else of this process), time left and the clock time of the end. A
     terminal gets one live line that fits its width, in validation and testing too; elsewhere there
-    are plain lines. The loss is read (which waits for the device) only when something is shown, at
-    most twice a second. Writes to the standard output of the moment it is built.
-
-    Args:
-        lines: Without a terminal, how many lines to print over the whole run; at the latest there
-            is one every ten minutes.
+    are plain lines, ``lines`` over the whole run and at least one in ten minutes. The loss is read
+    (which waits for the device) only when something is shown, at most twice a second. Writes to the
+    standard output of the moment it is built.
     """
 
     priority = 'VERY_LOW'  # before IterTimerHook: reading the loss is no waiting for data
@@ -50,57 +46,35 @@ class ProgressHook(Hook):
     def __init__(self, lines: int = 20) -> None:
         if lines < 1:
             raise UserError(f'lines must be at least 1, got {lines}')
-        self.lines = lines
-        self.stream = sys.stdout
+        self.lines, self.stream = lines, sys.stdout
         self.live: Live | None = None
         self.handlers: list[logging.StreamHandler] = []
 
-    # --- training ---------------------------------------------------------------------------------
-
     def before_train(self, runner: Runner) -> None:
-        self.first = runner.iter
-        self.started = self.shown = time.perf_counter()
+        self.first, self.started = runner.iter, time.perf_counter()
         self._open(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, outputs: dict, **_) -> None:
         done, total = runner.iter + 1, runner.max_iters
         if is_main_process() and self._due(done, total):
-            pace = (time.perf_counter() - self.started) / (done - self.first)  # with validation
-            fields = training_fields(
-                runner, outputs, runner.iter - self.first, pace * (total - done)
-            )
-            where = place(runner, batch_idx)
-            if self.live is not None:
-                self._draw(where, fields, done, total)
-            else:
-                print(f'  {where}  {"  ".join(fields)}', file=self.stream, flush=True)
+            timed = runner.iter - self.first
+            pace = (time.perf_counter() - self.started) / (timed + 1)  # with validation
+            fields = training_fields(runner, outputs, timed, pace * (total - done))
+            where = f'iteration {done}/{total}'
+            if isinstance(loop := runner.train_loop, EpochBasedTrainLoop):
+                where = f'epoch {runner.epoch + 1}/{loop.max_epochs}'
+                where += f'  {batch_idx + 1}/{len(runner.train_dataloader)}'
+            self._show(where, fields, done, total)
 
-    def after_train(self, runner: Runner) -> None:
-        self._close()
-
-    # --- validation and testing -------------------------------------------------------------------
-
-    def after_val_iter(self, runner: Runner, batch_idx: int, **_) -> None:
-        self._evaluated('validation', batch_idx + 1, len(runner.val_dataloader))
-
-    def before_test(self, runner: Runner) -> None:
-        self.shown = time.perf_counter()
-        self._open(runner)
-
-    def after_test_iter(self, runner: Runner, batch_idx: int, **_) -> None:
-        self._evaluated('testing', batch_idx + 1, len(runner.test_dataloader))
-
-    def after_test(self, runner: Runner) -> None:
-        self._close()
-
-    def _evaluated(self, where: str, done: int, total: int) -> None:
+    def _after_iter(self, runner: Runner, batch_idx: int, mode: str, **_) -> None:
+        """Of validation and testing."""
+        done, total = batch_idx + 1, len(getattr(runner, f'{mode}_dataloader'))
         if self.live is not None and self._due(done, total):
-            self._draw(where, [], done, total)
-
-    # --- the terminal -----------------------------------------------------------------------------
+            self._show(dict(val='validation', test='testing')[mode], [], done, total)
 
     def _open(self, runner: Runner) -> None:
         """Start the live line; log messages go above it from now on."""
+        self.shown = time.perf_counter()
         if self.live is not None or not is_main_process() or not self.stream.isatty():
             return
         console = Console(file=self.stream)
@@ -114,7 +88,7 @@ class ProgressHook(Hook):
                 handler.setStream(proxy)
                 self.handlers.append(handler)
 
-    def _close(self) -> None:
+    def _close(self, *_: object) -> None:
         if self.live is None:
             return
         for handler in self.handlers:
@@ -123,22 +97,24 @@ class ProgressHook(Hook):
         self.live, self.handlers = None, []
         atexit.unregister(self._close)
 
-    def _draw(self, where: str, fields: list[str], done: int, total: int) -> None:
+    before_test, after_train, after_test = _open, _close, _close
+
+    def _show(self, where: str, fields: list[str], done: int, total: int) -> None:
+        if self.live is None:
+            return print(f'  {where}  {"  ".join(fields)}', file=self.stream, flush=True)
         line = one_line(where, fields, done, total, self.live.console)
         self.live.update(line, refresh=True)
 
     def _due(self, done: int, total: int) -> bool:
         """Twice a second on a terminal, else by lines; always at the end."""
-        now = time.perf_counter()
-        if self.live is not None:
-            due = now - self.shown >= SECONDS
-        else:
-            due = done % max(total // self.lines, 1) == 0 or now - self.shown >= PLAIN_SECONDS
+        now, silence = time.perf_counter(), PLAIN_SECONDS if self.live is None else SECONDS
+        regular = self.live is None and done % max(total // self.lines, 1) == 0
+        due = regular or now - self.shown >= silence
         self.shown = now if due else self.shown
         return due or done == total
 
 
-def one_line(where: str, fields: Sequence[str], done: int, total: int, console: Console) -> Text:
+def one_line(where: str, fields: list[str], done: int, total: int, console: Console) -> Text:
     """As wide as the terminal: fields that do not fit are left out, from the end."""
     room, shortest, share = console.width - 1, 8, done / max(total, 1)
     head, tail = f'{where} {share:4.0%} ', ''
@@ -150,15 +126,6 @@ def one_line(where: str, fields: Sequence[str], done: int, total: int, console: 
     full, stroke = round(bar * share), '-' if console.options.ascii_only else '━'
     bars = (stroke * full, 'green'), (stroke * (bar - full), 'bright_black')
     return Text.assemble((head, 'bold'), *bars, tail, no_wrap=True, overflow='crop')
-
-
-def place(runner: Runner, batch_idx: int) -> str:
-    """Epoch and iteration, counted from 1."""
-    loop = runner.train_loop
-    if isinstance(loop, EpochBasedTrainLoop):
-        inner = f'{batch_idx + 1}/{len(runner.train_dataloader)}'
-        return f'epoch {runner.epoch + 1}/{loop.max_epochs}  {inner}'
-    return f'iteration {runner.iter + 1}/{runner.max_iters}'
 
 
 def training_fields(runner: Runner, outputs: dict, timed: int, left: float) -> list[str]:
@@ -179,9 +146,8 @@ def training_fields(runner: Runner, outputs: dict, timed: int, left: float) -> l
 
 
 def recent(hub: MessageHub, timed: int) -> tuple[float, float]:
-    """Seconds of an iteration and the share of waiting for data, as IterTimerHook has logged them.
-
-    Over the last ``WINDOW`` seconds of training, but at most so many iterations.
+    """Seconds of an iteration and the share of waiting for data, as IterTimerHook has logged them,
+    over the last ``WINDOW`` seconds of training, but at most so many iterations.
     """
     times = hub.get_scalar('train/time').data[0][-timed:]
     waits = hub.get_scalar('train/data_time').data[0][-timed - 1 : -1]  # the last has no time yet
