@@ -86,8 +86,13 @@ class FiniteHook(Late):
     def keep(self, runner: Runner, outputs: dict) -> None:
         """The verdict and the loss, or under a loss scaler a look at its scale."""
         self.back = runner.message_hub.get_info('last_ckpt')  # complete: none is being written
+        if self.scalers and (runner.iter + 1) % EVERY == 0:
+            scale = min(scaler.get_scale() for scaler in self.scalers)
+            if scale < self.min_loss_scale:
+                blame = self._blame(runner, runner.iter)
+                self._stop(runner.iter, f'the loss scale has fallen to {scale:g}: {blame}')
         if self.scalers:
-            return self._check_scale(runner)
+            return
         loss = torch.as_tensor(outputs.get('loss', 0.0), device=self.found.device).detach().clone()
         self.seen.append((runner.iter, self.updated, self.found, loss))
         if self.policy == 'stop':
@@ -102,13 +107,6 @@ class FiniteHook(Late):
     def after_train(self, runner: Runner) -> None:
         super().after_train(runner)
         self.hooks.close()
-
-    def _check_scale(self, runner: Runner) -> None:
-        if (runner.iter + 1) % EVERY == 0:
-            scale = min(scaler.get_scale() for scaler in self.scalers)
-            if scale < self.min_loss_scale:
-                blame = self._blame(runner, runner.iter)
-                self._stop(runner.iter, f'the loss scale has fallen to {scale:g}: {blame}')
 
     @torch.no_grad()
     def _before_update(self, fused: bool, optimizer: torch.optim.Optimizer, *_: object) -> None:
