@@ -1,14 +1,13 @@
 """Image files of any kind to BGR, uint8 [H, W, 3], whole or as a random crop; a broken file raises.
 
-The crop takes less than half the time of mmpretrain's three transforms: what they spend goes less
-into decoding than into Pillow's conversions and a resize without vector instructions; torch has the
-same antialiased bicubic filter with them. Measured in docs/data.md.
-
-Shapes: H, W a file's pixels; a box is (top, left, height, width).
+The crop takes less than half the time of mmpretrain's three transforms, which goes into Pillow's
+conversions and a resize without vector instructions; torch's filter is the same one with them
+(docs/data.md). H, W: a file's pixels; a box is (top, left, height, width).
 """
 
 from io import BytesIO
 from math import ceil
+from struct import unpack_from
 from types import SimpleNamespace
 
 import mmcv
@@ -19,7 +18,7 @@ from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from mmengine.registry import TRANSFORMS
 from mmpretrain.datasets.transforms import RandomResizedCrop
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -27,16 +26,11 @@ from mirl_mm.errors import UserError
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]  # height, width
-EXIF_ORIENTATION = 0x0112
 
 
 @TRANSFORMS.register_module()
 class LoadAnyImage(BaseTransform):
-    """Read ``img_path`` to ``img`` with :func:`decode`; sets ``img_shape`` and ``ori_shape``.
-
-    Args:
-        backend_args: MMEngine's file backend; None infers it from the path.
-    """
+    """Read ``img_path`` to ``img`` with :func:`decode`; sets ``img_shape`` and ``ori_shape``."""
 
     def __init__(self, backend_args: dict | None = None) -> None:
         self.backend_args = backend_args
@@ -61,14 +55,12 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     Args:
         scale: side of the output in pixels, or (height, width).
-        crop_ratio_range, aspect_ratio_range, max_attempts: as RandomResizedCrop's.
+        crop_ratio_range, aspect_ratio_range, max_attempts, backend_args: as of the three.
         flip_prob: of a horizontal flip. 0 draws nothing.
-        reducing_gap: a JPEG's crop that is 2, 4 or 8 times this many times larger than the output
-            is decoded at 1/2, 1/4 or 1/8 of its size; what the filter then reads is still this many
-            times larger than the output. On photographs that moves pixels by 1 level on average (40
-            at most, at the crop's edge) and takes about half the time for 12 megapixels. ImageNet's
-            images are mostly too small for it. None turns it off.
-        backend_args: MMEngine's file backend; None infers it from the path.
+        reducing_gap: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop is then still
+            this many times larger than the output. On photographs that moves pixels by 1 level on
+            average (40 at most, at the crop's edge) and takes about half the time for 12
+            megapixels. ImageNet's images are mostly too small for it. None turns it off.
     """
 
     def __init__(
@@ -92,13 +84,11 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     def transform(self, results: dict) -> dict:
         content = fileio.get(results['img_path'], self.backend_args)
-        pixels, shape = self._cropped(content)
-        results.update(ori_shape=shape)
+        pixels, results['ori_shape'] = self._cropped(content)
         if self.flip_prob:
             flip = np.random.random_sample() < self.flip_prob
             results.update(flip=flip, flip_direction='horizontal' if flip else None)
             pixels = pixels.flip(2) if flip else pixels
-        # planes in memory, which is what PackInputs makes of any image
         image = pixels.contiguous().permute(1, 2, 0).numpy()
         results.update(img=image, img_shape=image.shape)
         return results
@@ -108,15 +98,16 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         stored, orientation = jpeg_size(content), 1
         if stored is None:
             picture = opened(content)
-            if picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L'):
-                stored, orientation = picture.size[::-1], picture.getexif().get(EXIF_ORIENTATION)
-        if stored is None:
-            image = decode(content)
-            shape = image.shape[:2]
-            return resized(cut(image, self._draw(shape)), self.scale), shape
+            if picture.format not in ('JPEG', 'MPO') or picture.mode not in ('RGB', 'L'):
+                image = decode(content)
+                box = self.rand_crop_params(image)
+                return resized(cut(image, box), self.scale), image.shape[:2]
+            orientation = picture.getexif().get(ExifTags.Base.Orientation)
+            stored = picture.size[::-1]
         across = orientation in (5, 6, 7, 8)
         shape, size = (each[::-1] if across else each for each in (stored, self.scale))
-        box = stored_box(self._draw(shape), stored, orientation)
+        box = self.rand_crop_params(SimpleNamespace(shape=shape))
+        box = stored_box(box, stored, orientation)
         factor = self._reduction(box, size)
         if factor > 1:
             image = turned(reduced(opened(content), box, size, factor), orientation)
@@ -124,9 +115,6 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         # Turned before the filter, which is not quite the same across as along.
         image = turned(cut(decode_rgb(content), box), orientation)
         return resized(image, self.scale).flip(0), shape
-
-    def _draw(self, shape: Size) -> Box:
-        return self.rand_crop_params(SimpleNamespace(shape=shape))
 
     def _reduction(self, box: Box, size: Size) -> int:
         """By how much the decoder may reduce: 1, 2, 4 or 8."""
@@ -143,11 +131,9 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 def decode(content: bytes) -> np.ndarray:
     """An image file's bytes as uint8 [H, W, 3], turned as its EXIF tag says.
 
-    Grey, palette, CMYK and alpha images become BGR; of 16 bits the upper 8 are kept.
-
-    Raises:
-        Exception: whatever Pillow raises: truncated, not an image, too large to be one.
-        UserError: pixels without a defined range (floating point, 32 bit).
+    Grey, palette, CMYK and alpha images become BGR; of 16 bits the upper 8 are kept. Whatever
+    Pillow raises is raised (truncated, not an image, too large to be one), and a UserError for
+    pixels without a defined range (floating point, 32 bit).
     """
     image = opened(content)
     if image.mode not in ('I', 'F') and not image.mode.startswith('I;16'):
@@ -172,15 +158,12 @@ def jpeg_size(content: bytes) -> Size | None:
 
     None for all else, which Pillow then looks at more closely, and more slowly.
     """
-    if not content.startswith(b'\xff\xd8'):
-        return None
-    at = 2
+    at = 2 if content.startswith(b'\xff\xd8') else len(content)
     while len(content) >= at + 10 and content[at] == 0xFF:
-        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], 'big')
+        marker, length = unpack_from('>BH', content, at + 1)
         if marker in (0xC0, 0xC1, 0xC2):  # a frame: baseline, extended, progressive
-            height = int.from_bytes(content[at + 5 : at + 7], 'big')
-            width = int.from_bytes(content[at + 7 : at + 9], 'big')
-            plain = content[at + 9] in (1, 3) and 0 < height * width < Image.MAX_IMAGE_PIXELS
+            height, width, channels = unpack_from('>HHB', content, at + 5)
+            plain = channels in (1, 3) and 0 < height * width < Image.MAX_IMAGE_PIXELS
             return (height, width) if plain else None
         if marker in (0xE1, 0xDA, 0xD9):  # EXIF or XMP; pixels without a frame before them; the end
             return None

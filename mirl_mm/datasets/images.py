@@ -24,23 +24,18 @@ Paths = Iterable[str | Path]
 class UnlabelledImages(SkipUnreadable, CustomDataset):
     """Every image below a folder, those that a list names, or those of an iterable of paths.
 
-    A subclass for another source overrides :meth:`paths`, and nothing else.
+    A subclass for another source overrides :meth:`paths`, and nothing else. FileNotFoundError: the
+    folder, the list, or all of the first files are not there.
 
     Args:
-        data_root: folder of the images, in any nesting (ImageNet's ``train``, for instance), or
-            ``packed://FOLDER`` (see packed/).
-        data_prefix: folder of the images below ``data_root``.
+        data_root, data_prefix: the folder, ``data_root/data_prefix``, holds images in any nesting;
+            ``packed://FOLDER`` is one that was packed (see packed/).
         ann_file: a list below ``data_root`` instead of all files: one path a line, relative to
             the folder. A label behind the path is ignored.
         paths: instead of both, paths of images as they are to be opened; or a function that gives
-            them for the folder (``data_root/data_prefix``); or, for a config, the function's name
-            as ``package.module.function``.
+            them for the folder; or, for a config, its name (``package.module.function``).
         extensions: endings of the files to take from a folder or a list, in any case.
         **kwargs: max_bad_images and max_bad_share of SkipUnreadable; those of BaseDataset.
-
-    Raises:
-        FileNotFoundError: the folder, the list, or all of the first files are not there.
-        UserError: there is no image.
     """
 
     def __init__(
@@ -53,18 +48,18 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
         **kwargs,
     ) -> None:
         if paths is not None and ann_file:
-            raise UserError(
-                f'both a list (ann_file={ann_file!r}) and paths are given; one is enough'
-            )
-        self._paths = _resolved(paths) if isinstance(paths, str) else paths
-        super().__init__(
-            data_root=expanduser(data_root),
-            data_prefix=dict(img_path=expanduser(data_prefix)),
-            ann_file=ann_file,
-            with_label=False,
-            extensions=extensions,
-            **kwargs,
-        )
+            raise UserError(f'a list (ann_file={ann_file!r}) and paths are given; one is enough')
+        self._paths = paths
+        if isinstance(paths, str):
+            try:
+                self._paths = pkgutil.resolve_name(paths)
+            except (ImportError, AttributeError, ValueError) as error:
+                wanted = 'paths, a function of a folder that gives them, or its package.module.name'
+                said = f'paths={paths!r} names no function ({error}); accepted: {wanted}'
+                raise UserError(said) from error
+        prefix = dict(img_path=expanduser(data_prefix))
+        where = dict(data_root=expanduser(data_root), data_prefix=prefix, ann_file=ann_file)
+        super().__init__(**where, with_label=False, extensions=extensions, **kwargs)
 
     def paths(self) -> Paths:
         """Paths of all images, as they are to be opened."""
@@ -72,10 +67,7 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
         if self._paths is not None:
             return self._paths(folder) if callable(self._paths) else self._paths
         if not folder:
-            raise UserError(
-                'UnlabelledImages needs the folder of the images as data_root (or data_prefix), or '
-                'their paths; all are empty'
-            )
+            raise UserError('UnlabelledImages needs the folder of the images (data_root) or paths')
         backend = fileio.get_file_backend(folder, enable_singleton=True)
         if not backend.isdir(folder):
             raise FileNotFoundError(
@@ -92,7 +84,6 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
         return [f'{folder}{name}' for name in names]
 
     def load_data_list(self) -> list[dict]:
-        """One entry a path, in their order."""
         paths = list(map(str, self.paths()))
         self._paths = ()  # a generator is spent now, and could not be copied
         source = f'folder {self.img_prefix}' if self.img_prefix else 'iterable of paths'
@@ -117,20 +108,18 @@ def list_files(root: str | Path, accepts: Callable[[str], bool]) -> list[str]:
 
     As MMEngine's local backend lists them: links are followed, hidden files are left out.
     """
-    names, waiting = [], ['']
-    while waiting:
-        prefix = waiting.pop()
-        folders, files = [], []
-        with os.scandir(os.path.join(root, prefix)) as entries:
+    names, folders = [], ['']
+    for folder in folders:  # which grows
+        inside, files = [], []
+        with os.scandir(os.path.join(root, folder)) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    folders.append(f'{prefix}{entry.name}/')
+                    inside.append(f'{folder}{entry.name}/')
                 elif accepts(entry.name) and not entry.name.startswith('.') and entry.is_file():
-                    files.append(prefix + entry.name)
+                    files.append(folder + entry.name)
         names += sorted(files)
-        waiting += sorted(folders, reverse=True)
-    names.sort()  # mostly is
-    return names
+        folders += sorted(inside)
+    return sorted(names)  # mostly they are: fast
 
 
 def read_list(path: str | Path, accepts: Callable[[str], bool]) -> list[str]:
@@ -140,13 +129,3 @@ def read_list(path: str | Path, accepts: Callable[[str], bool]) -> list[str]:
     lines = (line.strip() for line in fileio.list_from_file(path))
     names = (line if accepts(line) else line.rpartition(' ')[0] for line in lines)
     return [name for name in names if accepts(name)]
-
-
-def _resolved(name: str) -> Callable[[str], Paths]:
-    try:
-        return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        wanted = 'paths, a function that gives them for a folder, or its name (package.module.name)'
-        raise UserError(
-            f'paths={name!r} names no function ({error}); accepted: {wanted}'
-        ) from error

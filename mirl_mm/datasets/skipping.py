@@ -1,7 +1,6 @@
 """Images that cannot be read: take the next one, count, stop where they are too many."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,10 +21,8 @@ class SkipUnreadable(BaseDataset):
     next readable image of the dataset is taken, the same one every time, and the failure is
     logged. With ``test_mode`` the failure is raised.
 
-    Args:
-        max_bad_images: how many images may be unreadable; one more is a BadImagesError. Counted
-            over all workers of a process, each image once; BadImagesHook counts over all processes.
-        max_bad_share: the same as a share of all images, from 0 to 1; replaces max_bad_images.
+    More than `max_bad_images` are a BadImagesError: counted over all workers of a process, each
+    image once; BadImagesHook counts over all processes. `max_bad_share` of all replaces the number.
     """
 
     def __init__(
@@ -55,9 +52,9 @@ class SkipUnreadable(BaseDataset):
         return int(self._replaced.sum())
 
     def list_bad_images(self, path: str | Path) -> None:
-        """From now on, add each unreadable image to a file: its path, a tab and what is wrong.
+        """Add each unreadable image to a file, once: its path, a tab and what is wrong.
 
-        To be called before workers start. What is in the file already is not added again.
+        To be called before workers start.
         """
         self._list = Path(path)
         if self._list.is_file():
@@ -66,23 +63,24 @@ class SkipUnreadable(BaseDataset):
 
     @property
     def limit(self) -> int:
-        """How many images may be unreadable."""
         share = self.max_bad_share
         return self.max_bad_images if share is None else int(share * len(self))
 
     @property
     def limit_name(self) -> str:
         """The setting that :attr:`limit` comes from."""
-        if self.max_bad_share is None:
-            return f'max_bad_images={self.max_bad_images}'
-        return f'max_bad_share={self.max_bad_share:g}'
+        share = self.max_bad_share
+        return f'max_bad_images={self.limit}' if share is None else f'max_bad_share={share:g}'
 
     def prepare_data(self, idx: int) -> dict | None:
-        """Image ``idx`` through the pipeline, or the next one that can be read."""
+        """Image ``idx`` through the pipeline, or the next one (round the end) that can be read."""
         if self.test_mode:
             return super().prepare_data(idx)
         load, *augment = self.pipeline.transforms
-        for index in self._from(idx):
+        for step in range(len(self)):
+            index = (idx + step) % len(self)
+            if self._bad[index]:
+                continue
             try:
                 results = load(self.get_data_info(index))
             except ImportError:
@@ -98,13 +96,6 @@ class SkipUnreadable(BaseDataset):
             return results
         raise BadImagesError(f'none of the {len(self)} images can be read: {self._path(idx)}, ...')
 
-    def _from(self, idx: int) -> Iterator[int]:
-        """``idx`` and all that follow it, round the end, but the images known to be bad."""
-        for step in range(len(self)):
-            index = (idx + step) % len(self)
-            if not self._bad[index]:
-                yield index
-
     def _path(self, index: int) -> str:
         return self.get_data_info(index)['img_path']
 
@@ -116,15 +107,9 @@ class SkipUnreadable(BaseDataset):
             line = ' '.join(f'{path}\t{what}'.splitlines()) + '\n'
             with self._list.open('ab', buffering=0) as file:  # one write: processes do not mix
                 file.write(line.encode())
-        # An error, not a warning: mmengine mutes warnings on every process but the first.
-        print_log(
-            f'unreadable image {number}, at most {self.limit} are skipped: {path} ({what})',
-            logger='current',
-            level=logging.ERROR,
-        )
+        said = f'unreadable image {number}, at most {self.limit} are skipped: {path} ({what})'
+        print_log(said, 'current', logging.ERROR)  # no warning: all processes but one mute it
         if number > self.limit:
             last = ', '.join(map(self._path, self._bad.topk(min(number, 5)).indices.tolist()))
-            raise BadImagesError(
-                f'{number} images cannot be read, {self.limit_name}; the last: {last}. '
-                f'{path} ({what})'
-            ) from error
+            said = f'{number} images cannot be read, {self.limit_name}; the last: {last}'
+            raise BadImagesError(f'{said}. {path} ({what})') from error

@@ -22,7 +22,6 @@ from .scenes import SPLITS
 from .transfer import run_transfer, table
 
 PANEL_IMAGES = 8
-MIN_PICTURES = 2 * PANEL_IMAGES
 
 
 def run_demo(
@@ -36,18 +35,11 @@ def run_demo(
 ) -> dict[str, Path]:
     """Pre-train with MIRL and look at it; then detect and segment, with the encoder and without.
 
-    Args:
-        config: path of the pre-training's config.
-        transfer: paths of ``detection``'s and ``segmentation``'s config.
-        data: a folder of the user's own pictures, which have no labels: pre-training alone. None
-            writes and uses the generated scenes, in ``scenes_dir``.
-        cfg_options, transfer_options: as ``--cfg-options``, for pre-training and what follows it.
-
-    Returns:
-        What was written, by name.
+    `config` is the pre-training's, `transfer` has ``detection``'s and ``segmentation``'s; their
+    options are as of ``--cfg-options``. `data` is a folder of pictures without labels, for
+    pre-training alone; None generates scenes in `scenes_dir`. Returns what was written, by name.
     """
-    started = time.perf_counter()
-    scenes, folder = None, Path(work_dir)
+    started, scenes, folder = time.perf_counter(), None, Path(work_dir)
     if data is None:
         print(f'Drawing scenes in {scenes_dir} ...', flush=True)
         scenes = write_scenes(scenes_dir)
@@ -55,15 +47,22 @@ def run_demo(
     else:
         options = folder_options(data, folder)
     print('Pre-training:', flush=True)
-    written, runs = pre_train(config, work_dir, (cfg_options or {}) | options), [folder]
+    options = (cfg_options or {}) | options
+    runner = build_runner(*training_config(config, work_dir, cfg_options=options))
+    runner.train()
+    checkpoint = Path((folder / 'last_checkpoint').read_text())
+    written = dict(checkpoint=checkpoint, encoder=folder / 'encoder.pth', **draw(runner))
+    runs = [folder]
     if scenes is None:
         print('Detection and segmentation are left out: they need labels, which pictures have not.')
     else:
-        result = run_transfer(transfer, written['encoder'], scenes, work_dir, transfer_options)
-        written |= result.pages
-        runs += result.work_dirs
+        encoder = str(written['encoder'])
+        options = transfer_options or {}
+        scores, pages, tuned = run_transfer(transfer, encoder, scenes, folder, options)
+        written |= pages
+        runs += tuned
         print(f'On {len(list(scenes.images("val").iterdir()))} held-out scenes, in percent:')
-        print(table(result.scores))
+        print(table(scores))
     written['report'] = write_report(runs, folder / 'report.html')
     print(f'Done in {time.perf_counter() - started:.0f} s:')
     for name, path in written.items():
@@ -71,17 +70,8 @@ def run_demo(
     return written
 
 
-def pre_train(config: str, work_dir: str, options: dict) -> dict[str, Path]:
-    """Run the pre-training and draw it; what was written, by name."""
-    runner = build_runner(*training_config(config, work_dir, cfg_options=options))
-    runner.train()
-    folder = Path(work_dir)
-    checkpoint = Path((folder / 'last_checkpoint').read_text())
-    return dict(checkpoint=checkpoint, encoder=folder / 'encoder.pth', **draw(runner))
-
-
-def loader_options(parts: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """Config options that point pre-training's loaders at settings of 'train' and 'val'."""
+def loader_options(parts: Mapping[str, dict]) -> dict[str, str]:
+    """Config options that give pre-training's loaders the settings of 'train' and 'val'."""
     return {
         f'{loader}_dataloader.dataset.{key}': str(value)
         for loader, part in (('train', 'train'), ('val', 'val'), ('test', 'val'))
@@ -93,11 +83,9 @@ def folder_options(folder: str, work_dir: Path) -> dict[str, str]:
     """Config options for a user's folder: one picture in ten, 8 to 64 of them, is held out."""
     found = UnlabelledImages(folder, lazy_init=True)
     names = [str(Path(path).relative_to(folder)) for path in found.paths()]
-    if len(names) < MIN_PICTURES:
-        raise UserError(
-            f'{folder} holds {len(names)} pictures; the demo needs at least {MIN_PICTURES}, and '
-            'some hundreds to learn from'
-        )
+    if len(names) < 2 * PANEL_IMAGES:
+        needed = f'needs at least {2 * PANEL_IMAGES}, and some hundreds to learn from'
+        raise UserError(f'{folder} holds {len(names)} pictures; the demo {needed}')
     random.Random(0).shuffle(names)
     held = min(max(len(names) // 10, PANEL_IMAGES), 64)
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -114,8 +102,9 @@ def draw(runner: Runner) -> dict[str, Path]:
     """Write the loss curve and the panel of some held-out images, under their fixed masks."""
     model, loader, folder = runner.model.eval(), runner.val_dataloader, Path(runner.work_dir)
     picks = spread_over(len(loader.dataset), PANEL_IMAGES)
+    batch = loader.collate_fn([loader.dataset[i] for i in picks])
     preprocessor = model.data_preprocessor
-    columns = paint(model, preprocessor(loader.collate_fn([loader.dataset[i] for i in picks])))
+    columns = paint(model, preprocessor(batch))
     written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
     charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
     draw_charts([charts['Loss'], charts['Loss of each pair of segments']], written['curve'])

@@ -1,7 +1,4 @@
-"""The demo's scenes on disk, in the layouts that pre-training, detection and segmentation read.
-
-S side of a scene in pixels.
-"""
+"""The demo's scenes on disk, in the layouts that pre-training, detection and segmentation read."""
 
 import json
 import os
@@ -23,6 +20,11 @@ class SceneSet(NamedTuple):
     """Where the files of a written set lie; `split` is 'train' or 'val'."""
 
     root: Path
+
+    def pair(self, split: str, number: int) -> tuple[Path, Path]:
+        """The image and the mask with a number from 1 on."""
+        name = f'{number:06d}'
+        return self.images(split) / f'{name}.jpg', self.masks(split) / f'{name}.png'
 
     def images(self, split: str) -> Path:
         return self.root / 'images' / split
@@ -53,53 +55,34 @@ def _write_split(scenes: SceneSet, split: str, count: int, size: int, seed: int)
     for folder in (scenes.images(split), scenes.masks(split), scenes.annotations(split).parent):
         folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
-    for index in range(count):
-        image, labels, masks = draw_scene(split, index, size, seed)
-        name = f'{index + 1:06d}'
-        file = scenes.images(split) / f'{name}.jpg'
-        Image.fromarray(image).save(file, quality=95, subsampling=0)
-        classes = np.tensordot(labels + 1, masks, axes=1).astype(np.uint8)
-        indexed = Image.fromarray(classes)
+    for number in range(1, count + 1):
+        image, labels, masks = draw_scene(split, number - 1, size, seed)
+        image_file, mask_file = scenes.pair(split, number)
+        Image.fromarray(image).save(image_file, quality=95, subsampling=0)
+        indexed = Image.fromarray(np.tensordot(labels + 1, masks, axes=1).astype(np.uint8))
         indexed.putpalette(bytes(np.ravel(MASK_PALETTE).tolist()))
-        indexed.save(scenes.masks(split) / f'{name}.png')
-        images.append(dict(id=index + 1, file_name=file.name, width=size, height=size))
+        indexed.save(mask_file)
+        images.append(dict(id=number, file_name=image_file.name, width=size, height=size))
         for mask, label in zip(masks, labels, strict=True):
-            ids = dict(id=len(annotations) + 1, image_id=index + 1)
+            ids = dict(id=len(annotations) + 1, image_id=number)
             annotations.append(ids | _instance(mask, label))
-    content = dict(
-        info=dict(description=f'mirl_mm demo scenes, {split}'),
-        licenses=[],
-        categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)],
-        images=images,
-        annotations=annotations,
-    )
-    scenes.annotations(split).write_text(json.dumps(content))
+    info = dict(description=f'mirl_mm demo scenes, {split}')
+    categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)]
+    content = dict(info=info, licenses=[], categories=categories, images=images)
+    scenes.annotations(split).write_text(json.dumps(content | dict(annotations=annotations)))
 
 
 def _is_complete(scenes: SceneSet, manifest: dict) -> bool:
     """Whether the folder says that it is this set, and every file of it is there."""
     try:
-        if json.loads((scenes.root / MANIFEST).read_text()) != manifest:
-            return False
+        same = json.loads((scenes.root / MANIFEST).read_text()) == manifest
     except (OSError, ValueError):  # no manifest, or not a readable one
         return False
     files = [scenes.annotations(split) for split in SPLITS]
     for split in SPLITS:
-        for index in range(1, manifest[f'num_{split}'] + 1):
-            files.append(scenes.images(split) / f'{index:06d}.jpg')
-            files.append(scenes.masks(split) / f'{index:06d}.png')
-    return all(file.is_file() for file in files)
-
-
-def _check_replaceable(root: Path) -> None:
-    """Raises ValueError unless the folder `root` is absent, empty or nothing but scenes."""
-    inside = set(os.listdir(root)) if root.is_dir() else set()
-    foreign = inside - {'images', 'masks', 'annotations', MANIFEST}
-    if foreign or (inside and MANIFEST not in inside):
-        raise UserError(
-            f'out_dir {root} holds {sorted(foreign or inside)}, which would be lost; accepted is a '
-            f'new or empty folder, or one that holds nothing but scenes (with their {MANIFEST})'
-        )
+        for number in range(1, manifest[f'num_{split}'] + 1):
+            files += scenes.pair(split, number)
+    return same and all(file.is_file() for file in files)
 
 
 def write_scenes(
@@ -107,37 +90,39 @@ def write_scenes(
 ) -> SceneSet:
     """Writes a set of scenes, or leaves it alone if just this set is in `out_dir` already.
 
-    Files: images/{train,val}/000001.jpg; masks/{train,val}/000001.png, palette PNGs of indices into
-    MASK_CLASSES; annotations/instances_{train,val}.json, COCO instances as run lengths (the shapes
-    have holes, which polygons cannot say; mmdet reads them with its default poly2mask=True). The
-    same arguments and library versions give the same bytes. Another set in `out_dir`, or one with
-    files missing, is replaced as a whole: the folder never holds half a set.
+    Masks are palette PNGs of indices into MASK_CLASSES, annotations COCO instances as run lengths
+    (the shapes have holes, which polygons cannot say; mmdet reads them with its default
+    poly2mask=True). The same arguments and library versions give the same bytes. Another set in
+    `out_dir`, or one with files missing, is replaced as a whole: never is there half a set.
     """
     manifest = dict(num_train=num_train, num_val=num_val, size=size, seed=seed)
     for (name, value), least in zip(manifest.items(), (1, 1, MIN_SIZE, 0), strict=True):
         if not isinstance(value, int) or value < least:
             raise UserError(f'{name} is {value!r}; accepted is a whole number from {least} on')
     manifest |= dict(generator='mirl_mm.demo.scene_set', version=VERSION)
-    scenes = SceneSet(Path(out_dir).resolve())
+    root = Path(out_dir).resolve()
+    scenes = SceneSet(root)
     if _is_complete(scenes, manifest):
         return scenes
-    _check_replaceable(scenes.root)
     try:
-        if scenes.root.exists() and not scenes.root.is_dir():
-            raise NotADirectoryError('it is a file')
-        parent, name = scenes.root.parent, scenes.root.name
-        parent.mkdir(parents=True, exist_ok=True)
-        workshop = tempfile.TemporaryDirectory(prefix=f'.{name}-', dir=parent)
+        inside = set(os.listdir(root)) if root.exists() else set()  # an OSError for a file
+        foreign = inside - {'images', 'masks', 'annotations', MANIFEST}
+        if foreign or (inside and MANIFEST not in inside):
+            wanted = f'a new or empty folder, or one with nothing but scenes (and their {MANIFEST})'
+            said = f'out_dir {root} holds {sorted(foreign or inside)}, which would be lost'
+            raise UserError(f'{said}; accepted is {wanted}')
+        root.parent.mkdir(parents=True, exist_ok=True)
+        workshop = tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent)
     except OSError as error:
         wanted = 'accepted is a folder, new or not, inside one that you may write'
-        raise UserError(f'out_dir {scenes.root} cannot be written ({error}); {wanted}') from error
+        raise UserError(f'out_dir {root} cannot be written ({error}); {wanted}') from error
     with workshop as folder:
         fresh = SceneSet(Path(folder) / 'fresh')
         for split in SPLITS:
             _write_split(fresh, split, manifest[f'num_{split}'], size, seed)
         (fresh.root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
         if not _is_complete(scenes, manifest):  # unless another process was faster
-            if scenes.root.exists():
-                scenes.root.rename(Path(folder) / 'replaced')
-            fresh.root.rename(scenes.root)
+            if root.exists():
+                root.rename(Path(folder) / 'replaced')
+            fresh.root.rename(root)
     return scenes

@@ -1,11 +1,8 @@
 """Scenes of the demo: textured objects over real photographs, drawn from a seed, no download.
 
-One set serves pre-training (images), detection (COCO instances) and segmentation (palette PNGs). A
-class is a shape; two classes share each material and the tint is free, so neither colour nor
+A class is a shape; two classes share each material and the tint is free, so neither colour nor
 texture alone names a class. Val sees the left third of every photograph and the left half of every
-material, train the rest: no pixel of a val scene was ever shown in training.
-
-All pictures lie inside the scikit-image wheel (seen in 0.22 to 0.26) and are read from there.
+material, train the rest: no pixel is in both. All are in scikit-image's wheel (in 0.22 to 0.26).
 
 S side of a scene in pixels, N objects of a scene, C corners of an outline; points are (x, y).
 """
@@ -20,25 +17,16 @@ from PIL import Image, ImageDraw
 from skimage.filters import gaussian
 
 CLASSES = ('disc', 'ring', 'rectangle', 'cross', 'triangle', 'star')
-PALETTE = (
-    (220, 60, 60),
-    (250, 170, 40),
-    (60, 110, 220),
-    (110, 200, 250),
-    (60, 160, 80),
-    (190, 90, 210),
-)
-# of the segmentation PNGs, where index 0 is what no object covers
-MASK_CLASSES = ('background', *CLASSES)
-MASK_PALETTE = ((0, 0, 0), *PALETTE)
+PALETTE = ((220, 60, 60), (250, 170, 40), (60, 110, 220))
+PALETTE += ((110, 200, 250), (60, 160, 80), (190, 90, 210))
+MASK_CLASSES, MASK_PALETTE = ('background', *CLASSES), ((0, 0, 0), *PALETTE)  # of the PNGs
 SPLITS = ('train', 'val')
 MIN_SIZE = 64
 
 PHOTOGRAPHS = ('astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png')
 PHOTOGRAPHS += ('rocket.jpg', 'hubble_deep_field.jpg', 'ihc.png')
-_GRAVEL, _BRICK, _GRASS = 'gravel.png', 'brick.png', 'grass.png'
-MATERIALS = dict(zip(CLASSES, (_GRAVEL, _GRAVEL, _BRICK, _BRICK, _GRASS, _GRASS), strict=True))
-MIN_VISIBLE = 0.6  # of an object's whole area; what would show less is not drawn
+_GROUNDS = ('gravel.png', 'brick.png', 'grass.png')
+MATERIALS = {shape: _GROUNDS[i // 2] for i, shape in enumerate(CLASSES)}
 VERSION = 1  # raise it when the same parameters would draw other scenes
 
 
@@ -63,23 +51,13 @@ def _corners(count: int, *radii: float) -> np.ndarray:
     return np.resize(radii, count)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def _ring(hole: float) -> np.ndarray:
-    """One closed outline with a hole: once around outside, back around inside."""
-    circle = np.concatenate([_corners(64, 1.0), [[1.0, 0.0]]])
-    return np.concatenate([circle, hole * circle[::-1]])
-
-
-def _cross(arm: float) -> np.ndarray:
-    quarter = np.array([[1.0, -arm], [1.0, arm], [arm, arm]])
-    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
-    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
-
-
+_CIRCLE = np.concatenate([_corners(64, 1.0), [[1.0, 0.0]]])  # closed
+_ARM, _TURN = np.array([[1, -0.3], [1, 0.3], [0.3, 0.3]]), np.array([[0.0, 1.0], [-1.0, 0.0]])
 OUTLINES = {
     'disc': _corners(64, 1.0),
-    'ring': _ring(0.5),
+    'ring': np.concatenate([_CIRCLE, 0.5 * _CIRCLE[::-1]]),  # around outside, back around inside
     'rectangle': _corners(4, 1.1),
-    'cross': _cross(0.3),
+    'cross': np.concatenate([_ARM @ np.linalg.matrix_power(_TURN, k) for k in range(4)]),
     'triangle': _corners(3, 1.15),
     'star': _corners(10, 1.15, 0.5),
 }
@@ -112,8 +90,7 @@ def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
     photograph = _region(PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))], split)
     crops = [np.asarray(_crop(rng, photograph, 0.75 * size, 2.5 * size, size)) for _ in range(3)]
     pixels = max(crops, key=np.std) / 255
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
+    pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, size=3)
     return np.clip(pixels ** rng.uniform(0.8, 1.1) * gain, 0, 1)
 
@@ -131,28 +108,24 @@ def _area(corners: np.ndarray) -> float:
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
-def _candidate(rng: np.random.Generator, size: int) -> _Object:
-    label = int(rng.integers(len(CLASSES)))
-    radius = size * rng.uniform(0.11, 0.27)
-    centre = size * rng.uniform(0.12, 0.88, size=2)
-    angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    corners = radius * OUTLINES[CLASSES[label]] * [1, rng.uniform(0.7, 1)] @ turn + centre
-    return _Object(label, radius, centre, angle, corners, _coverage(corners, size))
-
-
 def _place(rng: np.random.Generator, size: int) -> tuple[list[_Object], np.ndarray]:
     """Objects front to back, and the pixels [N,S,S] that show of each.
 
     A later candidate lies behind all before it, so what an accepted object shows never changes
-    again. One that shows too little, behind others or beyond the border, is thrown away.
+    again. One that shows too little of itself (behind others, beyond the border) is thrown away.
     """
     wanted = rng.integers(2, 6)
     objects, masks, taken = [], [], np.zeros((size, size), bool)
     while len(objects) < wanted:
-        thing = _candidate(rng, size)
+        label = int(rng.integers(len(CLASSES)))
+        radius = size * rng.uniform(0.11, 0.27)
+        centre = size * rng.uniform(0.12, 0.88, size=2)
+        angle = rng.uniform(0, 2 * np.pi)
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        corners = radius * OUTLINES[CLASSES[label]] * [1, rng.uniform(0.7, 1)] @ turn + centre
+        thing = _Object(label, radius, centre, angle, corners, _coverage(corners, size))
         shown = (thing.coverage >= 0.5) & ~taken
-        if shown.sum() >= MIN_VISIBLE * _area(thing.corners):
+        if shown.sum() >= 0.6 * _area(thing.corners):
             objects.append(thing)
             masks.append(shown)
             taken |= shown
@@ -167,10 +140,9 @@ def _material(rng: np.random.Generator, thing: _Object, split: str, size: int) -
     grain = grain.rotate(-math.degrees(thing.angle), Image.Resampling.BICUBIC)
     margin = (grain.width - side) // 2  # what a turned square leaves empty
     grain = grain.crop((margin, margin, margin + side, margin + side))
-    levels = np.asarray(grain)
     scene = Image.new('L', (size, size))
     scene.paste(grain, tuple(round(c) - side // 2 for c in thing.centre))
-    contrast = np.clip(0.5 + 0.25 * (np.asarray(scene) - levels.mean()) / levels.std(), 0, 1)
+    contrast = np.clip(0.5 + 0.25 * (np.asarray(scene) - np.mean(grain)) / np.std(grain), 0, 1)
     tint = rng.uniform(0.25, 1, size=3)
     return (0.25 + contrast[..., None]) * tint / tint.max() * rng.uniform(0.75, 1)
 

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,43 +17,32 @@ from mirl_mm.pictures.predictions import Instances, plot_predictions
 from .scene_set import SceneSet
 from .scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
 
-SHOWN = 6  # scenes on a page of predictions
-SHOWN_SCORE = 0.2  # of the least certain instance on it
 PRE_TRAINED, SCRATCH = 'MIRL pre-trained', 'from scratch'
 AP = {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}  # 0 to 1
 MIOU = 'mIoU'  # 0 to 100
 
 
-class Transfer(NamedTuple):
-    """What came of the four trainings."""
-
-    scores: dict[str, dict[str, float]]  # by start, then metric, in percent
-    pages: dict[str, Path]  # by task
-    work_dirs: list[Path]
-
-
 def run_transfer(
-    configs: Mapping[str, str],
-    encoder: str | Path,
-    scenes: SceneSet,
-    work_dir: str | Path,
-    cfg_options: Mapping[str, object] | None = None,
-) -> Transfer:
+    configs: Mapping[str, str], encoder: str, scenes: SceneSet, work_dir: Path, cfg_options: dict
+) -> tuple[dict[str, dict[str, float]], dict[str, Path], list[Path]]:
     """Fine-tune on the scenes from the encoder and from scratch, and evaluate on the held-out ones.
 
-    ``configs`` has the paths of ``detection``'s and ``segmentation``'s. In the work dir every
-    training gets a folder of its own, each task a page of predictions.
+    Returns the scores by start, then metric, in percent; a page of predictions by task; and the
+    four trainings' folders.
     """
-    weights = dict(type='Pretrained', checkpoint=str(encoder), prefix='backbone.')
+    weights = dict(type='Pretrained', checkpoint=encoder, prefix='backbone.')
     starts = {PRE_TRAINED: weights, SCRATCH: None}
     scores, pages, work_dirs = {name: {} for name in starts}, {}, []
+    roots = [f'{loader}_dataloader.dataset.data_root' for loader in ('train', 'val', 'test')]
     for task, config in configs.items():
-        columns = {}
+        columns, places = {}, dict.fromkeys(roots, f'{scenes.root}/')
+        if task == 'detection':
+            files = [f'{split}_evaluator.ann_file' for split in ('val', 'test')]
+            places |= dict.fromkeys(files, str(scenes.annotations('val')))
         for name, init_cfg in starts.items():
             print(f'{task.capitalize()}, {name}:', flush=True)
-            folder = Path(work_dir) / f'{task}_{name.split()[0].lower()}'
-            options = scene_options(task, scenes) | dict(cfg_options or {})
-            options['model.backbone.init_cfg'] = init_cfg
+            folder = work_dir / f'{task}_{name.split()[0].lower()}'
+            options = places | cfg_options | {'model.backbone.init_cfg': init_cfg}
             options['default_hooks.summary.show'] = False  # four would fill the screen
             cfg, notes = training_config(config, str(folder), cfg_options=options)
             cfg.visualizer.name = str(folder)  # MMEngine keeps one per name, and its folder
@@ -66,30 +54,17 @@ def run_transfer(
             scores[name] |= measured(folder)
             images, truth, columns[name] = predictions(runner)
             work_dirs.append(folder)
-        pages[task] = Path(work_dir) / f'{task}.png'
+        pages[task] = work_dir / f'{task}.png'
         named = (CLASSES, PALETTE) if task == 'detection' else (MASK_CLASSES, MASK_PALETTE)
         plot_predictions(images, {'ground truth': truth, **columns}, *named, pages[task])
     if 'segmentation' in configs:
         nothing = {MIOU: all_background(scenes)}
         scores['nothing found'] = dict.fromkeys(scores[SCRATCH], 0.0) | nothing
-    return Transfer(scores, pages, work_dirs)
-
-
-def scene_options(task: str, scenes: SceneSet) -> dict[str, object]:
-    """Config options that point the loaders and the metric at the scenes."""
-    loaders = [f'{loader}_dataloader.dataset.data_root' for loader in ('train', 'val', 'test')]
-    options = dict.fromkeys(loaders, f'{scenes.root}/')
-    if task == 'detection':
-        evaluators = [f'{split}_evaluator.ann_file' for split in ('val', 'test')]
-        options |= dict.fromkeys(evaluators, str(scenes.annotations('val')))
-    return options
+    return scores, pages, work_dirs
 
 
 def measured(work_dir: Path) -> dict[str, float]:
-    """The last evaluation that a run has logged, in percent.
-
-    mmdet logs no AP where a detector has found nothing at all: that is 0.
-    """
+    """A run's last evaluation, in percent; of APs that mmdet leaves out, nothing was found: 0."""
     last = {key: value for row in read_scalars(work_dir) for key, value in row.items()}
     if MIOU in last:
         return {MIOU: last[MIOU]}
@@ -100,9 +75,8 @@ def measured(work_dir: Path) -> dict[str, float]:
 def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
     """Some held-out images [H, W, 3] of RGB, what is on them, and what the model finds."""
     model, loader = runner.model.eval(), runner.val_dataloader
-    picks = spread_over(len(loader.dataset), SHOWN)
-    batch = loader.collate_fn([loader.dataset[i] for i in picks])
-    samples = model.test_step(batch)  # in the size of the file, whatever the model saw
+    batch = [loader.dataset[i] for i in spread_over(len(loader.dataset), 6)]
+    samples = model.test_step(loader.collate_fn(batch))  # in the size of the files
     images = [np.asarray(Image.open(each.img_path).convert('RGB')) for each in samples]
     if hasattr(samples[0], 'pred_sem_seg'):
         truth = [each.gt_sem_seg.data[0].numpy() for each in samples]
@@ -110,7 +84,7 @@ def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
     truth, found = [], []
     for each in samples:
         there, seen = each.gt_instances, each.pred_instances
-        seen = seen[seen.scores >= SHOWN_SCORE].numpy()
+        seen = seen[seen.scores >= 0.2].numpy()  # what is less certain is not shown
         boxes = getattr(there.bboxes, 'tensor', there.bboxes).numpy()
         truth.append(Instances(there.labels.numpy(), boxes, there.masks.to_ndarray().astype(bool)))
         found.append(Instances(seen.labels, seen.bboxes, seen.masks, seen.scores))

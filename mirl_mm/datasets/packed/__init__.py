@@ -7,9 +7,8 @@ A network file system gives out few large files faster than a million small ones
     index.npy             where each lies: name, shard, offset, size, CRC-32; sorted by name
     manifest.json         number of images and size of every shard; written last
 
-Every dataset that reads through MMEngine's file backends takes such a folder for a folder of files:
-``data_root='packed://data/imagenet-packed'``, also class folders with their labels. Access is by
-index, so samplers, shuffling and resuming work as ever.
+Every dataset that reads through MMEngine's file backends takes ``packed://FOLDER`` for a folder of
+files or of class folders. Access is by index: samplers, shuffling and resuming work as ever.
 """
 
 import json
@@ -31,34 +30,38 @@ MANIFEST = 'manifest.json'
 INDEX = 'index.npy'
 FORMAT = 'mirl_mm packed images, version 1'
 PACK_AGAIN = 'run tools/pack_images.py again with the same folders'
+REPAIR = f'remove it and {PACK_AGAIN}, which writes that shard alone'
 
 
 class Packed:
-    """An open packed folder; PackedError where it is not complete.
-
-    That is where packing was not finished, or where a shard or the index is missing or has not the
-    size that it was written with.
-    """
+    """An open packed folder; PackedError where a part is missing or not of the written size."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        manifest = read_manifest(self.root)
+        self.root, where = Path(root), Path(root) / MANIFEST
+        try:
+            manifest = json.loads(where.read_text())
+        except OSError as error:
+            said = f'packing into {root} was not finished: {error}'
+            raise PackedError(f'{said}; {PACK_AGAIN}') from error
+        except ValueError as error:
+            raise PackedError(f'{where} is damaged ({error}); {PACK_AGAIN}') from error
+        if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+            raise PackedError(f'{where} is not of the format {FORMAT!r}')
         self.shards = [self.root / shard['file'] for shard in manifest['shards']]
         for path, shard in zip(self.shards, manifest['shards'], strict=True):
             found, wanted = path.stat().st_size if path.is_file() else None, shard['bytes']
             if found != wanted:
                 state = 'is missing' if found is None else f'has {found:,} bytes'
-                raise PackedError(f'shard {path} {state}, expected {wanted:,}; {repair(path)}')
+                raise PackedError(f'shard {path} {state}, expected {wanted:,}; {REPAIR}')
         index = self.root / INDEX
         try:
             self.index = np.load(index, mmap_mode='r', allow_pickle=False)
         except (OSError, ValueError) as error:
             raise PackedError(f'{index} cannot be read ({error}); {PACK_AGAIN}') from error
         self.names = np.ascontiguousarray(self.index['name'])  # a search would touch every row
-        listed, wanted = len(self.names), manifest['images']
-        if listed != wanted:
-            said = f'{index} lists {listed:,} images, {MANIFEST} says {wanted:,}'
-            raise PackedError(f'{said}; {PACK_AGAIN}')
+        if len(self.names) != manifest['images']:
+            said = f'lists {len(self.names):,} images, {MANIFEST} says {manifest["images"]:,}'
+            raise PackedError(f'{index} {said}; {PACK_AGAIN}')
         self._files: dict[int, int] = {}
 
     def find(self, name: str) -> int | None:
@@ -82,33 +85,14 @@ class Packed:
             self._files[number] = os.open(self.shards[number], os.O_RDONLY)
         content = os.pread(self._files[number], size, offset)  # moves no position: fork-safe
         if crc32(content) != place['crc32']:
-            shard, name = self.shards[number], os.fsdecode(place['name'])
-            raise PackedError(
-                f'shard {shard} is corrupt: {name} ({size:,} bytes from {offset:,} on) is not what '
-                f'was packed; {repair(shard)}'
-            )
+            what = f'{os.fsdecode(place["name"])} ({size:,} bytes from {offset:,} on)'
+            said = f'shard {self.shards[number]} is corrupt: {what} is not what was packed'
+            raise PackedError(f'{said}; {REPAIR}')
         return content
 
     def __del__(self) -> None:
         for file in getattr(self, '_files', {}).values():
             os.close(file)
-
-
-def repair(shard: Path) -> str:
-    return f'remove it and {PACK_AGAIN}, which writes that shard alone'
-
-
-def read_manifest(root: Path) -> dict:
-    """The manifest of a packed folder; PackedError where there is none or another."""
-    try:
-        manifest = json.loads((root / MANIFEST).read_text())
-    except OSError as error:
-        raise PackedError(f'packing into {root} was not finished: {error}; {PACK_AGAIN}') from error
-    except ValueError as error:
-        raise PackedError(f'{root / MANIFEST} is damaged ({error}); {PACK_AGAIN}') from error
-    if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-        raise PackedError(f'{root / MANIFEST} is not of the format {FORMAT!r}')
-    return manifest
 
 
 class PackedBackend(BaseStorageBackend):
@@ -146,12 +130,7 @@ class PackedBackend(BaseStorageBackend):
         return posixpath.join(str(filepath), *map(str, filepaths))
 
     def list_dir_or_file(
-        self,
-        dir_path: str | Path,
-        list_dir: bool = True,
-        list_file: bool = True,
-        suffix: str | tuple[str, ...] | None = None,
-        recursive: bool = False,
+        self, dir_path: str | Path, list_dir=True, list_file=True, suffix=None, recursive=False
     ) -> Iterator[str]:
         """As MMEngine's backends: paths relative to ``dir_path``."""
         packed, folder = self._locate(dir_path)
@@ -177,11 +156,9 @@ class PackedBackend(BaseStorageBackend):
         for root, packed in self._open.items():
             if path == root or path.startswith(f'{root}/'):
                 return packed, path[len(root) + 1 :]
-        folder = Path(path)
-        for root in (folder, *folder.parents):
+        for root in (Path(path), *Path(path).parents):
             if (root / MANIFEST).is_file() or (root / 'shard-00000.tar').is_file():
                 self._open[str(root)] = Packed(root)
                 return self._locate(SCHEME + path)
-        raise FileNotFoundError(
-            f'no packed images in {folder} or above it; tools/pack_images.py writes them'
-        )
+        said = f'no packed images in {path} or above it; tools/pack_images.py writes them'
+        raise FileNotFoundError(said)

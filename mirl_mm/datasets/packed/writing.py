@@ -23,9 +23,7 @@ from mirl_mm.files import complete_file, remove_parts, write_complete
 from ..images import EXTENSIONS, list_files
 from . import FORMAT, INDEX, MANIFEST, Packed
 
-SHARD_BYTES = 512 << 20  # 512 MB
 READ_AHEAD = 64  # images that are read at once
-BLOCK = 512  # of a tar file
 File = tuple[str, bytes, int]  # name, content, time of the last change
 
 
@@ -40,18 +38,15 @@ def pack_images(
     source: str | Path,
     destination: str | Path,
     names: Sequence[str] | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int = 512 << 20,
     workers: int = 8,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Result:
     """Pack files of a folder; what was packed before from the same files is kept.
 
-    Args:
-        destination: new or empty folder, or one that was packed to before.
-        names: paths relative to `source`; None takes all images below it.
-        shard_bytes: a shard is full when it holds so much.
-        workers: threads that read.
-        progress: called with the number of images that were done since.
+    `destination` is new, empty or was packed to before; `names` are relative to `source` (None:
+    all images below it); a shard is full with `shard_bytes`; `workers` are threads that read;
+    `progress` is called with the number of images that were done since.
     """
     source, destination = Path(source), Path(destination)
     names = check(source, destination, names, shard_bytes)
@@ -69,15 +64,13 @@ def pack_images(
             part['shard'] = len(parts)
             parts.append(part)
             first += len(part)
-    finish(destination, parts)
     index = np.concatenate(parts)
+    finish(destination, index, len(parts))
     return Result(len(index), int(index['size'].sum()), len(parts), kept)
 
 
-def check(
-    source: Path, destination: Path, names: Sequence[str] | None, shard_bytes: int
-) -> list[str]:
-    """The names to pack, sorted and each once; raises as pack_images. Makes the destination."""
+def check(source: Path, destination: Path, names: Sequence | None, shard_bytes: int) -> list[str]:
+    """The names to pack, sorted and each once. Makes the destination."""
     if not source.is_dir():
         raise FileNotFoundError(f'no such folder of images: {source}')
     if shard_bytes < 1:
@@ -90,10 +83,8 @@ def check(
     ours = ('shard-', MANIFEST, INDEX)
     foreign = sorted(name for name in inside if not name.removeprefix('.').startswith(ours))
     if foreign:
-        raise UserError(
-            f'{destination} holds {foreign[:3]}; accepted is a new or empty folder, or one that '
-            'was packed to before'
-        )
+        wanted = 'accepted is a new or empty folder, or one that was packed to before'
+        raise UserError(f'{destination} holds {foreign[:3]}; {wanted}')
     destination.mkdir(parents=True, exist_ok=True)
     remove_parts(destination)
     return sorted(set(names))
@@ -114,10 +105,8 @@ def sources(folder: Path, names: Sequence[str], pool: ThreadPoolExecutor) -> Ite
         yield from pool.map(read, names[first : first + READ_AHEAD])
 
 
-def write_shard(
-    shard: Path, files: Iterator[File], shard_bytes: int, progress: Callable[[int], None]
-) -> np.ndarray:
-    """Write files until the shard is full, and check it; its part of the index."""
+def write_shard(shard: Path, files: Iterator[File], full: int, progress: Callable) -> np.ndarray:
+    """Write files until the shard has `full` bytes, and check it; its part of the index."""
     rows = []
     with complete_file(shard) as unfinished:
         with tarfile.open(unfinished, 'w') as tar:
@@ -128,7 +117,7 @@ def write_shard(
                 start = tar.offset - whole_blocks(len(content))
                 rows.append((os.fsencode(name), 0, start, len(content), crc32(content)))
                 progress(1)
-                if tar.offset >= shard_bytes:
+                if tar.offset >= full:
                     break
         longest = max(len(row[0]) for row in rows)
         fields = [('shard', '<u4'), ('offset', '<u8'), ('size', '<u8'), ('crc32', '<u4')]
@@ -139,8 +128,8 @@ def write_shard(
 
 
 def whole_blocks(size: int | np.ndarray) -> int | np.ndarray:
-    """The size rounded up to blocks of a tar file."""
-    return -(-size // BLOCK) * BLOCK
+    """The size rounded up to the blocks of a tar file."""
+    return -(-size // 512) * 512
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -158,26 +147,23 @@ def read_back(shard: Path, part: np.ndarray) -> None:
                 member, name = tar.next(), os.fsdecode(row['name'])
                 place = member and (member.name, member.offset_data, member.size)
                 if place != (name, row['offset'], row['size']):
-                    what = f'{place} is where {name} should be; is the disk full?'
-                    raise PackedError(f'{shard}: {what}')
+                    said = f'{place} is where {name} should be; is the disk full?'
+                    raise PackedError(f'{shard}: {said}')
                 if crc32(tar.extractfile(member).read()) != row['crc32']:
                     raise PackedError(f'{shard}: {name} is not what was written; check the disk')
                 tar.members.clear()  # or it keeps every header
 
 
-def packed_before(
-    shard: Path, source: Path, names: Sequence[str], shard_bytes: int
-) -> np.ndarray | None:
+def packed_before(shard: Path, source: Path, names: list, shard_bytes: int) -> np.ndarray | None:
     """The part of the index of a shard that is there already, if it holds the next names."""
     try:
-        part = np.load(shard.with_suffix('.npy'), allow_pickle=False)
-        written = shard.stat()
+        part, written = np.load(shard.with_suffix('.npy'), allow_pickle=False), shard.stat()
     except (OSError, ValueError):
         return None
     ends = whole_blocks((part['offset'] + part['size']).astype(np.int64))
     full = np.flatnonzero(ends >= shard_bytes)
     length = full[0] + 1 if len(full) else len(names)
-    same = [os.fsdecode(name) for name in part['name']] == list(names[:length])
+    same = [os.fsdecode(name) for name in part['name']] == names[:length]
     if not same or written.st_size < ends[-1]:
         return None
     for name, size in zip(names, part['size'].tolist(), strict=False):
@@ -187,23 +173,18 @@ def packed_before(
     return part
 
 
-def finish(destination: Path, parts: list[np.ndarray]) -> None:
-    """Index and manifest; shards of an earlier, longer list go."""
-    shards = [destination / f'shard-{i:05d}.tar' for i in range(len(parts))]
-    manifest = dict(
-        format=FORMAT,
-        images=sum(map(len, parts)),
-        shards=[dict(file=path.name, bytes=path.stat().st_size) for path in shards],
-    )
+def finish(destination: Path, index: np.ndarray, number: int) -> None:
+    """Index and manifest of so many shards; those of an earlier, longer list go."""
+    shards = [destination / f'shard-{i:05d}.tar' for i in range(number)]
+    files = [dict(file=path.name, bytes=path.stat().st_size) for path in shards]
+    manifest = dict(format=FORMAT, images=len(index), shards=files)
     target, text = destination / MANIFEST, json.dumps(manifest, indent=1) + '\n'
     if target.is_file() and target.read_text() == text:
         return
     target.unlink(missing_ok=True)
-    for path in set(destination.glob('shard-*')).difference(
-        shards, (shard.with_suffix('.npy') for shard in shards)
-    ):
-        path.unlink()
-    index = np.concatenate(parts)
+    for path in sorted(destination.glob('shard-*')):
+        if path.with_suffix('.tar') not in shards:
+            path.unlink()
     write_array(destination / INDEX, index[np.argsort(index['name'], kind='stable')])
     write_complete(target, text.encode())
 
