@@ -53,11 +53,11 @@ def one_line(main: Callable[[], None]) -> None:
         sys.exit(130)
     except Exception as error:
         reason = reason_of(error)
-        if not reason or (_others_wait() and isinstance(error, UserError)):
+        if reason and not _others_wait():
+            sys.exit(f'error: {reason}')
+        if not reason or isinstance(error, UserError):
             raise
-        if _others_wait():
-            raise UserError(reason) from error
-        sys.exit(f'error: {reason}')
+        raise UserError(reason) from error
 
 
 def reason_of(error: BaseException) -> str:
@@ -65,9 +65,8 @@ def reason_of(error: BaseException) -> str:
     if not isinstance(error, UserError | OSError):
         return config_slip(error)
     text = str(error).rstrip()
-    if '\nOriginal Traceback' in text:  # of a loader's worker, as torch hands it on
-        text = text.splitlines()[-1].partition(': ')[2]
-    return text
+    from_worker = '\nOriginal Traceback' in text  # of a loader's, as torch hands it on
+    return text.splitlines()[-1].partition(': ')[2] if from_worker else text
 
 
 def _others_wait() -> bool:

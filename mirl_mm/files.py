@@ -49,10 +49,7 @@ def remove_parts(folder: str | Path) -> list[str]:
 
 
 def check_folder(path: str | Path, setting: str = '--out') -> None:
-    """Make a folder and prove that files can be written into it, before anything is computed.
-
-    The OSError where it cannot be names the setting that chooses another.
-    """
+    """Make a folder and try to write into it; the OSError names the setting for another one."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()

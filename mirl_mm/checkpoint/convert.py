@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mmpretrain.models import VisionTransformer
 from safetensors.torch import save_file
-from torch import Size, Tensor
+from torch import Tensor, nn
 
 from mirl_mm import __version__
 from mirl_mm.errors import UserError
@@ -20,16 +20,14 @@ from mirl_mm.models.fit import Shapes, compare, shapes, summary
 from mirl_mm.models.neck import MIRLNeck
 
 from .loading import config_shapes
-from .names import backbone_state, timm_name, to_ours, to_timm
+from .names import backbone_state, to_ours, to_timm
 from .reading import CheckpointFile, open_checkpoint
 from .safety import META_KEY
 
 TARGETS = {'mirl': dict, 'backbone': backbone_state, 'timm': to_timm}
 FORMS = {'paddle-mirl': 'official MIRL', 'mae': 'names of MAE or timm'}
 PARTS = dict(backbone='encoder', neck='decoders')
-HEADS = 'heads     the file does not tell their number; --arch or --config does'
 KEPT_META = ('cfg', 'epoch', 'iter', 'time', 'mmengine_version')
-PADDLE_ENDINGS = ('.pd', '.pdparams', '.pdopt')
 
 
 def convert_file(
@@ -42,25 +40,23 @@ def convert_file(
 ) -> list[str]:
     """Read a checkpoint of any form, write it in another, and return the account, line by line.
 
-    Args:
-        source, raw: as for :func:`open_checkpoint`.
-        destination: the file to write; safetensors if it ends so, else a torch file.
-        to: ``mirl`` (all that fits, names of the full model), ``backbone`` (the encoder alone,
-            without prefix) or ``timm`` (encoder and classifier, timm's names).
-        arch: name of the arch that the encoder must have.
-        config: path of a config whose model the file is held against, in place of ``arch``.
+    ``to`` is ``mirl`` (all that fits, names of the full model), ``backbone`` (the encoder alone,
+    without prefix) or ``timm`` (encoder and classifier, timm's names). The encoder is held against
+    the ``arch`` of a name, or all against a ``config``'s model. ``raw``: :func:`open_checkpoint`.
     """
     if to not in TARGETS:
         raise UserError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
     if arch and config:
         raise UserError('give an arch or a config, not both: the config has its arch')
-    check_destination(destination)
-    if Path(destination).exists() and Path(source).exists() and Path(source).samefile(destination):
-        raise UserError(f'{destination} is the source itself')
-
+    check_destination(destination, source)
     file = open_checkpoint(source, raw)
     state, unused = to_ours(file.state)
-    encoder = encoder_of(state, file)
+    encoder, stored = EncoderArch.of_state(state), EncoderArch.of_meta(file.meta)
+    check_same(encoder, stored, 'the arch stored with it')
+    if stored is not None:
+        encoder = replace(encoder, num_heads=stored.num_heads)
+    elif file.form == 'paddle-mirl' and encoder.name:
+        encoder = encoder.named(encoder.name)
     if config:
         (wanted, model_arch), who = config_shapes(config), config
     else:
@@ -72,11 +68,15 @@ def convert_file(
         encoder = replace(encoder, num_heads=model_arch.num_heads)
 
     converted = TARGETS[to]({name: state[name] for name in fit.matched})
-    meta = dict(_meta(file, to), source=Path(source).name, arch=encoder.to_meta())
-    write_checkpoint(destination, converted, meta, flat=to == 'timm')
+    meta = {key: file.meta[key] for key in KEPT_META if key in file.meta}
+    classes = (file.meta.get('dataset_meta') or {}).get('classes')
+    if to == 'mirl' and classes is not None:
+        meta['dataset_meta'] = dict(classes=list(classes))
+    meta |= dict(form=to, mirl_mm_version=__version__, source=Path(source).name)
+    write_checkpoint(destination, converted, meta | dict(arch=encoder.to_meta()), to == 'timm')
 
-    has_place = dict(mirl=bool, backbone=lambda name: name.startswith(BACKBONE), timm=timm_name)[to]
-    left = [name for name in fit.matched if not has_place(name)]
+    kept = set(map(id, converted.values()))
+    left = [name for name in fit.matched if id(state[name]) not in kept]
     size = Path(destination).stat().st_size / 1e6
     lines = [
         f'read      {source}: {_described(file)}',
@@ -87,81 +87,45 @@ def convert_file(
         f'resized   when loaded: {summary(fit.resized)}' if fit.resized else '',
         f'left out  {counted(left)}' if left else '',
         f'written   {destination}: {to}, {len(converted)} tensors, {size:.1f} MB',
-        f'load with {_timm_call(encoder, converted)}' if to == 'timm' else '',
-        HEADS if to == 'timm' and encoder.num_heads is None else '',
+        *(_timm_call(encoder, converted) if to == 'timm' else ()),
     ]
     return [line for line in lines if line]
 
 
-def encoder_of(state: dict[str, Tensor], file: CheckpointFile) -> EncoderArch:
-    """What the weights tell, and the heads where the file or its form does."""
-    encoder, stored = EncoderArch.of_state(state), EncoderArch.of_meta(file.meta)
-    check_same(encoder, stored, 'the arch stored with it')
-    if stored is not None:
-        return replace(encoder, num_heads=stored.num_heads)
-    official = file.form == 'paddle-mirl' and encoder.name
-    return encoder.named(encoder.name) if official else encoder
-
-
-def _meta(file: CheckpointFile, to: str) -> dict:
-    """What goes along: the run's config and length, and the classes of a whole model."""
-    meta = {key: file.meta[key] for key in KEPT_META if key in file.meta}
-    classes = (file.meta.get('dataset_meta') or {}).get('classes')
-    if to == 'mirl' and classes is not None:
-        meta['dataset_meta'] = dict(classes=list(classes))
-    return dict(meta, form=to, mirl_mm_version=__version__)
-
-
 def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
     """Shapes of a model of this arch with the parts (norms, decoders) that the weights have."""
-    pooled = BACKBONE + 'ln2.weight' in state
+    pooled, size = BACKBONE + 'ln2.weight' in state, arch.img_size or 224
+    norm = dict(final_norm=not pooled or BACKBONE + 'ln1.weight' in state)
+    norm['out_type'] = 'avg_featmap' if pooled else 'cls_token'
+    numbers = dict(arch.to_meta(), num_heads=arch.num_heads or 1)
     with torch.device('meta'):
-        encoder = VisionTransformer(
-            arch=dict(arch.to_meta(), num_heads=arch.num_heads or 1),
-            img_size=arch.img_size or 224,
-            patch_size=arch.patch_size,
-            in_channels=arch.in_channels,
-            final_norm=not pooled or BACKBONE + 'ln1.weight' in state,
-            out_type='avg_featmap' if pooled else 'cls_token',
-        )
-        wanted = {BACKBONE + name: t.shape for name, t in encoder.state_dict().items()}
-        if neck := _neck_like(state, arch.embed_dims):
-            wanted |= {f'neck.{name}': t.shape for name, t in neck.state_dict().items()}
-    for head in ('head.fc', 'head.layers.head'):
-        if classes := len(state.get(f'{head}.weight', ())):
-            sizes = dict(weight=Size([classes, arch.embed_dims]), bias=Size([classes]))
-            wanted |= {f'{head}.{kind}': size for kind, size in sizes.items()}
-    return wanted
+        vit = VisionTransformer(numbers, size, arch.patch_size, arch.in_channels, **norm)
+        parts = {BACKBONE: vit.state_dict(), 'neck.': _neck_like(state, arch.embed_dims)}
+        for head in ('head.fc.', 'head.layers.head.'):
+            if classes := len(state.get(head + 'weight', ())):
+                parts[head] = nn.Linear(arch.embed_dims, classes).state_dict()
+    return {start + name: x.shape for start, part in parts.items() for name, x in part.items()}
 
 
-def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> MIRLNeck | None:
-    """MIRLNeck with the decoders that the weights have."""
+def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]:
+    """The state of a MIRLNeck with the decoders that the weights have; empty for none."""
     needed = ('embed.weight', 'blocks.0.ffn.layers.0.0.weight', 'pred.bias')
     width, hidden, values = (len(state.get(f'neck.decoders.0.{name}', ())) for name in needed)
     if not (width and hidden and values):
-        return None
-    blocks = [re.match(r'neck\.decoders\.(\d+)\.blocks\.(\d+)', name) for name in state]
-    return MIRLNeck(
-        embed_dim,
-        num_segments=1 + max(int(block[1]) for block in blocks if block),
-        decoder_embed_dim=width,
-        decoder_depth=1 + max(int(block[2]) for block in blocks if block),
-        decoder_num_heads=1,
-        mlp_ratio=(hidden + 0.5) / width,  # the neck rounds down
-        patch_size=1,
-        in_channels=values,
-    )
+        return {}
+    blocks = re.findall(r'(?m)^neck\.decoders\.(\d+)\.blocks\.(\d+)', '\n'.join(state))
+    segments, depth = (1 + max(map(int, numbers)) for numbers in zip(*blocks, strict=True))
+    decoders = dict(decoder_embed_dim=width, decoder_depth=depth, decoder_num_heads=1)
+    sizes = dict(mlp_ratio=(hidden + 0.5) / width, patch_size=1, in_channels=values)  # rounds down
+    return MIRLNeck(embed_dim, segments, **decoders, **sizes).state_dict()
 
 
 def _described(file: CheckpointFile) -> str:
     """What kind of file it is, and what it holds beside the weights."""
     form = FORMS.get(file.form, 'names of mirl_mm or mmpretrain')
-    parts = [form, f'{file.layout} layout', f'{len(file.state)} tensors']
-    if file.weights != 'plain':
-        parts.append(f'{file.weights} weights of a run with EMA')
-    if file.beside:
-        parts.append(f'beside them {", ".join(file.beside)}')
-    return ', '.join(parts)
+    ema = '' if file.weights == 'plain' else f', {file.weights} weights of a run with EMA'
+    beside = f', beside them {", ".join(file.beside)}' if file.beside else ''
+    return f'{form}, {file.layout} layout, {len(file.state)} tensors{ema}{beside}'
 
 
 def by_part(names: Collection[str]) -> str:
@@ -175,33 +139,30 @@ def counted(names: Collection[str]) -> str:
     return f'{len(names)}: {summary(list(names))}' if names else 'none'
 
 
-def _timm_call(arch: EncoderArch, converted: dict[str, Tensor]) -> str:
-    """The call of ``timm.create_model`` whose model takes the weights, all of them."""
-    return (
-        "timm.create_model('vit_base_patch16_224', "
-        f'img_size={(arch.img_size or [224])[0]}, patch_size={arch.patch_size}, '
-        f'in_chans={arch.in_channels}, embed_dim={arch.embed_dims}, depth={arch.num_layers}, '
-        f'num_heads={arch.num_heads or "?"}, '
-        f'mlp_ratio={arch.feedforward_channels / arch.embed_dims:g}, '
-        f'num_classes={len(converted.get("head.weight", ()))}, '
-        f"global_pool='{'avg' if 'fc_norm.weight' in converted else 'token'}')"
+def _timm_call(arch: EncoderArch, converted: dict[str, Tensor]) -> list[str]:
+    """The call of ``timm.create_model`` whose model takes the weights, and what it still needs."""
+    pool = 'avg' if 'fc_norm.weight' in converted else 'token'
+    call = (
+        "load with timm.create_model('vit_base_patch16_224', "
+        f'img_size={(arch.img_size or [224])[0]}, num_heads={arch.num_heads or "?"}, '
+        f'patch_size={arch.patch_size}, in_chans={arch.in_channels}, embed_dim={arch.embed_dims}, '
+        f'depth={arch.num_layers}, mlp_ratio={arch.feedforward_channels / arch.embed_dims:g}, '
+        f"num_classes={len(converted.get('head.weight', ()))}, global_pool='{pool}')"
     )
+    heads = 'heads     the file does not tell their number; --arch or --config does'
+    return [call] if arch.num_heads else [call, heads]
 
 
-def write_checkpoint(
-    path: str | Path, state: Mapping[str, Tensor], meta: dict, flat: bool = False
-) -> None:
-    """Write weights as a whole or not at all; OSError or ValueError says why it cannot be.
+def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = False) -> None:
+    """Write weights as a whole or not at all; OSError or UserError says why it cannot be.
 
-    Args:
-        path: safetensors if it ends so, else a torch file that is safe to load.
-        state: tensors by name; written contiguous, on the CPU, without shared memory.
-        meta: plain data (numbers, text, lists, dicts).
-        flat: in a torch file, the dict of tensors alone (as timm's), without meta.
+    Safetensors if the path ends so, else a torch file that is safe to load (``flat``: without
+    ``meta``, as timm's). The tensors are written contiguous and apart; ``meta`` is plain data.
     """
     path = Path(path)
     check_destination(path)
-    state = {name: _own(tensor) for name, tensor in state.items()}
+    # a clone, since a view would drag its whole along
+    state = {name: x.detach().cpu().contiguous().clone() for name, x in state.items()}
     try:
         with complete_file(path) as part:
             if path.suffix == '.safetensors':
@@ -213,22 +174,15 @@ def write_checkpoint(
         raise OSError(f'cannot write {path}: {error}') from error
 
 
-def check_destination(path: str | Path) -> None:
-    """Find out early that a file cannot be written."""
+def check_destination(path: str | Path, source: str | Path | None = None) -> None:
+    """Find out early that a file cannot be written, or is the source of what it would hold."""
     path = Path(path)
-    if path.suffix in PADDLE_ENDINGS:
-        raise UserError(
-            f'{path}: Paddle files are read, not written; end it in .safetensors for '
-            'safetensors, in anything else (.pth) for a torch file'
-        )
+    if path.suffix in ('.pd', '.pdparams', '.pdopt'):
+        accepted = 'a name in .safetensors, or in anything else (.pth) for a torch file'
+        raise UserError(f'{path}: Paddle files are read, not written; accepted is {accepted}')
     if path.is_dir() or not path.parent.is_dir():
         why = 'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'
         raise OSError(f'cannot write {path}: {why}')
     check_folder(path.parent, 'destination')
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """The same values in memory of their own, so that a view does not drag its whole along."""
-    tensor = tensor.detach().cpu().contiguous()
-    whole = tensor.numel() * tensor.element_size()
-    return tensor if tensor.untyped_storage().nbytes() == whole else tensor.clone()
+    if source and path.exists() and Path(source).exists() and path.samefile(source):
+        raise UserError(f'{path} is the source itself')

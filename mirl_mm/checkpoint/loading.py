@@ -1,7 +1,6 @@
 """Weights of any form into a model, and what a config's model would take."""
 
 import os
-from collections.abc import Mapping
 from functools import wraps
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from mirl_mm.models.segments import strip_wrappers
 from .names import to_ours
 from .reading import open_checkpoint
 
-BN_COUNTER = 'num_batches_tracked'  # which old files lack
-
 
 def load_weights(model: nn.Module, path: str | Path) -> Fit:
     """Load a checkpoint of any form into a model with a ``backbone``, or into an encoder.
@@ -35,20 +32,20 @@ def load_weights(model: nn.Module, path: str | Path) -> Fit:
     prefix = BACKBONE if backbone is model else ''
     fit = compare(shapes(state), {prefix + n: t.shape for n, t in model.state_dict().items()}, who)
     check_same(EncoderArch.of_meta(file.meta), EncoderArch.of_module(backbone), who)
-    matched = {name.removeprefix(prefix): state[name] for name in fit.matched}
-    model.load_state_dict(matched, strict=False)
+    model.load_state_dict({n.removeprefix(prefix): state[n] for n in fit.matched}, strict=False)
     fit.unused += unused
     return fit
 
 
-def check_whole(model: nn.Module, given: Mapping[str, Tensor], path: str | Path) -> None:
+def check_whole(model: nn.Module, given: dict[str, Tensor], path: str | Path) -> None:
     """CheckpointError if weights of a file are not all of a model: missing or of other sizes.
 
     For files that MMEngine loads: it logs what does not fit, leaves it random, and goes on.
     """
     there = shapes(given)
     found = {short: there[name] for name, short in strip_wrappers(there).items()}
-    wanted = {n: t.shape for n, t in model.state_dict().items() if not n.endswith(BN_COUNTER)}
+    # (old files lack the counters of batch norms)
+    wanted = {n: x.shape for n, x in model.state_dict().items() if 'num_batches_tracked' not in n}
     if reason := difference(found, wanted, 'this model', known=None, resized=True):
         raise CheckpointError(
             f'{path} does not fit this {type(model).__name__}: {reason}. Accepted is what a '
@@ -64,7 +61,7 @@ def check_stored_arch(path: str | Path, encoder: nn.Module) -> None:
     if isinstance(encoder, VisionTransformer) and os.path.isfile(os.path.expanduser(path)):
         content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
         meta = content.get('meta') if isinstance(content, dict) else None
-        stored = EncoderArch.of_meta(meta) if isinstance(meta, Mapping) else None
+        stored = EncoderArch.of_meta(meta) if isinstance(meta, dict) else None
         check_same(stored, EncoderArch.of_module(encoder), f'this {type(encoder).__name__}')
 
 

@@ -1,7 +1,6 @@
 """From any known naming to ours, and from ours to the encoder alone and to timm's.
 
-The official encoder's names are those of MAE and timm too. Reference: models_mirl.py and
-models_vit.py of https://github.com/russellllaputa/MIRL (names alone).
+The official encoder's names (of https://github.com/russellllaputa/MIRL) are MAE's and timm's too.
 """
 
 import re
@@ -41,27 +40,19 @@ _NECK = [
     ('decoder_pred{g}.weight_g', 'neck.decoders.{g}.pred.parametrizations.weight.original0'),
     ('decoder_pred{g}.weight_v', 'neck.decoders.{g}.pred.parametrizations.weight.original1'),
 ]
-_TABLE = re.compile(r'decoder_pos_embed\d*')  # decoder positions, which we compute
-# MAE's decoder and its linear probe's head: not ours, and the encoder is whole without them.
-_BESIDE_THE_ENCODER = re.compile(r'decoder_|mask_token$|head\.')
 PROBE = 'blocks.0.attn.qkv.weight'  # [in, 3 x in] in Paddle, [3 x in, in] in torch
 
 
-def _renamer(
-    pairs: list[tuple[str, str]], parts: dict[str, dict[str, str]]
-) -> Callable[[str], str | None]:
+def _renamer(pairs: list, parts: dict[str, dict]) -> Callable[[str], str | None]:
     """A function from names to names by pairs of templates; None where none fits."""
     choices = {where: '|'.join(map(re.escape, names)) for where, names in parts.items()}
     choices |= dict(i=r'\d+', g=r'\d+', k='weight|bias')
     groups = {key: f'(?P<{key}>{choice})' for key, choice in choices.items()}
-    rules = []
-    for source, target in pairs:
-        pattern = re.escape(source).replace(r'\{', '{').replace(r'\}', '}').format(**groups)
-        rules.append((re.compile(pattern), target))
+    rules = [(source.replace('.', r'\.').format(**groups), target) for source, target in pairs]
 
     def renamed(name: str) -> str | None:
         for pattern, target in rules:
-            if found := pattern.fullmatch(name):
+            if found := re.fullmatch(pattern, name):
                 values = found.groupdict().items()
                 return target.format(**{key: parts.get(key, {}).get(v, v) for key, v in values})
         return None
@@ -70,10 +61,8 @@ def _renamer(
 
 
 _our_name = _renamer(_ENCODER + _NECK, _PARTS)
-_timm_name = _renamer(
-    [(ours, timm) for timm, ours in _ENCODER],
-    {where: {ours: timm for timm, ours in names.items()} for where, names in _PARTS.items()},
-)
+_BACK = {where: {ours: timm for timm, ours in names.items()} for where, names in _PARTS.items()}
+_timm_name = _renamer([(ours, timm) for timm, ours in _ENCODER], _BACK)
 
 
 def to_ours(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -89,35 +78,30 @@ def to_ours(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         return state, []
     if any(name.startswith('layers.') for name in state):
         return {BACKBONE + name: tensor for name, tensor in state.items()}, []
-    others = filter(_BESIDE_THE_ENCODER.match, state)
+    # MAE's decoder and its linear probe's head: not ours, and the encoder is whole without them.
+    others = filter(re.compile(r'decoder_|mask_token$|head\.').match, state)
     unused = [name for name in others if _our_name(name) is None]
-    converted = convert_official({n: tensor for n, tensor in state.items() if n not in unused})
-    return converted, unused
+    return convert_official({n: t for n, t in state.items() if n not in unused}), unused
 
 
 def convert_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Official names and layout to ours, with ``backbone.``, ``neck.`` and ``head.`` prefixes.
 
-    Whether matrices are [in, out] (Paddle) or [out, in] (torch) is read off
-    ``blocks.0.attn.qkv.weight`` for the whole dict. Every tensor is only renamed, transposed or
-    reshaped, so dtypes stay and gradients flow. Positions may be absent; those of the decoders are
-    dropped (ours are computed).
+    The layout is read off ``blocks.0.attn.qkv.weight`` for the whole dict. Every tensor is only
+    renamed, transposed or reshaped, so dtypes stay and gradients flow. Positions may be absent.
     """
     if PROBE not in state:
-        raise UserError(
-            f'not a plain ViT of a known naming: {PROBE!r} is missing, and so are our names; it '
-            f'has {len(state)} names such as {list(state)[:3]}'
-        )
+        given = f'it has {len(state)} names such as {list(state)[:3]}'
+        missing = f'{PROBE!r} is missing, and so are our names'
+        raise UserError(f'not a plain ViT of a known naming: {missing}; {given}')
     rows, cols = state[PROBE].shape
     paddle, converted = cols == 3 * rows, {}
     for name, tensor in state.items():
-        if _TABLE.fullmatch(name):
-            continue
+        if re.fullmatch(r'decoder_pos_embed\d*', name):
+            continue  # we compute them
         if (ours := _our_name(name)) is None:
-            raise UserError(
-                f'{name!r} is not a name of the official MIRL; known are names such as '
-                'blocks.0.attn.qkv.weight, decoder_embed0.bias, decoder_pred0.weight_v'
-            )
+            known = f'{PROBE}, decoder_embed0.bias, decoder_pred0.weight_v'
+            raise UserError(f'{name!r} is not a name of the official MIRL; known are {known}, ...')
         if name.endswith('.weight_g'):
             tensor = tensor.reshape(1, -1)
         elif paddle and tensor.ndim == 2:
@@ -138,25 +122,15 @@ def backbone_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The encoder and, if there is one, the classifier under the names of timm's ViT.
 
-    ``ln1`` becomes ``norm`` (a pre-trained encoder: ``global_pool='token'``), ``ln2`` becomes
-    ``fc_norm`` (fine-tuned with average pooling: ``global_pool='avg'``).
-
-    Raises:
-        ValueError: timm's ViT cannot compute what this encoder computes.
+    ``ln1`` becomes ``norm`` (``global_pool='token'``), ``ln2`` ``fc_norm`` (fine-tuned: ``'avg'``).
+    UserError where timm's ViT cannot compute what this encoder computes.
     """
     converted = {}
     for name, tensor in state.items():
-        if timm := timm_name(name):
+        if timm := _timm_name(name.replace('head.layers.head.', 'head.fc.')):
             converted[timm] = tensor
         elif name.startswith(BACKBONE):
             raise UserError(f"timm's ViT has no place for {name!r}")
     if 'norm.weight' in converted and 'fc_norm.weight' in converted:
-        raise UserError(
-            "this encoder norms before and after pooling (ln1 and ln2); timm's ViT does only one"
-        )
+        raise UserError("norms before and after pooling (ln1 and ln2); timm's ViT does only one")
     return converted
-
-
-def timm_name(name: str) -> str | None:
-    """timm's name for one of ours, or None."""
-    return _timm_name(name.replace('head.layers.head.', 'head.fc.'))

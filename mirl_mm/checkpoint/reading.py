@@ -3,9 +3,9 @@
 import argparse
 import pickle
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,38 +14,32 @@ from torch import Tensor
 from mirl_mm.errors import CheckpointError
 from mirl_mm.models.segments import strip_wrappers
 
-from .safety import BROKEN, in_words, is_paddle, multiarray, safely
+from .safety import BROKEN, CORES, file_kind, in_words, multiarray, safely
 
-PADDLE_GLOBALS = {
-    ('builtins', 'tuple'): tuple,
-    ('collections', 'OrderedDict'): OrderedDict,
-    ('argparse', 'Namespace'): argparse.Namespace,
-    ('numpy', 'ndarray'): np.ndarray,
-    ('numpy', 'dtype'): np.dtype,
-    ('numpy.core.multiarray', '_reconstruct'): multiarray._reconstruct,  # of numpy 1
-    ('numpy._core.multiarray', '_reconstruct'): multiarray._reconstruct,  # of numpy 2
-}
+_CLASSES = (tuple, OrderedDict, argparse.Namespace, np.ndarray, np.dtype)
+PADDLE_GLOBALS = {f'{kind.__module__}.{kind.__name__}': kind for kind in _CLASSES}
+for core in CORES:
+    PADDLE_GLOBALS[f'numpy.{core}.multiarray._reconstruct'] = multiarray._reconstruct
 EMA_KEY = 'ema_state_dict'
 
 
-@dataclass
-class CheckpointFile:
+class CheckpointFile(NamedTuple):
     """What a file holds."""
 
     state: dict[str, Tensor]  # the weights, under the names in the file
     form: str  # paddle-mirl, mae (also the authors' conversion and timm) or mirl_mm (mmpretrain)
     layout: str  # paddle: matrices are [in, out]; torch: [out, in]
-    weights: str = 'plain'  # averaged or raw, where the run had an EMAHook
-    meta: dict = field(default_factory=dict)  # MMEngine's: cfg (text), epoch, iter, ...; ours: arch
-    beside: tuple[str, ...] = ()  # other top-level entries, such as optimizer
+    weights: str  # averaged or raw, where the run had an EMAHook; else plain
+    meta: dict  # MMEngine's: cfg (text), epoch, iter, ...; ours: arch
+    beside: tuple[str, ...]  # other top-level entries, such as optimizer
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Read the model weights of a checkpoint file, under the names in the file.
 
-    Knows official Paddle files (``.pd``, ``.pdparams``), the MAE form (key ``model``), MMEngine's
-    (key ``state_dict``), bare dicts of tensors and safetensors. Nothing in the file is executed.
-    The second of the two has ``form`` and ``layout``, as :class:`CheckpointFile` has them.
+    Knows official Paddle files, the MAE form (key ``model``), MMEngine's (key ``state_dict``), bare
+    dicts of tensors and safetensors. Nothing in the file is executed. The second of the two has
+    ``form`` and ``layout``, as :class:`CheckpointFile` has them.
     """
     file = open_checkpoint(path)
     return file.state, dict(form=file.form, layout=file.layout)
@@ -60,41 +54,37 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint at {path}')
-    paddle = is_paddle(path)
-    content = _read_paddle(path) if paddle else _read_torch(str(path))
+    layout = 'paddle' if file_kind(path) == 'paddle' else 'torch'
+    content = _read_paddle(path) if layout == 'paddle' else _read_torch(str(path))
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}, not a dict of weights')
-    key = next((key for key in ('model', 'state_dict') if isinstance(content.get(key), dict)), None)
-    averaged = isinstance(content.get(EMA_KEY), dict)
-    shown = sorted(map(str, content))[:8]
-    if raw and not averaged:
-        raise CheckpointError(
-            f'{path} has no raw weights beside averaged ones ({EMA_KEY}); its keys are {shown}'
-        )
-    key = EMA_KEY if raw else key
-    entries = (content[key] if key else content).items()
-    found = {name: _as_tensor(value) for name, value in entries if isinstance(name, str)}
+    dicts = [key for key, value in content.items() if isinstance(value, dict)]
+    keys = f'its keys are {sorted(map(str, content))[:8]}'
+    if raw and EMA_KEY not in dicts:
+        raise CheckpointError(f'{path} has no raw weights beside averaged ones ({EMA_KEY}); {keys}')
+    known = (EMA_KEY,) if raw else ('model', 'state_dict')
+    key = next((key for key in known if key in dicts), None)
+    # (beside the raw weights stands the number of steps, which is no weight)
+    start, entries = 'module.' if raw else '', (content[key] if key else content).items()
+    found = {n: _as_tensor(x) for n, x in entries if isinstance(n, str) and n.startswith(start)}
     state = {name: tensor for name, tensor in found.items() if tensor is not None}
-    if raw:  # and the number of steps, which is no weight
-        state = {name: tensor for name, tensor in state.items() if name.startswith('module.')}
     if not state:
-        raise CheckpointError(f'{path} holds no tensors; its keys are {shown}')
+        raise CheckpointError(f'{path} holds no tensors; {keys}')
     ours = any(name.startswith(('backbone.', 'layers.')) for name in strip_wrappers(state).values())
-    form = 'paddle-mirl' if paddle else 'mirl_mm' if ours else 'mae'
-    weights = 'raw' if raw else 'averaged' if averaged else 'plain'
-    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
+    form = 'paddle-mirl' if layout == 'paddle' else 'mirl_mm' if ours else 'mae'
+    weights = 'raw' if raw else 'averaged' if EMA_KEY in dicts else 'plain'
+    meta = content['meta'] if 'meta' in dicts else {}
     beside = tuple(str(other) for other in content if key and other not in (key, 'meta'))
-    return CheckpointFile(state, form, 'paddle' if paddle else 'torch', weights, meta, beside)
+    return CheckpointFile(state, form, layout, weights, meta, beside)
 
 
 class _PaddleUnpickler(pickle.Unpickler):
     """Unpickles what ``paddle.save`` wrote for MIRL and nothing else."""
 
     def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in PADDLE_GLOBALS:
-            known = ', '.join('.'.join(pair) for pair in PADDLE_GLOBALS)
-            raise CheckpointError(f'it asks for {module}.{name}; accepted are only {known}')
-        return PADDLE_GLOBALS[module, name]
+        if (wanted := f'{module}.{name}') not in PADDLE_GLOBALS:
+            raise CheckpointError(f'it asks for {wanted}; accepted: {", ".join(PADDLE_GLOBALS)}')
+        return PADDLE_GLOBALS[wanted]
 
 
 def _read_paddle(path: Path) -> object:
