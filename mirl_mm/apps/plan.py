@@ -29,7 +29,6 @@ from mirl_mm.measure.rehearsal import (
     usable,
 )
 
-IMAGENET_IMAGES = 1_281_167
 PLANNED = ('MIRL', 'MAE', 'ImageClassifier')  # and whatever has one of these
 DENSE_HEADS = {'roi_head', 'decode_head'}
 OTHERS = ('A100', 'H100', 'H200', 'L40S', 'RTX 4090')  # told beside the one that is asked for
@@ -43,7 +42,7 @@ class Model(NamedTuple):
 
     cfg: Mapping
     dtype: torch.dtype
-    image_size: tuple[int, int] | None
+    image_size: tuple[int, int] | None  # height, width
     scope: str
 
     @property
@@ -53,7 +52,7 @@ class Model(NamedTuple):
 
     @property
     def sizes(self) -> dict:
-        """Arguments of :func:`rehearsal.build` beside the config."""
+        """Settings of :func:`rehearsal.build` beside the config."""
         return dict(image_size=self.image_size, scope=self.scope)
 
 
@@ -116,12 +115,16 @@ def plan(
     image_size: tuple[int, int] | None = None,
     cfg_options: Mapping[str, object] | None = None,
 ) -> Plan:
-    """Plan a training run; ValueError for what cannot be trained or planned, or fits nowhere.
+    """Plan a training run; UserError for what cannot be trained or planned, or fits nowhere.
 
     The arguments are as ``tools/plan.py --help`` tells them; image_size is (height, width), pixels.
     """
     numbers = dict(gpus=gpus, memory_gb=memory_gb, throughput=throughput, images=images)
-    check_numbers(gpu, **numbers, image_size=min(image_size) if image_size else None)
+    for name, value in (numbers | dict(image_size=min(image_size or [1]))).items():
+        if value is not None and not value > 0:
+            raise UserError(f'{name} must be above 0, got {value:g}')
+    if gpu not in GPUS:
+        raise UserError(f'unknown gpu {gpu!r}; known are {", ".join(GPUS)}')
     cfg = load_config(config, cfg_options)
     effective, model = recipe_batch(cfg, config), model_of(cfg, image_size)
     batches = DENSE_PROBES if model.dense else PROBES
@@ -155,32 +158,20 @@ def plan(
     )
 
 
-def check_numbers(gpu: str, **numbers: float | None) -> None:
-    """ValueError for a number that is none of its kind, and for an unknown GPU."""
-    for name, value in numbers.items():
-        if value is not None and not value > 0:
-            raise UserError(f'{name} must be above 0, got {value:g}')
-    if gpu not in GPUS:
-        raise UserError(f'unknown gpu {gpu!r}; known are {", ".join(GPUS)}')
-
-
 def recipe_batch(cfg: Config, path: str) -> int:
-    """The recipe's effective batch; ValueError for a config that is no training run."""
+    """The recipe's effective batch; UserError for a config that is no training run."""
+    refused = f'{path} cannot be planned: '
     needed = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     if missing := [key for key in needed if cfg.get(key) is None]:
-        raise UserError(f'{path} cannot be planned: it has no {", ".join(missing)}')
+        raise UserError(f'{refused}it has no {", ".join(missing)}')
     kind = str(cfg.model.get('type')).rpartition('.')[2]
     if kind not in PLANNED and not DENSE_HEADS & cfg.model.keys():
-        raise UserError(
-            f'{path} cannot be planned: {kind} is not one of {", ".join(PLANNED)}, and has neither '
-            'a roi_head nor a decode_head'
-        )
+        others = f'{kind} is not one of {", ".join(PLANNED)}'
+        raise UserError(f'{refused}{others}, and has neither a roi_head nor a decode_head')
     if effective := (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
         return effective
-    raise UserError(
-        f'{path} cannot be planned: auto_scale_lr.base_batch_size, the batch that the recipe is '
-        'meant for, is not in it'
-    )
+    setting = 'auto_scale_lr.base_batch_size, the batch that the recipe is meant for'
+    raise UserError(f'{refused}{setting}, is not in it')
 
 
 def model_of(cfg: Config, image_size: tuple[int, int] | None = None) -> Model:
@@ -195,15 +186,13 @@ def model_of(cfg: Config, image_size: tuple[int, int] | None = None) -> Model:
     for transform in cfg.train_dataloader.dataset.get('pipeline', ()):
         size = transform.get('crop_size', size)
     if size is None:
-        raise UserError(
-            'how large are the training images? The config crops them to no size of its own: give '
-            'image_size (--image-size HEIGHT WIDTH)'
-        )
+        why = 'how large are the training images? The config crops them to no size of its own'
+        raise UserError(f'{why}: give image_size (--image-size HEIGHT WIDTH)')
     return model._replace(image_size=tuple(size))
 
 
 def optimizer_bytes(cfg: Config, gpus: int) -> float:
-    """Bytes of state for each trainable parameter; ValueError for an optimizer it does not know."""
+    """Bytes of state for each trainable parameter; UserError for an unknown optimizer."""
     optimizer = cfg.optim_wrapper.get('optimizer', {})
     kind, share = optimizer.get('type'), 1
     if kind == 'ZeroRedundancyOptimizer':
@@ -232,8 +221,8 @@ def update(cfg: Config, memory: StepMemory) -> Operation:
     The guard reads and writes gradients, the optimizer reads them and changes weights and state,
     and averaged weights are read beside the weights and written.
     """
-    moved = 2 * memory.gradients + memory.gradients + 2 * (memory.gradients + memory.optimizer)
-    return Operation('update', 0, moved + 3 * averages(cfg) * memory.parameters)
+    moved = 5 * memory.gradients + 2 * memory.optimizer + 3 * averages(cfg) * memory.parameters
+    return Operation('update', 0, moved)
 
 
 def fits(memory: StepMemory, extra: float, memory_gb: float) -> int:
@@ -242,7 +231,7 @@ def fits(memory: StepMemory, extra: float, memory_gb: float) -> int:
 
 
 def largest_batch(memory: StepMemory, extra: float, memory_gb: float) -> int:
-    """The most images for a GPU; ValueError where none fits."""
+    """The most images for a GPU; UserError where none fits."""
     if largest := fits(memory, extra, memory_gb):
         return largest
     needed = (memory.total(1) + extra - CONTEXT) / SHARE + CONTEXT
@@ -283,7 +272,7 @@ def schedule(cfg: Config, batch: Batch, images: int | None) -> tuple[int, int, s
         root = str(cfg.train_dataloader.dataset.get('data_root', ''))
         if 'imagenet' not in root:
             raise UserError(f'how many images are in {root!r}? Give images (--images)')
-        images = IMAGENET_IMAGES
+        images = 1_281_167
     epochs, per_step = cfg.train_cfg.max_epochs, batch.per_gpu * batch.gpus
     steps = images // per_step if cfg.train_dataloader.get('drop_last') else ceil(images / per_step)
     if steps == 0:

@@ -19,7 +19,10 @@ WINDOW = 14  # ViTDet's
 def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
     """Rows of text; `config` and `cfg_options` are what the plan was made from."""
     run, memory, flops = plan.run, plan.memory, plan.flops
-    batch = run.batch
+    batch, fitting = run.batch, []
+    for name, images in that_fit(plan).items() if plan.model.dense else ():
+        parts = [f'{n or "none"} in {gb} GB' for n, gb in zip(images, SIZES_GB, strict=True)]
+        fitting.append(f'{name}: {", ".join(parts)}')
     exact = batch.effective == plan.recipe_batch
     rows = [
         *plan.parameters,
@@ -33,7 +36,7 @@ def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
         ('memory, estimated', f'{(memory.fixed + plan.extra_bytes) / GIGA:,.3g} GB + '
          f'{memory.per_image / GIGA:,.3g} GB an image: at most {run.largest:,} images in '
          f'{run.memory_gb:g} GB, {1 - SHARE:.0%} left over'),
-        *(that_fit_in_words(plan) if plan.model.dense else []),
+        *zip(('images that fit', *[''] * len(fitting)), fitting, strict=False),
         ('effective batch', f'{batch.effective:,} = {batch.per_gpu} x {batch.gpus} GPUs x '
          f'{batch.accumulation} accumulated'
          + ('' if exact else f'; the recipe has {plan.recipe_batch:,}')),
@@ -53,10 +56,8 @@ def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
 
 def rate(plan: Plan, run: Run) -> str:
     """Images per second of a GPU and of all."""
-    own, whole = (
-        f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
-        for rate in (run.rate, run.rate * run.batch.gpus)
-    )
+    both = run.rate, run.rate * run.batch.gpus
+    own, whole = (f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}' for rate in both)
     return f'{"" if plan.measured else "at most "}{own} images/s per GPU, {whole} in all'
 
 
@@ -73,15 +74,6 @@ def duration(days: float) -> str:
     return f'{units[unit]:.3g} {unit}'
 
 
-def that_fit_in_words(plan: Plan) -> list[tuple[str, str]]:
-    """What fits into which memory, by setting."""
-    rows = []
-    for name, images in that_fit(plan).items():
-        parts = [f'{n or "none"} in {gb} GB' for n, gb in zip(images, SIZES_GB, strict=True)]
-        rows.append(('' if rows else 'images that fit', f'{name}: {", ".join(parts)}'))
-    return rows
-
-
 def that_fit(plan: Plan) -> dict[str, list[int]]:
     """By setting, the most images per GPU for each of :data:`SIZES_GB`; 0 where none fits.
 
@@ -90,24 +82,22 @@ def that_fit(plan: Plan) -> dict[str, list[int]]:
     """
     cfg, size = copy.deepcopy(plan.model.cfg), plan.model.image_size
     per_parameter = 4 * plan.memory.optimizer / plan.memory.gradients
-    found = {}
 
-    def add(name: str, memory: StepMemory) -> None:
-        found[name] = [fits(memory, plan.extra_bytes, gb) for gb in SIZES_GB]
+    def fitting(memory: StepMemory | None = None) -> list[int]:
+        if memory is None:
+            settings = plan.model.sizes | dict(dtype=plan.model.dtype, image_size=size)
+            memory = probe(cfg, DENSE_PROBES, **settings).memory(per_parameter)
+        return [fits(memory, plan.extra_bytes, gb) for gb in SIZES_GB]
 
-    def changed() -> StepMemory:
-        settings = dict(dtype=plan.model.dtype, image_size=size, scope=plan.model.scope)
-        return probe(cfg, DENSE_PROBES, **settings).memory(per_parameter)
-
-    add('as planned', plan.memory)
+    found = {'as planned': fitting(plan.memory)}
     if not cfg.backbone.get('with_cp'):
         cfg.backbone.with_cp = True
-        add('model.backbone.with_cp=True', changed())
+        found['model.backbone.with_cp=True'] = fitting()
     if not cfg.backbone.get('window_size') and max(size) > WINDOW * cfg.backbone.patch_size:
         cfg.backbone.window_size = WINDOW
-        add(f'and model.backbone.window_size={WINDOW}', changed())
+        found[f'and model.backbone.window_size={WINDOW}'] = fitting()
     size = tuple(side * 7 // 8 for side in size)
-    add(f'and images of {size[0]} x {size[1]} px', changed())
+    found[f'and images of {size[0]} x {size[1]} px'] = fitting()
     return found
 
 
@@ -127,8 +117,7 @@ def followers(cfg: Config, accumulation: int) -> dict[str, object]:
 
     Those of EMAHook, and in iteration-based runs the lengths of training and schedules.
     """
-    options: dict[str, object] = {}
-    before = accumulative_counts(cfg)
+    options, before = {}, accumulative_counts(cfg)
 
     def scaled(value: int) -> int:
         return round(value / before * accumulation)

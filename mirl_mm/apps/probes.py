@@ -96,14 +96,10 @@ def probe_depth(
 ) -> list[dict]:
     """Probe checkpoints of one arch; write ``depth.csv``, ``.json`` and ``.png``, return the rows.
 
-    MIRL against MAE for instance: where deep blocks degrade, the curve falls. A row is a
-    ``label`` and what :func:`mirl_mm.measure.depth.probes` finds.
-
-    Features are kept in ``out/features`` by what the checkpoint, the images and the settings are:
-    an interrupted run goes on, and more checkpoints cost only themselves.
-
-    The arguments are as ``tools/probe_depth.py --help`` tells them. By default the cls token, to
-    which masked pre-training gives no task, is not probed.
+    A row is a ``label`` and what :func:`mirl_mm.measure.depth.probes` finds. Features are kept in
+    ``out/features`` by what they depend on: an interrupted run goes on, and more checkpoints cost
+    only themselves. The arguments are as ``tools/probe_depth.py --help`` tells them; by default the
+    cls token, to which masked pre-training gives no task, is not probed.
     """
     labels = checkpoint_labels(checkpoints, labels)
     if not pools or set(pools) - set(POOLS):
@@ -116,7 +112,7 @@ def probe_depth(
     check_ks([k], len(sets[0]))
     check_enough(len(sets[0]))
     check_folder(out := Path(out))
-    how = Probing(blocks, pipeline, preprocessor_of(cfg.model), loading)
+    how = Probing(blocks, pools, pipeline, preprocessor_of(cfg.model), loading)
     rows, targets = [], [torch.from_numpy(each.get_gt_labels()) for each in sets]
     for label, path, encoder in zip(labels, checkpoints, encoders, strict=True):
         weights = f'{RANDOM}, seed 0' if path == RANDOM else file_digest(path)
@@ -124,7 +120,7 @@ def probe_depth(
             depth_features(encoder, weights, images, how, out / 'features', f'{label}, {part}')
             for images, part in zip(sets, ('training', 'validation'), strict=True)
         ]
-        for found in probes(features, targets, blocks, pools, k):
+        for found in probes(features, targets, how, k):
             rows.append(dict(label=label, **found))
             where = f'{label}, block {found["block"]} of {encoder.num_layers}, {found["pool"]}'
             accuracies = f'{k}-NN {found["knn"]:.2f} %, linear {found["linear"]:.2f} %'
@@ -140,14 +136,11 @@ def probe_depth(
 
 
 def checkpoint_labels(checkpoints: Sequence[str], labels: Sequence[str] | None) -> list[str]:
-    """The given labels, or ``folder/stem`` of the paths; ValueError where they are not one each."""
-    if not labels:
-        labels = ['/'.join(Path(p).with_suffix('').parts[-2:]) for p in checkpoints]
-    if len(labels) != len(checkpoints) or len(set(labels)) != len(labels):
-        raise UserError(
-            f'{len(checkpoints)} checkpoints need as many different labels, got '
-            f'{", ".join(labels)}; --labels sets them'
-        )
+    """The given labels, or ``folder/stem`` of the paths; UserError where they are not one each."""
+    labels = labels or ['/'.join(Path(p).with_suffix('').parts[-2:]) for p in checkpoints]
+    if not len(labels) == len(set(labels)) == len(checkpoints):
+        wanted = f'{len(checkpoints)} checkpoints need as many different labels'
+        raise UserError(f'{wanted}, got {", ".join(labels)}; --labels sets them')
     return list(labels)
 
 

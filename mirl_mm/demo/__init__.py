@@ -9,12 +9,11 @@ import torch
 from mmengine.runner import Runner
 
 from mirl_mm.apps.report import write_report
-from mirl_mm.apps.report.charts import charts_of
 from mirl_mm.apps.report.runs import read_runs
 from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.launch import build_runner, training_config
 from mirl_mm.errors import UserError
-from mirl_mm.pictures.charts import draw_charts
+from mirl_mm.pictures.charts import charts_of, draw_charts
 from mirl_mm.pictures.panel import paint, spread_over, write_panel
 
 from .scene_set import write_scenes

@@ -1,9 +1,8 @@
 """What a step costs on paper: what its operations must compute, move and hold.
 
-A trace of a step on fake tensors lists its operations, with their multiply-adds (as torch's
-FlopCounterMode counts them), the bytes that each must read and write, and that each is a kernel to
-launch. Summed over them, the longest of the three is a floor for eager execution: no kernel is
-faster than the device's peak rates, and none finds in a cache what another has left there.
+A trace on fake tensors lists them, with multiply-adds (as torch's FlopCounterMode counts them) and
+bytes read and written. Each takes the longest of computing, moving and its launch: a floor for
+eager execution, where no kernel beats peak rates or finds in a cache what another has left there.
 """
 
 import weakref
@@ -42,15 +41,12 @@ class Operation(NamedTuple):
 
 
 class Trace(TorchDispatchMode):
-    """Lists the operations inside; views and allocations are none.
-
-    What changes one of the ignored tensors is left out.
-    """
+    """Lists operations, not views, allocations and what changes one of the ignored tensors."""
 
     def __init__(self, ignored: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.operations: list[Operation] = []
-        self.ignored = {_storage(tensor) for tensor in ignored}
+        self.ignored = {*map(_storage, ignored)}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -59,11 +55,11 @@ class Trace(TorchDispatchMode):
         named = dict(zip((each.name for each in schema.arguments), args, strict=False)) | kwargs
         changed = _tensors([named.get(each.name) for each in schema.arguments if each.is_write])
         read = _tensors((args, kwargs))
-        known = {_storage(tensor) for tensor in read}
+        known = {*map(_storage, read)}
         made = [tensor for tensor in _tensors(result) if _storage(tensor) not in known]
         if kind in NO_KERNEL or func.namespace == 'prim' or not (made or changed):
             return result
-        if self.ignored and any(_storage(tensor) in self.ignored for tensor in changed):
+        if not self.ignored.isdisjoint(map(_storage, changed)):
             return result
         if kind in WRITE_ONLY or func._overloadname == 'out':
             read = [tensor for tensor in read if not any(tensor is each for each in changed)]
@@ -105,10 +101,9 @@ def cost(operations: Sequence[Operation], device: Device) -> Cost:
 class Flops(NamedTuple):
     """Operations of a forward pass, and of forward and backward pass together.
 
-    Counted are matrix products, convolutions and attention, a multiply-add as two, by torch's own
-    formulas; not norms, activations and what is recomputed under activation checkpointing. So this
-    is the *model's* work, the numerator of model FLOP utilisation (PaLM,
-    https://arxiv.org/abs/2204.02311, appendix B).
+    Counted are products, convolutions and attention, a multiply-add as two; not norms, activations
+    and what checkpointing recomputes. So this is the *model's* work, the numerator of model FLOP
+    utilisation (PaLM, https://arxiv.org/abs/2204.02311, appendix B).
     """
 
     forward: float
@@ -150,17 +145,13 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            self._add(tensor.untyped_storage())
+        for storage in map(Tensor.untyped_storage, _tensors(result)):
+            if storage not in self._seen:
+                self._seen.add(storage)
+                self.now += (size := storage.nbytes())
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._free, size)
         return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage not in self._seen:
-            self._seen.add(storage)
-            size = storage.nbytes()
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._free, size)
 
     def _free(self, size: int) -> None:
         self.now -= size

@@ -9,7 +9,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +38,7 @@ class Probing(NamedTuple):
     """How images become features behind blocks."""
 
     blocks: Sequence[int]  # 0-based, ascending
+    pools: Sequence[str]  # those to probe; features are of all
     pipeline: Sequence[dict]
     preprocessor: ClsDataPreprocessor
     loading: Loading
@@ -49,25 +52,20 @@ def probed_blocks(depth: int, every: int) -> list[int]:
 
 
 def probes(
-    features: Sequence[np.ndarray],
-    labels: Sequence[Tensor],
-    blocks: Sequence[int],
-    pools: Sequence[str],
-    k: int,
+    features: Sequence[np.ndarray], labels: Sequence[Tensor], how: Probing, k: int
 ) -> Iterator[dict]:
     """Both probes of every block and pool, for training and validation images.
 
     Features are [N, K, P, D] and labels [N]. A row has ``block`` (from 1), ``pool``, ``knn`` and
     ``linear`` (in percent) and ``penalty`` (of the latter).
     """
-    for i, block in enumerate(blocks):
-        for pool in pools:
-            at = (slice(None), i, POOLS.index(pool))
-            train, val = (torch.from_numpy(np.array(each[at])) for each in features)
-            pairs = (train, labels[0], val, labels[1])
-            linear, penalty = ridge_accuracy(*pairs)
-            near = knn_accuracy(*pairs, ks=[k], device=get_device())[k]
-            yield dict(block=block + 1, pool=pool, knn=near, linear=linear, penalty=penalty)
+    for (i, block), pool in product(enumerate(how.blocks), how.pools):
+        at = (slice(None), i, POOLS.index(pool))
+        train, val = (torch.from_numpy(np.array(each[at])) for each in features)
+        pairs = (train, labels[0], val, labels[1])
+        linear, penalty = ridge_accuracy(*pairs)
+        near = knn_accuracy(*pairs, ks=[k], device=get_device())[k]
+        yield dict(block=block + 1, pool=pool, knn=near, linear=linear, penalty=penalty)
 
 
 def depth_features(
@@ -115,12 +113,15 @@ def cached_features(
 
     In the folder lie ``<digest of the key>.npy`` and ``.json`` (the key, and how many are done). A
     key is plain data: whatever the features depend on. ``compute`` gives the batches from a row on;
-    ValueError for another shape than [N, ...] of the whole, and for what is not finite.
+    UserError for another shape than [N, ...] of the whole, and for what is not finite.
     """
-    text = json.dumps(key, sort_keys=True)
-    array = folder / f'{hashlib.sha256(text.encode()).hexdigest()[:20]}.npy'
-    note = array.with_suffix('.json')
-    done = _finished(note, key) if array.is_file() else 0
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    array, note = (folder / f'{digest[:20]}{end}' for end in ('.npy', '.json'))
+    done = 0
+    if array.is_file():
+        with suppress(OSError, ValueError):  # stopped before the first note
+            content = json.loads(note.read_text())
+            done = content['done'] if content.get('key') == key else 0
     folder.mkdir(parents=True, exist_ok=True)
     if done < shape[0]:
         rows = np.lib.format.open_memmap(
@@ -140,15 +141,6 @@ def cached_features(
                 saved = time.monotonic()
         del rows
     return np.load(array, mmap_mode='r')
-
-
-def _finished(note: Path, key: dict) -> int:
-    """Rows that are done according to the note beside an array."""
-    try:
-        content = json.loads(note.read_text())
-    except (OSError, ValueError):  # stopped before the first note
-        return 0
-    return content['done'] if content.get('key') == key else 0
 
 
 def file_digest(path: str | Path) -> str:

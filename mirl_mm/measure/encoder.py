@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from mmengine.config import Config
@@ -18,22 +18,15 @@ from mirl_mm.models.fit import summary
 from mirl_mm.models.masking import sincos_positions
 
 POSITIONS = BACKBONE + 'pos_embed'
-RANDOM = 'random'
-"""Given as a checkpoint: the encoder as it is before training (seed 0)."""
+RANDOM = 'random'  # given as a checkpoint: the encoder as it is before training (seed 0)
 
 
 def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
-    """The backbone of ``cfg.model``, in eval mode on the CPU.
+    """The backbone of ``cfg.model``, a plain ViT with a cls token, in eval mode on the CPU.
 
-    Config and checkpoint may be of different models (MIRL, MAE, a classifier) with one encoder.
-    Positions that a file lacks are the fixed sine-cosine ones, as in the official release.
-
-    Args:
-        cfg: a config with a plain ViT that has a cls token as ``model.backbone``.
-        checkpoint: a file that :func:`mirl_mm.checkpoint.load_weights` reads, or ``random``.
-
-    Raises:
-        FileNotFoundError, ValueError: no such encoder or checkpoint, or one of another arch.
+    The checkpoint is a file for :func:`mirl_mm.checkpoint.load_weights` or ``random``; it may be of
+    another model (MIRL, MAE, a classifier) with this encoder. Positions that it lacks are the fixed
+    sine-cosine ones, as in the official release.
     """
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     settings = (cfg.get('model') or {}).get('backbone')
@@ -41,13 +34,15 @@ def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
         raise UserError('the config has no model.backbone')
     vit = MODELS.build({**settings, 'init_cfg': None})
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
-        raise UserError(
-            'model.backbone must be a plain ViT with a cls token (MIRLViT, MAEViT, '
-            f'VisionTransformer), got {type(vit).__name__}'
-        )
+        wanted = 'a plain ViT with a cls token (MIRLViT, MAEViT, VisionTransformer)'
+        raise UserError(f'model.backbone must be {wanted}, got {type(vit).__name__}')
     vit.eval()  # mmpretrain's returns None
     if checkpoint == RANDOM:
-        _initialise(vit)
+        with torch.random.fork_rng(), ExitStack() as end:
+            logging.disable(logging.WARNING)  # MMEngine's log line for every parameter
+            end.callback(logging.disable, logging.NOTSET)
+            torch.manual_seed(0)
+            vit.init_weights()
         return vit
     fit = load_weights(vit, checkpoint)
     missing = [name for name in fit.missing if name != POSITIONS]
@@ -63,17 +58,6 @@ def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
         with torch.no_grad():
             vit.pos_embed.copy_(sincos_positions(vit.embed_dims, tuple(vit.patch_resolution), True))
     return vit
-
-
-def _initialise(vit: VisionTransformer) -> None:
-    """With a seed of its own, and without MMEngine's log line for every parameter."""
-    logging.disable(logging.WARNING)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            vit.init_weights()
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -19,9 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mirl_mm.errors import UserError
 
-POOLS = ('cls', 'avg')
-"""The cls token, and the average of the patch tokens."""
-
+POOLS = ('cls', 'avg')  # the cls token, and the average of the patch tokens
 Batches = Iterable[tuple[Tensor, Tensor]]  # features [B, ...] and labels [B]
 
 
@@ -100,20 +98,16 @@ test_pipeline_of.__test__ = False  # not one of pytest's
 @torch.no_grad()
 def batches(
     dataset: Dataset, encode: Callable[[Tensor], Tensor], preprocessor: nn.Module, loading: Loading
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Batches:
     """Features [B, ...] float16 and labels [B] of this process's images, on the CPU.
 
     Process r of R has images r, r + R, ...; where they do not go round, the first ones come again,
     so that all processes have equally many. No random number is used up.
     """
-    loader = DataLoader(
-        dataset,
-        loading.batch_size,
-        sampler=DefaultSampler(dataset, shuffle=False, seed=0, round_up=True),
-        num_workers=loading.num_workers,
-        collate_fn=default_collate,
-        generator=torch.Generator(),  # like the seed above: else a random number is drawn
-    )
+    # With a seed and a generator of their own, since else a random number is drawn.
+    settings = dict(sampler=DefaultSampler(dataset, shuffle=False, seed=0, round_up=True))
+    settings |= dict(collate_fn=default_collate, generator=torch.Generator())
+    loader = DataLoader(dataset, loading.batch_size, num_workers=loading.num_workers, **settings)
     for data in loader:
         data = preprocessor(data)
         with torch.autocast(data['inputs'].device.type, torch.bfloat16, enabled=loading.amp):
@@ -127,17 +121,16 @@ def extract(dataset: Dataset, found: Batches, title: str) -> tuple[Tensor, Tenso
 
     ``found`` is this process's share, as :func:`batches` gives it; the title is for the progress.
     """
+
+    def gathered(own: Sequence[Tensor]) -> Tensor:
+        parts = all_gather(torch.cat(own))  # R x [n, ...]; first come all processes' first images
+        return torch.stack(parts, dim=1).flatten(0, 1)[: len(dataset)]
+
     features, labels = zip(*progress(found, len(dataset), title), strict=True)
-    gathered = []
-    for own in (torch.cat(features), torch.cat(labels)):
-        parts = all_gather(own)  # R x [n, ...]; the first images of all processes come first
-        gathered.append(torch.stack(parts, dim=1).flatten(0, 1)[: len(dataset)])
-    return gathered[0], gathered[1]
+    return gathered(features), gathered(labels)
 
 
-def progress(
-    found: Batches, total: int, title: str, done: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
+def progress(found: Batches, total: int, title: str, done: int = 0) -> Batches:
     """Pass batches on; on the first process, a line every ten seconds and at the end.
 
     ``total`` counts the images of all processes, ``done`` those that were there before.

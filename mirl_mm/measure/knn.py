@@ -1,12 +1,13 @@
 """k-nearest-neighbour accuracy of frozen features, by the protocol of DINO.
 
-Reference: https://arxiv.org/abs/2104.14294 (eval_knn.py): cosine similarity, and every neighbour
-votes for its class with exp(similarity / 0.07).
+By cosine similarity; every neighbour votes for its class with exp(similarity / 0.07). Reference:
+https://arxiv.org/abs/2104.14294 (eval_knn.py).
 
 Shapes: N training images, Q queries, D width, C classes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,15 +35,14 @@ def evaluate_knn(
 ) -> dict[str, float]:
     """Accuracies in percent as ``cls_k10`` ... ``avg_k200``, the same on every process.
 
-    The images of ``train`` vote on those of ``val``; the encoder stays in its mode, and the
-    preprocessor lies on its device.
+    The encoder stays in its mode, and the preprocessor lies on its device.
     """
     check_ks(ks, len(train))
     if temperature <= 0:
         raise UserError(f'temperature must be above 0, got {temperature}')
     found = []
     for dataset, title in ((train, 'training features'), (val, 'validation features')):
-        encoded = batches(dataset, lambda imgs: final_features(vit, imgs), preprocessor, loading)
+        encoded = batches(dataset, partial(final_features, vit), preprocessor, loading)
         found.append(extract(dataset, encoded, title))
     (memory, labels), (queries, wanted) = found  # [N, P, D] and [N], [Q, P, D] and [Q]
     device = next(vit.parameters()).device
@@ -54,7 +54,7 @@ def evaluate_knn(
 
 
 def check_ks(ks: Sequence[int], num_train: int) -> None:
-    """ValueError for no k, one below 1, or one above the number of training images."""
+    """UserError for no k, one below 1, or one above the number of training images."""
     if not ks or min(ks) < 1:
         raise UserError(f'k must be at least 1, got {list(ks)}')
     if max(ks) > num_train:
@@ -78,14 +78,12 @@ def knn_accuracy(
     own = slice(get_rank(), None, get_world_size())
     similarity, labels = neighbours(train, train_labels, queries[own], max(ks), device)
     votes = (similarity / temperature).exp()
-    num_classes = int(train_labels.max()) + 1
-    correct = []
+    correct, wanted = [], query_labels[own].to(device)
     for k in ks:
-        scores = votes.new_zeros(len(votes), num_classes)  # [Q, C]
+        scores = votes.new_zeros(len(votes), int(train_labels.max()) + 1)  # [Q, C]
         scores.scatter_add_(1, labels[:, :k], votes[:, :k])
-        correct.append((scores.argmax(dim=1) == query_labels[own].to(device)).sum())
-    total = torch.stack(correct)
-    all_reduce(total)
+        correct.append((scores.argmax(dim=1) == wanted).sum())
+    all_reduce(total := torch.stack(correct))
     return {k: 100 * n / len(queries) for k, n in zip(ks, total.tolist(), strict=True)}
 
 
@@ -103,12 +101,13 @@ def neighbours(
     On the device lie the queries and one chunk of training features at a time, so ImageNet's 1.28
     million may stay in host memory.
     """
-    queries = _unit(queries, device)
+    queries = F.normalize(queries.to(device, torch.float32), dim=1)
     best = queries.new_empty(len(queries), 0)
-    labels = torch.empty(len(queries), 0, dtype=torch.long, device=device)
-    for start in range(0, len(train), train_chunk):
-        chunk = _unit(train[start : start + train_chunk], device)
-        chunk_labels = train_labels[start : start + train_chunk].to(device)
+    labels = best.long()
+    chunks = zip(train.split(train_chunk), train_labels.split(train_chunk), strict=True)
+    for chunk, chunk_labels in chunks:
+        chunk = F.normalize(chunk.to(device, torch.float32), dim=1)
+        chunk_labels = chunk_labels.to(device)
         found = []
         for i in range(0, len(queries), query_chunk):
             part = slice(i, i + query_chunk)
@@ -120,7 +119,3 @@ def neighbours(
         if found:
             best, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     return best, labels
-
-
-def _unit(features: Tensor, device: torch.device | str) -> Tensor:
-    return F.normalize(features.to(device, torch.float32), dim=1)

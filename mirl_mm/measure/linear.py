@@ -3,7 +3,7 @@
 Shapes: N training images, M validation images, D width, C classes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from mirl_mm.errors import UserError
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 HELD_OUT = 10  # every tenth training image chooses the penalty
+Design = Iterable[tuple[Tensor, Tensor]]  # chunks [n, 1+D], the first feature 1, and labels [n]
 
 
 def ridge_accuracy(
@@ -33,29 +34,24 @@ def ridge_accuracy(
     classes = int(max(train_labels.max(), val_labels.max())) + 1
     mean, deviation = moments(train, chunk)
 
-    def design(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks [n, 1+D], with a constant 1 as first feature, and their labels [n]."""
+    def design(features: Tensor, labels: Tensor) -> Design:
         for x, y in zip(features.split(chunk), labels.split(chunk), strict=True):
             yield F.pad((x.double() - mean) / deviation, (1, 0), value=1.0), y
 
     held = torch.arange(len(train)) % HELD_OUT == HELD_OUT - 1
-    gram, moment = _normal_equations(design(train[~held], train_labels[~held]), classes)
-    scores = [
-        _correct(design(train[held], train_labels[held]), weight)
-        for weight in _solve(gram, moment, penalties)
-    ]
-    best = penalties[max(range(len(penalties)), key=scores.__getitem__)]
-    more = _normal_equations(design(train[held], train_labels[held]), classes)
-    (weight,) = _solve(gram + more[0], moment + more[1], [best])
+    kept, out = (train[~held], train_labels[~held]), (train[held], train_labels[held])
+    gram, moment = _normal_equations(design(*kept), classes)
+    best = max(penalties, key=lambda each: _correct(design(*out), _solve(gram, moment, each)))
+    more = _normal_equations(design(*out), classes)
+    weight = _solve(gram + more[0], moment + more[1], best)
     return 100 * _correct(design(val, val_labels), weight) / len(val), best
 
 
 def check_enough(num_train: int) -> None:
-    """ValueError for too few images to hold any out."""
+    """UserError for too few images to hold any out."""
     if num_train < HELD_OUT:
-        raise UserError(
-            f'the linear probe needs at least {HELD_OUT} training images, got {num_train}'
-        )
+        needed = f'at least {HELD_OUT} training images'
+        raise UserError(f'the linear probe needs {needed}, got {num_train}')
 
 
 def moments(features: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -66,9 +62,7 @@ def moments(features: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     return mean, torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
 
 
-def _normal_equations(
-    design: Iterable[tuple[Tensor, Tensor]], classes: int
-) -> tuple[Tensor, Tensor]:
+def _normal_equations(design: Design, classes: int) -> tuple[Tensor, Tensor]:
     """[1+D, 1+D] and [1+D, C]."""
     gram = moment = 0
     for x, labels in design:
@@ -77,16 +71,12 @@ def _normal_equations(
     return gram, moment
 
 
-def _solve(gram: Tensor, moment: Tensor, penalties: Sequence[float]) -> list[Tensor]:
-    """[1+D, C] for every penalty; the first row, the bias, is not penalised."""
-    count = gram[0, 0]
-    solutions = []
-    for penalty in penalties:
-        ridge = torch.full((len(gram),), penalty, dtype=torch.float64) * count
-        ridge[0] = 0
-        solutions.append(torch.linalg.solve(gram + torch.diag(ridge), moment))
-    return solutions
+def _solve(gram: Tensor, moment: Tensor, penalty: float) -> Tensor:
+    """[1+D, C]; the first row, the bias, is not penalised."""
+    ridge = torch.full((len(gram),), penalty, dtype=torch.float64) * gram[0, 0]  # x their number
+    ridge[0] = 0
+    return torch.linalg.solve(gram + torch.diag(ridge), moment)
 
 
-def _correct(design: Iterable[tuple[Tensor, Tensor]], weight: Tensor) -> int:
+def _correct(design: Design, weight: Tensor) -> int:
     return sum(int(((x @ weight).argmax(dim=1) == labels).sum()) for x, labels in design)

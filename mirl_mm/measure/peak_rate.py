@@ -15,8 +15,7 @@ class Device(NamedTuple):
 
 
 # From NVIDIA's data sheets and, for RTX cards, the appendices of its GA102 and AD102 white papers.
-# bfloat16, except V100 and T4, which have float16 alone. The longest name that a device's name
-# contains counts.
+# bfloat16, except V100 and T4, which have float16 alone.
 _DATA_SHEETS = {  # TFLOP/s, GB/s, GB
     'V100-PCIE': (112, 900, 32),
     'V100-SXM2': (125, 900, 32),
@@ -49,15 +48,14 @@ def peak_rate(device: torch.device | str, dtype: torch.dtype = torch.float32) ->
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
         if known := known_gpu(name):
-            rate = known.flops
-            return PeakRate(rate, f'data sheet of {name}: dense {rate / 1e12:g} TFLOP/s')
-    measured = measured_rate(device, dtype)
-    kind = str(dtype).removeprefix('torch.')
-    return PeakRate(measured, f'measured: a {kind} matrix product, {measured / 1e9:.0f} GFLOP/s')
+            source = f'data sheet of {name}: dense {known.flops / 1e12:g} TFLOP/s'
+            return PeakRate(known.flops, source)
+    rate, kind = measured_rate(device, dtype), str(dtype).removeprefix('torch.')
+    return PeakRate(rate, f'measured: a {kind} matrix product, {rate / 1e9:.0f} GFLOP/s')
 
 
 def known_gpu(name: str) -> Device | None:
-    """A GPU as torch names it; None if it is not in the table."""
+    """A GPU as torch names it, by the longest name within; None if it is not in the table."""
     words = set(name.replace('-', ' ').split())  # whole words: A10 is not A100
     found = [key for key in GPUS if words.issuperset(key.replace('-', ' ').split())]
     return GPUS[max(found, key=len)] if found else None

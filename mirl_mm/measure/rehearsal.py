@@ -1,18 +1,16 @@
-"""A training step without data: on tensors that have shapes and lifetimes and no contents.
+"""A training step without data, on tensors of shapes and lifetimes: any size, on any machine.
 
-So every size can be tried on any machine in seconds, and two rehearsals tell a step's operations
-and memory at any batch. Detectors are rehearsed in part: encoder, neck, the RPN's and the RoI
-heads' layers on as many regions as training samples; not what depends on contents (assigning,
-sampling and suppressing boxes, pooling regions) and not their losses.
+Detectors are rehearsed in part: encoder, neck, the RPN's and the RoI heads' layers on as many
+regions as training samples; not what depends on contents (assigning, sampling and suppressing
+boxes, pooling regions) and not their losses.
 
-Memory is an estimate, of what torch's operations allocate: weights, gradients, activations until
-they are freed, the weights' half-precision copies; and the optimizer's moments. Not in it: the
-device's context and libraries, the kernels' workspaces and what the caching allocator loses to
-fragments; :func:`usable` leaves room for them.
+Memory is an estimate, of what torch's operations allocate and the optimizer's moments. The device's
+context and libraries, the kernels' workspaces and what the caching allocator loses to fragments are
+not in it; :func:`usable` leaves room for them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import NamedTuple
 from unittest import mock
@@ -29,12 +27,10 @@ from mirl_mm.models.masking import sincos_positions
 
 from .cost import Flops, LikeCUDA, LiveBytes, Operation, Trace, flops
 
-ADAMW_BYTES = 8  # a parameter's two moments in float32
 PROBES = (32, 64)  # batch sizes; everything about a step is a straight line through them
 CONTEXT = 1e9  # bytes that the driver and libraries take on a GPU
 SHARE = 0.9  # of the rest that the estimate may fill: an allowance, not a measurement
-NEEDED = dict(mmdet=('mmdet', 'mmcv.ops'), mmseg=('mmseg',))  # compiled ops come with mmcv.ops
-Size = tuple[int, int] | None  # (height, width) of the images; None takes the encoder's img_size
+Size = tuple[int, int] | None  # (height, width) of images; None takes the encoder's img_size
 Step = Callable[[int], Tensor]  # number of images -> loss
 
 
@@ -76,8 +72,8 @@ class Probe(NamedTuple):
     small: Rehearsal
     large: Rehearsal
 
-    def memory(self, optimizer_bytes: float = ADAMW_BYTES) -> StepMemory:
-        """Its memory at any batch; optimizer_bytes for each trainable parameter."""
+    def memory(self, optimizer_bytes: float = 8) -> StepMemory:
+        """Its memory at any batch; optimizer_bytes for each trainable parameter, AdamW's are 8."""
         parameters, gradients = self.small.parameters, self.small.trainable  # as large as they are
         per_image = self._slope(self.small.peak, self.large.peak)
         rest = self.small.peak - parameters - gradients - per_image * self.batches[0]
@@ -98,7 +94,7 @@ class Probe(NamedTuple):
 
 
 def probe(model: Mapping, batches: tuple[int, int] = PROBES, **settings) -> Probe:
-    """Rehearse a model's step twice; other arguments are those of :func:`rehearse`."""
+    """Rehearse a model's step twice, with the settings of :func:`rehearse`."""
     return Probe(batches, *(rehearse(model, batch, **settings) for batch in batches))
 
 
@@ -132,10 +128,7 @@ def rehearse(
 def passes(
     forward: Callable[[], Tensor], dtype: torch.dtype, ignored: Sequence[Tensor] = ()
 ) -> list[Operation]:
-    """The operations of a forward pass under autocast to dtype and of the backward pass behind it.
-
-    Changes of ignored tensors are left out.
-    """
+    """The operations of both passes, forward under autocast; those on ignored tensors left out."""
     with Trace(ignored) as trace, torch.compiler.set_stance('force_eager'):
         with LikeCUDA(), torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
             loss = forward()
@@ -146,7 +139,7 @@ def passes(
 def flops_per_image(
     model: Mapping, batch: int, image_size: Size = None, scope: str = 'mmpretrain'
 ) -> Flops:
-    """The work for one image of what :func:`build` makes, where it follows from sizes alone.
+    """The work for one image of what :func:`build` makes.
 
     What is computed once a batch (in MIRL the projections of masked tokens in a decoder's first
     block) is spread over its images.
@@ -160,14 +153,11 @@ def flops_per_image(
 @contextmanager
 def _own_tables() -> Iterator[None]:
     """Position tables are made anew, and those that have no contents are forgotten."""
-    caches = (sincos_positions, resizing_matrix)
-    for cache in caches:
-        cache.cache_clear()
-    try:
+    with ExitStack() as end:
+        for table in (sincos_positions, resizing_matrix):
+            table.cache_clear()
+            end.callback(table.cache_clear)
         yield
-    finally:
-        for cache in caches:
-            cache.cache_clear()
 
 
 def build(
@@ -176,35 +166,23 @@ def build(
     """A model in training mode on a device, and what makes its loss for a number of images.
 
     The model is MIRL, MAE, an ImageClassifier, a detector or segmentor; or an encoder, whose maps
-    are then summed up. Its types are looked for in the scope, whose package must be there.
+    are summed up. The scope is where its types are looked for; UserError without its packages.
     """
-    check_packages(scope)
+    for package in dict(mmdet=('mmdet', 'mmcv.ops'), mmseg=('mmseg',)).get(scope, ()):
+        try:
+            import_module(package)
+        except ImportError as error:
+            lacks = f'a model of {scope} needs {package}, which cannot be imported ({error})'
+            raise UserError(f'{lacks}: see docs/install.md') from error
     unused = ['data_preprocessor'] + ['train_cfg'] * ('augments' in (cfg.get('train_cfg') or {}))
     parts = {key: value for key, value in cfg.items() if key not in unused}
     with DefaultScope.overwrite_default_scope(scope), torch.device(device):
         model = MODELS.build(parts).train()
     vit = getattr(model, 'backbone', model)
     size = (vit.patch_embed.projection.in_channels, *(image_size or vit.img_size))
-    loss = labelled_loss
-    if vit is model:
-        loss = encoder_maps
-    elif hasattr(model, 'roi_head'):
-        loss = detector_outputs
-    elif hasattr(model, 'decode_head'):
-        loss = segmentor_loss
+    losses = dict(roi_head=detector_outputs, decode_head=segmentor_loss, head=labelled_loss)
+    loss = next((loss for part, loss in losses.items() if hasattr(model, part)), encoder_maps)
     return model, lambda batch: loss(model, torch.empty(batch, *size, device=device))
-
-
-def check_packages(scope: str) -> None:
-    """ValueError where what models of a scope are made of is not there."""
-    for package in NEEDED.get(scope, ()):
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise UserError(
-                f'a model of {scope} needs {package}, which cannot be imported ({error}): see '
-                'docs/install.md'
-            ) from error
 
 
 def labelled_loss(model: nn.Module, imgs: Tensor) -> Tensor:
@@ -218,7 +196,7 @@ def encoder_maps(vit: nn.Module, imgs: Tensor) -> Tensor:
 
 
 def detector_outputs(model: nn.Module, imgs: Tensor) -> Tensor:
-    """The sum of what a two-stage detector's layers give for the images and for sampled regions."""
+    """The sum of what a two-stage detector's layers give for images and sampled regions."""
     maps = model.extract_feat(imgs)  # held until the losses are there
     outputs = [*model.rpn_head(maps)]
     roi, stages = model.roi_head, model.train_cfg.rcnn
@@ -241,9 +219,8 @@ def segmentor_loss(model: nn.Module, imgs: Tensor) -> Tensor:
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    sample = SegDataSample(
-        gt_sem_seg=PixelData(data=imgs.new_empty(1, *imgs.shape[-2:], dtype=torch.long))
-    )
+    labels = PixelData(data=imgs.new_empty(1, *imgs.shape[-2:], dtype=torch.long))
+    sample = SegDataSample(gt_sem_seg=labels)
     with mock.patch('mmseg.models.decode_heads.decode_head.accuracy', lambda *_, **__: imgs[0, 0]):
         losses = model.loss(imgs, [sample] * len(imgs))
     return total([value for name, value in losses.items() if 'loss' in name])

@@ -1,4 +1,4 @@
-"""What a chart is, as plain data, and the one function that draws charts into a file.
+"""Which charts tell of runs, as plain data, and the one function that draws charts into a file.
 
 A chart is a dict of ``section``, ``title``, ``x`` (what it goes over), ``log`` (the scale) and
 ``series``: curves of ``name``, ``colour`` (of :data:`LIGHT`, such as ``run-0``), ``dash``, ``run``
@@ -6,8 +6,10 @@ A chart is a dict of ``section``, ``title``, ``x`` (what it goes over), ``log`` 
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from mirl_mm.files import complete_file
@@ -20,6 +22,29 @@ LIGHT = dict(
 DARK = dict(
     run=('#7db8ff', '#ff9d66', '#4fd1c0', '#c9a2ff', '#e3c34f', '#ff8fc4'),
     depth=('#7db8ff', '#a3a8ff', '#c79bff', '#f08fd0', '#ff8f9c', '#ffb066'),
+)
+# Metrics that are drawn with the loss, or told by the table alone.
+DETAIL = re.compile(r'^recon/|mAP_(50|75|s|m|l)$|^raw/|precision|recall|_k(?!10$)\d+$')
+ENCODER = 'stem|segment_\\d+|backbone'
+# A chart for every run: section, title, the scalars that are its curves, log. The group names them.
+BY_RUN = (
+    ('Training', 'Loss of each pair of segments', r'(pair_\d+_\d+)', False),
+    ('Training', 'Parts of the loss', '(?!loss$)(.*loss.*)', False),
+    ('Training', 'Accuracy on training batches', r'((?:.*\.)?acc(?:_.*)?)', False),
+    ('Health', 'Gradient norm by segment of the encoder', f'grad/({ENCODER})', True),
+    ('Health', 'Gradient norm of decoders and heads', f'grad/(?!{ENCODER}|all$)(.+)', True),
+    ('Health', 'Relative update by segment of the encoder', f'update/({ENCODER})', True),
+    ('Health', 'Relative update of decoders and heads', f'update/(?!{ENCODER}|all$)(.+)', True),
+)
+# A chart for all runs: section, title, scalar, log.
+ACROSS = (
+    ('Training', 'Learning rate', 'lr', False),
+    ('Health', 'Loss scale', 'amp_scale', True),
+    ('Throughput', 'Images per second', 'images_per_s', False),
+    ('Throughput', 'Model FLOP utilisation (%)', 'mfu', False),
+    ('Throughput', 'Seconds per iteration', 'time', False),
+    ('Throughput', 'Share of time waiting for data (%)', 'waiting', False),
+    ('Throughput', 'GPU memory (MB)', 'memory', False),
 )
 
 
@@ -51,6 +76,68 @@ def thinned(points: Sequence[tuple], most: int) -> Sequence[tuple]:
 
 def run_colour(i: int) -> str:
     return f'run-{i % len(LIGHT["run"])}'
+
+
+def charts_of(runs: Sequence) -> list[dict]:
+    """The charts of runs as :mod:`mirl_mm.apps.report.runs` reads them, in the page's order."""
+    models = [run.record.get('model') for run in runs]
+    several, charts = len({*models}) > 1, []
+    for model in dict.fromkeys(models):  # the loss of one says nothing beside that of another
+        series = []
+        for i, run in enumerate(runs):
+            if models[i] == model:
+                series += line(run, i, 'loss', run.name, run_colour(i))
+                name = f'{run.name}, held out'
+                series += line(run, i, 'recon/error', name, run_colour(i), dash=True)
+        charts.append(chart('Training', f'Loss ({model})' if several else 'Loss', series))
+    for section, title, pattern, log in BY_RUN:
+        for i, run in enumerate(runs):
+            whose = f'{title} ({run.name})' if len(runs) > 1 else title
+            charts.append(chart(section, whose, parts(run, i, pattern), log=log))
+    for section, title, key, log in ACROSS:
+        charts.append(chart(section, title, across(runs, key), log=log))
+    for metric in dict.fromkeys(name for run in runs for name in run.metrics()):
+        series = across(runs, metric)
+        if not DETAIL.search(metric) and any(len(each['x']) > 1 for each in series):
+            charts.append(chart('Results', metric, series))
+    charts += depth_charts([dict(row, run=i) for i, run in enumerate(runs) for row in run.probes])
+    return [each for each in charts if each['series']]
+
+
+def across(runs: Sequence, key: str) -> list[dict]:
+    lines = (line(run, i, key, run.name, run_colour(i)) for i, run in enumerate(runs))
+    return list(chain(*lines))
+
+
+def line(run, i: int, key: str, name: str, colour: str, dash=False) -> list[dict]:
+    """The curve of a scalar in training or evaluation rows, as a list; empty without it."""
+    rows = run.training if any(key in row for row in run.training) else run.evaluations
+    points = [(row['iter'], row[key]) for row in rows if key in row]
+    return curve(points, name, colour, dash, i)
+
+
+def parts(run, i: int, pattern: str) -> list[dict]:
+    """Curves of all scalars that match, from shallow to deep."""
+    found = {key: re.fullmatch(pattern, key) for row in run.training for key in row}
+    keys, last = sorted((key for key in found if found[key]), key=natural), len(LIGHT['depth']) - 1
+    series = []
+    for n, key in enumerate(keys):
+        shade = round(n * last / max(len(keys) - 1, 1))
+        series += line(run, i, key, counted_from_one(found[key][1]), f'depth-{shade}')
+    return series
+
+
+def natural(key: str) -> list:
+    """Sorts decoder_10 behind decoder_9, and the stem before the segments."""
+    pieces = re.split(r'(\d+)', key.replace('/stem', '/!stem'))
+    return [int(piece) if piece.isdigit() else piece for piece in pieces]
+
+
+def counted_from_one(name: str) -> str:
+    """For people: ``pair_0_5`` is segments 1 + 6, ``segment_0`` segment 1."""
+    if pair := re.fullmatch(r'pair_(\d+)_(\d+)', name):
+        return f'segments {int(pair[1]) + 1} + {int(pair[2]) + 1}'
+    return re.sub(r'^(segment|decoder)_(\d+)$', lambda m: f'{m[1]} {int(m[2]) + 1}', name)
 
 
 def depth_charts(rows: Sequence[dict], k: int | str = 'k') -> list[dict]:

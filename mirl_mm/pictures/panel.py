@@ -43,10 +43,8 @@ def panel_columns(imgs: Tensor, result: Reconstruction) -> dict[str, Tensor]:
     mask = result.mask.unsqueeze(-1).expand_as(result.target)
     hidden = unpatchify(mask, result.grid, result.patch_size)
     columns = {'original': imgs, 'masked': imgs * (1 - hidden)}
-    painted = zip(result.pairs, *result.images().values(), strict=True)
-    for (g, h), main, residual, both in painted:
-        columns[f'main {g + 1}'] = main
-        columns[f'residual {h + 1}'] = residual
+    for (g, h), main, residual, both in zip(result.pairs, *result.images().values(), strict=True):
+        columns |= {f'main {g + 1}': main, f'residual {h + 1}': residual}
         columns[f'sum {g + 1} + {h + 1}'] = columns['masked'] + both * hidden
     return columns
 
@@ -76,8 +74,8 @@ def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1) -> np.nda
     scale = tile // max(h, w) if max(h, w) <= tile else tile / max(h, w)
     size = max(round(w * scale), 1), max(round(h * scale), 1)
     step_x, step_y = size[0] + GAP, size[1] + GAP
-    sheet = (len(columns) * step_x - GAP, header + len(first) * step_y - GAP)
-    sheet = Image.new('RGB', sheet, 'white')
+    whole = len(columns) * step_x - GAP, header + len(first) * step_y - GAP
+    sheet = Image.new('RGB', whole, 'white')
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10 * zoom)
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     for x, (title, imgs) in enumerate(columns.items()):

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from mirl_mm.apps.report import write_report
-from mirl_mm.apps.report.charts import charts_of, natural
 from mirl_mm.apps.report.runs import best, distinct_names, read_run, read_runs, read_scalars
 from mirl_mm.errors import one_line
+from mirl_mm.pictures.charts import charts_of, natural
 from tests.apps.runs import add_start, report_tool, train_rows
 
 

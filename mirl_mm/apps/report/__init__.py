@@ -15,9 +15,8 @@ from PIL import Image
 
 from mirl_mm import __version__
 from mirl_mm.files import write_complete
-from mirl_mm.pictures.charts import DARK, LIGHT, run_colour
+from mirl_mm.pictures.charts import DARK, LIGHT, charts_of, run_colour
 
-from .charts import charts_of
 from .runs import NOT_RESULTS, Run, best, read_runs
 
 PANELS, PICTURES, WIDTH = 24, 12, 1100  # of a run; pixels
