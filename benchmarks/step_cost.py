@@ -15,8 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.pretrain_step import config_of, loss_of, plain
 from benchmarks.timing import add_out, save
-from mirl_mm.measure.cost import Operation, cost
-from mirl_mm.measure.peak_rate import GPUS
+from mirl_mm.measure.cost import GPUS, Operation, cost
 from mirl_mm.measure.rehearsal import build, passes, rehearse
 
 SIZES = {'s54': 256, 'b48': 64}  # images of a step

@@ -6,7 +6,7 @@ from mirl_mm.apps import add_cfg_options
 from mirl_mm.apps.plan import plan
 from mirl_mm.apps.plan_text import describe
 from mirl_mm.errors import one_line
-from mirl_mm.measure.peak_rate import GPUS
+from mirl_mm.measure.cost import GPUS
 
 
 def parse_args() -> argparse.Namespace:

@@ -16,8 +16,7 @@ from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import accumulative_counts
 from mirl_mm.engine.run_facts import parameter_rows
 from mirl_mm.errors import UserError
-from mirl_mm.measure.cost import Cost, Flops, Operation, cost
-from mirl_mm.measure.peak_rate import GPUS
+from mirl_mm.measure.cost import GPUS, Cost, Flops, Operation, cost
 from mirl_mm.measure.rehearsal import (
     CONTEXT,
     PROBES,

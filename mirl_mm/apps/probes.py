@@ -18,8 +18,14 @@ from mirl_mm.engine.run_facts import environment
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file, write_json
 from mirl_mm.measure.depth import Probing, depth_features, file_digest, probed_blocks, probes
-from mirl_mm.measure.encoder import RANDOM, load_encoder
-from mirl_mm.measure.features import POOLS, Loading, preprocessor_of, test_pipeline_of
+from mirl_mm.measure.features import (
+    POOLS,
+    RANDOM,
+    Loading,
+    load_encoder,
+    preprocessor_of,
+    test_pipeline_of,
+)
 from mirl_mm.measure.knn import KS, TEMPERATURE, check_ks, evaluate_knn
 from mirl_mm.measure.linear import check_enough
 from mirl_mm.pictures.charts import depth_charts, draw_charts

@@ -181,7 +181,8 @@ def build(
     vit = getattr(model, 'backbone', model)
     size = (vit.patch_embed.projection.in_channels, *(image_size or vit.img_size))
     losses = dict(roi_head=detector_outputs, decode_head=segmentor_loss, head=labelled_loss)
-    loss = next((loss for part, loss in losses.items() if hasattr(model, part)), encoder_maps)
+    found = (loss for part, loss in losses.items() if hasattr(model, part))
+    loss = next(found, lambda encoder, imgs: total(encoder(imgs)))
     return model, lambda batch: loss(model, torch.empty(batch, *size, device=device))
 
 
@@ -189,10 +190,6 @@ def labelled_loss(model: nn.Module, imgs: Tensor) -> Tensor:
     """A classifier's loss; MIRL and MAE ask for no labels."""
     scores = imgs.new_empty(len(imgs), getattr(model.head, 'num_classes', 1))
     return model.loss(imgs, [DataSample().set_gt_score(score) for score in scores])['loss']
-
-
-def encoder_maps(vit: nn.Module, imgs: Tensor) -> Tensor:
-    return total(vit(imgs))
 
 
 def detector_outputs(model: nn.Module, imgs: Tensor) -> Tensor:

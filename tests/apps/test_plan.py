@@ -25,8 +25,7 @@ from mirl_mm.apps.plan import (
     update,
 )
 from mirl_mm.apps.plan_text import command, describe
-from mirl_mm.measure.cost import Cost, Flops, Operation, cost
-from mirl_mm.measure.peak_rate import GPUS
+from mirl_mm.measure.cost import GPUS, Cost, Flops, Operation, cost
 from mirl_mm.measure.rehearsal import StepMemory
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -4,13 +4,13 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mirl_mm.datasets.class_folders import class_folders
-from mirl_mm.measure.encoder import load_encoder
 from mirl_mm.measure.features import (
     Loading,
     batches,
     block_features,
     extract,
     final_features,
+    load_encoder,
     preprocessor_of,
     test_pipeline_of,
 )

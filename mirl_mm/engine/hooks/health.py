@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mirl_mm.errors import UserError
-from mirl_mm.measure.peak_rate import peak_rate
+from mirl_mm.measure.cost import peak_rate
 from mirl_mm.measure.rehearsal import flops_per_image
 from mirl_mm.models.segments import is_sharded, local, parameter_segments, unwrapped
 

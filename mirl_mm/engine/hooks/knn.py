@@ -10,8 +10,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mirl_mm.datasets.class_folders import check_classes, class_folders
 from mirl_mm.errors import UserError
-from mirl_mm.measure.encoder import evaluating
-from mirl_mm.measure.features import Loading, preprocessor_of, test_pipeline_of
+from mirl_mm.measure.features import Loading, evaluating, preprocessor_of, test_pipeline_of
 from mirl_mm.measure.knn import KS, TEMPERATURE, check_ks, evaluate_knn
 from mirl_mm.models.segments import unwrapped
 

@@ -10,7 +10,7 @@ from mmpretrain.models import MAE
 from torch.utils.data import Dataset
 
 from mirl_mm.errors import UserError
-from mirl_mm.measure.encoder import evaluating
+from mirl_mm.measure.features import evaluating
 from mirl_mm.models import MIRL
 from mirl_mm.models.segments import is_sharded, unwrapped
 from mirl_mm.pictures.panel import paint, panel, spread_over
