@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mirl_mm.engine.hooks import FiniteHook, NonFiniteError
-from mirl_mm.engine.nonfinite import find_blame
+from mirl_mm.engine.hooks.finite import find_blame
 
 from .small import differs, log_of, run, small_config
 

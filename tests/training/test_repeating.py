@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from mirl_mm.engine.hooks.finite import find_blame
 from mirl_mm.engine.launch import build_runner, training_config
-from mirl_mm.engine.nonfinite import find_blame
 from tests.test_host_reads import ROOT, RUNS, options
 
 

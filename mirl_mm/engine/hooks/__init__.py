@@ -4,22 +4,6 @@ from .checkpoints import ExportEncoderHook, SafeCheckpointHook
 from .data import BadImagesHook, CheckLabelsHook, Float32BoxesHook
 from .finite import FiniteHook, NonFiniteError
 from .health import HealthHook
-from .knn import KNNHook
 from .late_losses import LateLossesHook
-from .panel import PanelHook
+from .learnt import KNNHook, PanelHook
 from .progress import ProgressHook
-
-__all__ = [
-    'BadImagesHook',
-    'CheckLabelsHook',
-    'ExportEncoderHook',
-    'FiniteHook',
-    'Float32BoxesHook',
-    'HealthHook',
-    'KNNHook',
-    'LateLossesHook',
-    'NonFiniteError',
-    'PanelHook',
-    'ProgressHook',
-    'SafeCheckpointHook',
-]

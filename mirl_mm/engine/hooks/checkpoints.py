@@ -57,10 +57,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_train(self, runner: Runner) -> None:
         if self.failed is not None and self.save_last:
-            raise OSError(
-                f'training has come to its end, which could not be saved ({self.failed}); make '
-                f'room and repeat what comes after {self.last_ckpt or "the start"} with --resume'
-            )
+            what = f'training has come to its end, which could not be saved ({self.failed})'
+            left = f'what comes after {self.last_ckpt or "the start"}'
+            raise OSError(f'{what}; make room and repeat {left} with --resume')
         super().after_train(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -115,10 +114,8 @@ class SafeCheckpointHook(CheckpointHook):
             runner.message_hub.runtime_info.update(infos)
             vars(self).update({name: value for name, value in own.items() if 'ckpt' in name})
             stays = f'{self.last_ckpt} stays the one' if self.last_ckpt else 'there is none yet'
-            runner.logger.error(
-                f'could not save {what} after {runner.iter} iterations ({error}); the run goes on, '
-                f'and to resume from, {stays}'
-            )
+            failed = f'could not save {what} after {runner.iter} iterations ({error})'
+            runner.logger.error(f'{failed}; the run goes on, and to resume from, {stays}')
             return error
 
     def _remove(self, *names: str | None) -> None:
@@ -137,12 +134,7 @@ class ExportEncoderHook(Hook):
 
     The file (safetensors if ``filename`` ends so) is a dict of ``state_dict`` (with an EMAHook, the
     averaged weights) and ``meta`` that loads under ``weights_only``. Names keep the prefix
-    ``backbone.``, so that one line serves it, the run's ``epoch_*.pth`` and mmpretrain's own
-    checkpoints, in mmpretrain, mmdet and mmseg::
-
-        init_cfg=dict(type='Pretrained', checkpoint='encoder.pth', prefix='backbone.')
-
-    ``tools/convert_checkpoint.py encoder.pth bare.pth --to backbone`` takes the prefix off. Every
+    ``backbone.``, as in the run's ``epoch_*.pth`` and mmpretrain's own checkpoints. Every
     checkpoint has the arch in its ``meta`` too, and what the run loads or resumes is held against
     it: shapes do not tell the number of heads.
     """
@@ -165,10 +157,9 @@ class ExportEncoderHook(Hook):
         meta = checkpoint.get('meta') or {}
         check_same(EncoderArch.of_meta(meta), self.arch, 'this model')
         if runner._resume and meta.get('form') == 'encoder':
-            raise UserError(
-                f'{runner._load_from} is an encoder file, without optimizer and schedule: resume '
-                'from a checkpoint such as epoch_20.pth, or start from this file with load_from'
-            )
+            what = f'{runner._load_from} is an encoder file, without optimizer and schedule'
+            how = 'resume from a checkpoint such as epoch_20.pth, or start from it with load_from'
+            raise UserError(f'{what}: {how}')
 
     def before_train(self, runner: Runner) -> None:
         if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):

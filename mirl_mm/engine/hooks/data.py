@@ -19,10 +19,9 @@ from mirl_mm.models.segments import unwrapped
 class BadImagesHook(Hook):
     """Say after every pass over the data how many images could not be read.
 
-    For datasets that replace such images, as UnlabelledImages does; others are left alone. Each
-    image is listed once in ``bad_images.txt`` of the work dir, with what is wrong with it. The
-    limit that the dataset sets for a process holds here for all of them together: a pass after
-    which there are more ends in a BadImagesError.
+    For datasets that replace such images, as UnlabelledImages does. Each image is listed once in
+    ``bad_images.txt`` of the work dir, with what is wrong with it. The limit that the dataset sets
+    for a process holds here for all together: a pass after which there are more is an error.
     """
 
     before, replaced = 0, 0  # unreadable images and replacements known at the last report
@@ -47,17 +46,13 @@ class BadImagesHook(Hook):
         if replaced > self.replaced:
             by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
             when = f'epoch {runner.epoch + 1}' if by_epoch else f'iteration {runner.iter + 1}'
-            runner.logger.warning(
-                f'{when}: {replaced - self.replaced} images were replaced since they cannot be '
-                f'read; {bad - self.before} of them new, {bad} of {images} ({bad / images:.2%}) so '
-                f'far, listed in {self.file}'
-            )
+            what = f'{replaced - self.replaced} images were replaced since they cannot be read'
+            seen = f'{bad - self.before} of them new, {bad} of {images} ({bad / images:.2%}) so far'
+            runner.logger.warning(f'{when}: {what}; {seen}, listed in {self.file}')
         self.before, self.replaced = bad, replaced
         if bad > self.dataset.limit:
-            raise BadImagesError(
-                f'{bad} of {images} images cannot be read, more than the {self.dataset.limit} of '
-                f'{self.dataset.limit_name}: see {self.file}'
-            )
+            limit = f'the {self.dataset.limit} of {self.dataset.limit_name}: see {self.file}'
+            raise BadImagesError(f'{bad} of {images} images cannot be read, more than {limit}')
 
 
 @HOOKS.register_module()
@@ -89,10 +84,9 @@ def check_labels(samples: Sequence, num_classes: int, ignored: int) -> None:
         values = ', '.join(str(value) for value in np.unique(wrong)[:5])
         file = sample.metainfo.get('seg_map_path', sample.metainfo.get('img_path'))
         zero = ' (after 0 became the ignored one)' if sample.get('reduce_zero_label') else ''
-        raise UserError(
-            f'the mask {file} has the label {values}{zero}; accepted are 0 to {num_classes - 1}, '
-            f'for the {num_classes} classes of the model, and {ignored}, which is ignored'
-        )
+        accepted = f'0 to {num_classes - 1}, for the {num_classes} classes of the model, and'
+        accepted += f' {ignored}, which is ignored'
+        raise UserError(f'the mask {file} has the label {values}{zero}; accepted are {accepted}')
 
 
 @HOOKS.register_module()

@@ -1,8 +1,12 @@
-"""A guard of every update: bad gradients never reach the weights, and nobody waits for it."""
+"""A guard of every update: bad gradients never reach the weights, and nobody waits for it.
+
+Behind it, where a value stopped being finite: in a weight, in a module's output, on the way back.
+"""
 
 import math
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -11,41 +15,59 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from mirl_mm.errors import NonFiniteError, UserError
-from mirl_mm.models.segments import is_sharded, local, unwrapped
+from mirl_mm.models.segments import is_sharded, local, parameter_segments, unwrapped
 
-from ..nonfinite import PLACES, Blame, find_blame
 from ..optim import own_part
 from ..run_facts import accumulation_of
+from ..seeding import kept_buffers
 from .late_losses import EVERY, Late
+
+PLACES = ('weight', 'forward', 'backward', 'nowhere', 'unknown')  # the most telling first
+
+
+@dataclass
+class Blame:
+    """What was found; names as in ``named_parameters`` and ``named_modules``."""
+
+    place: str  # one of PLACES
+    where: str  # in words
+    parameter: str = ''  # the first bad one, or the first of the module
+    module: str = ''  # forward: the first whose output is not finite
+    losses: dict[str, float] = field(default_factory=dict)  # of the repeated forward pass
+    bad_gradients: int = 0
+    gradients: int = 0
+    iteration: int = 0  # that was repeated; its loss was this
+    loss: float = 0.0
+
+    def __str__(self) -> str:
+        bad = f'{self.bad_gradients} of {self.gradients} gradients are bad'
+        losses = ', '.join(f'{name} {value:g}' for name, value in self.losses.items())
+        return '; '.join(filter(None, (self.where, bad if self.bad_gradients else '', losses)))
 
 
 @HOOKS.register_module()
 class FiniteHook(Late):
     """Stop, or leave out the update, where a loss or a gradient is not finite.
 
-    Gradients are looked at before every update, the loss after every iteration. The verdict stays
-    on the device: a fused optimizer leaves out the update by itself, and under 'stop' all that
-    follow. So the weights are still those of the bad step when the host looks (see late_losses.py)
-    and repeats it, with the same images and random numbers, to find the module where it began. An
-    optimizer that is not fused is held back by the host, which waits for the device before every
-    update. Under a loss scaler (float16) an update that the scaler leaves out is no alarm; a scale
-    that has fallen below ``min_loss_scale`` is.
+    The verdict on an update's gradients, and on the losses, stays on the device: a fused optimizer
+    leaves out the update by itself, and under 'stop' all that follow. So the weights are still
+    those of the bad step when the host looks (see late_losses.py) and repeats it, with the same
+    images and random numbers, to find the module where it began. An optimizer that is not fused
+    makes the host wait before every update. Under a loss scaler (float16) an update left out is no
+    alarm; a scale that has fallen below ``min_loss_scale`` is.
 
-    ``policy`` 'stop' raises a NonFiniteError; 'skip' leaves out the update and goes on, but not
-    after ``max_skips`` in a row. ``interval``: updates between looks at gradients; 0: losses alone.
+    ``policy`` 'stop' raises a NonFiniteError; 'skip' goes on, but not after ``max_skips`` in a row.
+    ``interval``: updates between looks at gradients (under 'skip' 1); 0: losses alone.
     """
 
     priority = 'ABOVE_NORMAL'  # before EMAHook, and HealthHook, which asks for the verdict
 
     def __init__(
-        self,
-        policy: str = 'stop',
-        interval: int = 1,
-        max_skips: int = 10,
-        min_loss_scale: float = 2.0**-10,
+        self, policy: str = 'stop', interval: int = 1, max_skips: int = 10, min_loss_scale=2.0**-10
     ) -> None:
         if policy not in ('stop', 'skip'):
             raise UserError(f'policy must be one of stop, skip, got {policy!r}')
@@ -166,14 +188,12 @@ class FiniteHook(Late):
                 self._stop(update, f'{self.skipped} updates in a row had bad gradients; {where}')
             if since := sum(not updates[i] for i in updates if i > update):
                 where += f' (updates until it was repeated: {since})'
-            runner.logger.error(
-                f'iteration {update + 1}: update left out, since a gradient is not finite: {where}'
-            )
+            what = 'update left out, since a gradient is not finite'
+            runner.logger.error(f'iteration {update + 1}: {what}: {where}')
 
     def _stop(self, iteration: int, what: str) -> None:
-        back = f'The checkpoint to go back to: {self.back}'
-        back = back if self.back else 'There is no checkpoint yet'
-        raise NonFiniteError(f'iteration {iteration + 1}: {what}. {back}')
+        back = 'The checkpoint to go back to: ' if self.back else 'There is no checkpoint yet'
+        raise NonFiniteError(f'iteration {iteration + 1}: {what}. {back}{self.back or ""}')
 
     def _origin(self, runner: Runner, update: int, losses: dict[int, float]) -> tuple[Blame, str]:
         """Repeat the micro-batches of an update, on all processes at once, until one shows it."""
@@ -194,7 +214,8 @@ class FiniteHook(Late):
         repeating = getattr(runner.train_loop, 'repeating', None)
         with repeating(iteration) if repeating else nullcontext() as forward:
             blame = find_blame(unwrapped(runner.model), forward)
-        return replace(blame, iteration=iteration, loss=loss)
+        blame.iteration, blame.loss = iteration, loss
+        return blame
 
 
 def takes_verdict(optimizer: torch.optim.Optimizer) -> bool:
@@ -202,3 +223,66 @@ def takes_verdict(optimizer: torch.optim.Optimizer) -> bool:
     own = own_part(optimizer)
     fused = all(group.get('fused') for group in own.param_groups)  # a checkpoint may say otherwise
     return fused and getattr(own, '_step_supports_amp_scaling', False)
+
+
+@torch.no_grad()
+def find_blame(model: nn.Module, forward: Callable[[], dict] | None = None) -> Blame:
+    """Look at the weights, then repeat the pass and look at every module's output and gradient.
+
+    The model, without wrappers, keeps the gradients and the buffers that it has. ``forward`` gives
+    the losses of the pass, 'loss' their sum; None where it cannot be repeated.
+    """
+    segments = parameter_segments(model)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            where = f'the weight {name} ({segments[name]}) itself is not finite'
+            return Blame('weight', where, name)
+    cannot = 'the pass cannot be repeated to find the place'
+    if forward is None:
+        return Blame('unknown', cannot)
+    try:
+        with kept_buffers(model):
+            losses, gradients, modules = _repeated(model, forward)
+    except RuntimeError as error:  # such as memory for a second set of gradients
+        said = str(error).partition('\n')[0]
+        return Blame('unknown', f'{cannot} ({said})' if said else cannot)
+    values = {name: value.item() for name, value in losses.items() if 'loss' in name}
+    bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
+    counts = dict(losses=values, bad_gradients=len(bad), gradients=len(gradients))
+    if modules:
+        around, name = modules[0], _first_below(modules[0], [*bad, *segments])
+        near = name  # with a bad gradient, else the module's first
+        while around and not near:  # without parameters, it belongs to the nearest one around it
+            around = around.rpartition('.')[0]
+            near = _first_below(around, segments)
+        segment = segments[near] if around or name else 'model'
+        where = f'the first bad value is in the output of {modules[0] or "the model"} ({segment})'
+        where += f', parameter {name}' if name else ''
+        return Blame('forward', where, name, modules[0], **counts)
+    if bad:  # backward goes through the modules in the opposite order
+        where = 'the forward pass is finite; on the way back the first bad gradient is that of '
+        return Blame('backward', f'{where}{bad[-1]} ({segments[bad[-1]]})', bad[-1], **counts)
+    return Blame('nowhere', 'the pass, repeated, is finite', **counts)
+
+
+def _first_below(module: str, names: Iterable[str]) -> str:
+    return next((n for n in names if n.startswith(f'{module}.' if module else '')), '')
+
+
+def _repeated(model: nn.Module, forward: Callable[[], dict]) -> tuple[dict, dict, list[str]]:
+    """Losses and gradients by name, and the modules that gave something not finite, in order."""
+    bad: list[str] = []
+
+    def look(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        given = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
+        if not bad and not all(torch.isfinite(x).all() for x in given):
+            bad.append(name)
+
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.enable_grad(), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(partial(look, name)))
+        losses = forward()
+        found = torch.autograd.grad(losses['loss'], trained.values(), allow_unused=True)
+    gradients = {n: g for n, g in zip(trained, found, strict=True) if g is not None}
+    return losses, gradients, bad

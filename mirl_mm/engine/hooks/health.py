@@ -28,18 +28,13 @@ COUNTED = ('MIRL', 'MAE', 'ImageClassifier')  # all images of a run have one siz
 
 @HOOKS.register_module()
 class HealthHook(Hook):
-    """Every so often, put these into MMEngine's scalars, just before LoggerHook writes them.
+    """Every so often, put what docs/watching.md lists into MMEngine's scalars.
 
-    * ``grad/segment_0`` and so on: norm of the gradient of each part of the model, ``grad/all`` of
-      the whole; of the last update (all micro-batches), unscaled, after the config's clipping.
-    * ``update/segment_0`` and so on: ``|new - old| / |old|`` of its weights.
-    * ``amp_scale``: the loss scale (fp16). A step that the scaler skips is not measured.
-    * ``images_per_s`` over all processes since the last log line, without validation: from the
-      ``time`` that IterTimerHook logs, so not without it, and not at the very first iteration.
-    * ``mfu``: model FLOP utilisation, in percent of the devices' peak rate, of ``COUNTED`` models.
-
-    Other iterations cost nothing; a measurement keeps a copy of the weights for one optimizer step,
-    when no activations are held. ``interval`` is in iterations; None takes LoggerHook's.
+    Gradients are those of the last update before LoggerHook's line (all micro-batches), unscaled,
+    after clipping; a step that the scaler skips is not measured. ``images_per_s`` needs the
+    ``time`` that IterTimerHook logs, so it is not there at the very first iteration. Other
+    iterations cost nothing; a measurement keeps a copy of the weights for one optimizer step, when
+    no activations are held. ``interval`` is in iterations; None takes LoggerHook's.
     """
 
     priority = 'NORMAL'  # LoggerHook is BELOW_NORMAL
@@ -136,10 +131,10 @@ class HealthHook(Hook):
 
     def _norms(self) -> dict[str, float]:
         """What the last measured update says; nothing where the scaler skipped it."""
-        if not self.measured:
+        measured, self.measured = self.measured, []
+        if not measured:
             return {}
-        gradients, weights, overflows, updates = torch.stack(self.measured).tolist()
-        self.measured = []
+        gradients, weights, overflows, updates = torch.stack(measured).tolist()
         if overflows[0]:
             return {}
         scalars = {f'grad/{part}': g**0.5 for part, g in zip(self.parts, gradients, strict=True)}
@@ -152,9 +147,7 @@ class HealthHook(Hook):
         if not since or 'train/time' not in runner.message_hub.log_scalars:
             return {}
         rate = self.images / float(runner.message_hub.get_scalar('train/time').mean(since))
-        if not self.counted:
-            return dict(images_per_s=rate)
-        if self.flops is None:
+        if self.counted and self.flops is None:
             with kept_random_state():
                 batch = batch_size(runner.train_dataloader)
                 self.flops = flops_per_image(runner.cfg.model, batch).training
@@ -163,4 +156,5 @@ class HealthHook(Hook):
             work = f'{self.flops / 1e9:.2f} GFLOP an image; peak rate of a device {peak.source}'
             runner.logger.info(f'model FLOP utilisation: {work}')
             self.looked += 1  # counting is no work of the model
-        return dict(images_per_s=rate, mfu=100 * rate * self.flops / self.peak)
+        mfu = dict(mfu=100 * rate * self.flops / self.peak) if self.counted else {}
+        return dict(images_per_s=rate) | mfu

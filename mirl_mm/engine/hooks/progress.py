@@ -32,13 +32,10 @@ PLAIN_SECONDS = 600.0  # without a terminal, the longest silence
 class ProgressHook(Hook):
     """Show on the first process where the run is, how fast it goes and when it will be done.
 
-    Epoch and iteration, loss, the largest learning rate, images per second of all processes and the
-    share of time in which training waited for data (both with IterTimerHook alone), the largest
-    memory so far (of the GPU, else of this process), time left and the clock time of the end. A
-    terminal gets one live line that fits its width, in validation and testing too; elsewhere there
-    are plain lines, ``lines`` over the whole run and at least one in ten minutes. The loss is read
-    (which waits for the device) only when something is shown, at most twice a second. Writes to the
-    standard output of the moment it is built.
+    A terminal gets one live line that fits its width, in validation and testing too; elsewhere
+    there are plain lines, ``lines`` over the whole run and at least one in ten minutes. The loss is
+    read (which waits for the device) only when something is shown, at most twice a second. Writes
+    to the standard output of the moment it is built.
     """
 
     priority = 'VERY_LOW'  # before IterTimerHook: reading the loss is no waiting for data
@@ -129,13 +126,21 @@ def one_line(where: str, fields: list[str], done: int, total: int, console: Cons
 
 
 def training_fields(runner: Runner, outputs: dict, timed: int, left: float) -> list[str]:
-    """What the line says, the most important first; ``timed`` iterations since the start."""
+    """The most important first: loss, time left, the clock time of the end, images per second of
+    all processes, the largest learning rate, the share of time in which training waited for data
+    (over the ``timed`` iterations since the start, if IterTimerHook is there), most memory so far.
+    """
+    if torch.cuda.is_available():
+        memory = torch.cuda.max_memory_allocated()
+    else:  # of this process: KiB on Linux, bytes on macOS
+        unit = 1 if sys.platform == 'darwin' else 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     fields = [
         f'loss {outputs["loss"].item():.4f}',
         f'left {duration(left)}',
         f'until {clock(datetime.now(), left)}',
         f'lr {max(group["lr"] for group in runner.optim_wrapper.param_groups):.2e}',
-        memory(),
+        f'{memory / 2**30:.1f} GiB',
     ]
     if timed and 'train/time' in runner.message_hub.log_scalars:
         seconds, waiting = recent(runner.message_hub, timed)
@@ -158,12 +163,9 @@ def recent(hub: MessageHub, timed: int) -> tuple[float, float]:
 
 def duration(seconds: float) -> str:
     """Such as 0:42, 3:07:42 or 2 d 3:07."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f'{days} d {hours}:{minutes:02}'
-    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+    days, rest = divmod(round(seconds), 86400)
+    text = str(timedelta(seconds=rest))  # 0:00:42
+    return f'{days} d {text[:-3]}' if days else text.removeprefix('0:').removeprefix('0')
 
 
 def clock(now: datetime, seconds: float) -> str:
@@ -171,11 +173,3 @@ def clock(now: datetime, seconds: float) -> str:
     end = now + timedelta(seconds=seconds)
     days = (end.date() - now.date()).days
     return f'{end:%H:%M}' if not days else f'{end:%a %H:%M}' if days < 7 else f'{end:%d %b %H:%M}'
-
-
-def memory() -> str:
-    """The most memory taken so far: by tensors on the GPU, else by this process."""
-    if torch.cuda.is_available():
-        return f'{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB'
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return f'{peak / (2**30 if sys.platform == "darwin" else 2**20):.1f} GiB'
