@@ -1,6 +1,5 @@
 """What a run leaves behind: checkpoints, whole or not at all, and a clean encoder beside them."""
 
-import itertools
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +37,9 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if type(self.file_backend) is LocalBackend and self.file_client_args is None:
             self.backend_args = dict(backend='complete')
-            folders = {self.out_dir, runner.work_dir} if is_main_process() else ()
-            for name in itertools.chain(*map(remove_parts, folders)):
-                runner.logger.info(f'removed {name}: a killed run had begun to write it')
+            for folder in {self.out_dir, runner.work_dir} if is_main_process() else ():
+                for name in remove_parts(folder):
+                    runner.logger.info(f'removed {name}: a killed run had begun to write it')
 
     def save_now(self, runner: Runner) -> str | None:
         """Save after this iteration, until the next regular one; its path, or None if it failed."""

@@ -74,9 +74,7 @@ class CheckLabelsHook(Hook):
 
 def check_labels(samples: Sequence, num_classes: int, ignored: int) -> None:
     """UserError for a mask of `samples` with a value outside 0..num_classes-1 and `ignored`."""
-    for sample in samples:
-        if 'gt_sem_seg' not in sample:
-            continue
+    for sample in (each for each in samples if 'gt_sem_seg' in each):
         labels = sample.gt_sem_seg.data.numpy()
         wrong = labels[(labels >= num_classes) & (labels != ignored)]
         if not wrong.size:

@@ -1,7 +1,4 @@
-"""A guard of every update: bad gradients never reach the weights, and nobody waits for it.
-
-Behind it, where a value stopped being finite: in a weight, in a module's output, on the way back.
-"""
+"""A guard of every update, which nobody waits for, and where a value stopped being finite."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,7 +1,4 @@
-"""Is the run healthy? Gradients and updates by segment, loss scale, throughput and utilisation.
-
-Shapes: S parts of the model (segments of the encoder, decoders, heads), P trained parameters.
-"""
+"""Is the run healthy? Gradients and updates by segment, loss scale, throughput and utilisation."""
 
 from contextlib import ExitStack
 
@@ -51,14 +48,14 @@ class HealthHook(Hook):
             raise UserError(f'HealthHook needs one optimizer, got a {kind}: switch it off by {off}')
         self.accumulation = accumulation_of(optim_wrapper)
         self.scaler = getattr(optim_wrapper, 'loss_scaler', None)
-        self.due, self.updated, self.before = False, [], []
-        self.measured: list[Tensor] = []  # [S]: squares of gradients, weights; overflow; updates
+        self.due, self.before = False, []
+        self.measured: list[Tensor] = []  # [part]: squares of gradients, weights; overflow; updates
         labels = parameter_segments(runner.model)
         trained = {n: p for n, p in runner.model.named_parameters() if p.requires_grad}
         self.parts = list(dict.fromkeys(labels[name] for name in trained))
         self.params = list(trained.values())
         part_of = [self.parts.index(labels[name]) for name in trained]
-        self.part_of = torch.tensor(part_of, device=self.params[0].device)  # [P]
+        self.part_of = torch.tensor(part_of, device=self.params[0].device)  # [parameter]
         self.sharded = is_sharded(runner.model)
         self.hooks = ExitStack()
         if is_main_process() or self.sharded:  # elsewhere all processes hold the same
@@ -93,7 +90,6 @@ class HealthHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         self.hooks.close()
-        self.params, self.updated, self.before = [], [], []
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -122,8 +118,8 @@ class HealthHook(Hook):
             self.before = []
 
     def _squares(self, tensors: list[Tensor]) -> Tensor:
-        """The sum of squares of every part, [S] in float32, over all shards."""
-        norms = torch.stack(torch._foreach_norm(tensors)).float()  # [P]
+        """The sum of squares of every part, in float32, over all shards."""
+        norms = torch.stack(torch._foreach_norm(tensors)).float()
         squares = norms.new_zeros(len(self.parts)).index_add_(0, self.parts_updated, norms**2)
         if self.sharded and get_world_size() > 1:
             dist.all_reduce(squares)

@@ -156,8 +156,7 @@ def held_out(runner: Runner, number: int) -> tuple[Dataset, list[int]]:
         train = dict(train, pipeline=test.dataset.pipeline)  # no random crop
     dataset = DATASETS.build(train)
     shown = min(number, len(dataset))
-    runner.logger.warning(
-        f'panels: there are no held-out images, so they show the last {shown} training images; set '
-        'val_dataloader or test_dataloader, or default_hooks=dict(panel=None)'
-    )
+    what = f'there are no held-out images, so they show the last {shown} training images'
+    how = 'set val_dataloader or test_dataloader, or default_hooks=dict(panel=None)'
+    runner.logger.warning(f'panels: {what}; {how}')
     return dataset, list(range(len(dataset) - shown, len(dataset)))

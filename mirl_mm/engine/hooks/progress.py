@@ -5,6 +5,7 @@ import logging
 import resource
 import sys
 import time
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -45,7 +46,7 @@ class ProgressHook(Hook):
             raise UserError(f'lines must be at least 1, got {lines}')
         self.lines, self.stream = lines, sys.stdout
         self.live: Live | None = None
-        self.handlers: list[logging.StreamHandler] = []
+        self.closing = ExitStack()
 
     def before_train(self, runner: Runner) -> None:
         self.first, self.started = runner.iter, time.perf_counter()
@@ -76,23 +77,19 @@ class ProgressHook(Hook):
             return
         console = Console(file=self.stream)
         # No thread that refreshes: a data loader may fork its workers at any time.
-        self.live = Live(console=console, auto_refresh=False, redirect_stdout=False)
-        self.live.start()
+        live = Live(console=console, auto_refresh=False, redirect_stdout=False)
+        self.live = self.closing.enter_context(live)
         atexit.register(self._close)  # an error must not leave the cursor hidden
+        self.closing.callback(atexit.unregister, self._close)
         proxy = FileProxy(console, self.stream)
         for handler in runner.logger.handlers:
             if type(handler) is logging.StreamHandler and handler.stream is self.stream:
                 handler.setStream(proxy)
-                self.handlers.append(handler)
+                self.closing.callback(handler.setStream, self.stream)
 
     def _close(self, *_: object) -> None:
-        if self.live is None:
-            return
-        for handler in self.handlers:
-            handler.setStream(self.stream)
-        self.live.stop()
-        self.live, self.handlers = None, []
-        atexit.unregister(self._close)
+        self.closing.close()
+        self.live = None
 
     before_test, after_train, after_test = _open, _close, _close
 
@@ -126,9 +123,8 @@ def one_line(where: str, fields: list[str], done: int, total: int, console: Cons
 
 
 def training_fields(runner: Runner, outputs: dict, timed: int, left: float) -> list[str]:
-    """The most important first: loss, time left, the clock time of the end, images per second of
-    all processes, the largest learning rate, the share of time in which training waited for data
-    (over the ``timed`` iterations since the start, if IterTimerHook is there), most memory so far.
+    """The most important first. Images per second are those of all processes; they and the time
+    in which training waited for data need IterTimerHook, ``timed`` iterations since the start.
     """
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated()
@@ -151,9 +147,7 @@ def training_fields(runner: Runner, outputs: dict, timed: int, left: float) -> l
 
 
 def recent(hub: MessageHub, timed: int) -> tuple[float, float]:
-    """Seconds of an iteration and the share of waiting for data, as IterTimerHook has logged them,
-    over the last ``WINDOW`` seconds of training, but at most so many iterations.
-    """
+    """IterTimerHook's seconds an iteration and share of waiting, over ``WINDOW`` or ``timed``."""
     times = hub.get_scalar('train/time').data[0][-timed:]
     waits = hub.get_scalar('train/data_time').data[0][-timed - 1 : -1]  # the last has no time yet
     count = int(np.searchsorted(np.cumsum(times[::-1]), WINDOW)) + 1
