@@ -1,4 +1,4 @@
-"""What the encoder has learnt so far, on the same few images over and over: k-NN and panels."""
+"""What the model has learnt so far, while it is pre-trained: k-NN accuracy, painted panels."""
 
 from collections.abc import Sequence
 
@@ -71,10 +71,15 @@ class KNNHook(Hook):
         if self.at_start:
             self._evaluate(runner, runner.epoch if self.by_epoch else runner.iter)
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        last = self.is_last_train_epoch(runner)
+        if self.by_epoch and (last or self.every_n_epochs(runner, self.interval)):
+            self._evaluate(runner, runner.epoch + 1)
+
     def after_train_iter(self, runner: Runner, **_) -> None:
-        done, length = runner.iter + 1, len(runner.train_dataloader) if self.by_epoch else 1
-        if done % (self.interval * length) == 0 or done == runner.max_iters:
-            self._evaluate(runner, done // length)
+        last = self.is_last_train_iter(runner)
+        if not self.by_epoch and (last or self.every_n_train_iters(runner, self.interval)):
+            self._evaluate(runner, runner.iter + 1)
 
     def _evaluate(self, runner: Runner, step: int) -> None:
         how = (self.ks, TEMPERATURE, self.loading)
