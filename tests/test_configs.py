@@ -12,8 +12,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, init_default_scope
 
-from mirl_mm.engine.config_keys import check_keys
-from mirl_mm.engine.launch import load_config
+from mirl_mm.engine.launch import check_keys, load_config
 from mirl_mm.engine.machine import set_precision
 from mirl_mm.models.archs import ARCHS
 

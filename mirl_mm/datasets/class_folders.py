@@ -5,6 +5,7 @@ Otherwise labels shift in silence, since a label is the place of a folder among 
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from mmengine.fileio import get_file_backend, list_from_file
@@ -33,13 +34,14 @@ def class_folders(root: str, pipeline: Sequence[dict], limit: int | None = None)
 
 def folders_of(cfg: dict) -> tuple[str | None, str | None]:
     """Where a config's training and test images lie; None where it does not say."""
-    found = []
-    for names in (('train_dataloader',), ('test_dataloader', 'val_dataloader')):
-        dataset = next((cfg[name]['dataset'] for name in names if cfg.get(name)), {})
+
+    def folder(*loaders: str) -> str | None:
+        dataset = next((cfg[name]['dataset'] for name in loaders if cfg.get(name)), {})
         parts = [dataset.get('data_root'), dataset.get('data_prefix')]
         parts = [part for part in parts if isinstance(part, str) and part]
-        found.append(os.path.join(*parts).rstrip('/') if parts else None)
-    return found[0], found[1]
+        return os.path.join(*parts).rstrip('/') if parts else None
+
+    return folder('train_dataloader'), folder('test_dataloader', 'val_dataloader')
 
 
 def first_of_each(labels: np.ndarray, limit: int) -> list[int]:
@@ -57,9 +59,7 @@ def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> None:
     """Hold the datasets of a classifier's config, by their places in it, against each other.
 
     Of folders the names and a first image are looked at, of lists the labels, and of these and
-    other datasets the names that they are given. Without labels or names they are left alone. A
-    class without images, other classes in another dataset or another number of them in the model
-    is a UserError, as is a folder without class folders; one that is not there, FileNotFoundError.
+    other datasets the names that they are given; without labels or names they are left alone.
     """
     folders, given = {}, {}
     for key, settings in datasets.items():
@@ -92,9 +92,9 @@ def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> None:
 
 
 def folder_names(dataset: CustomDataset, key: str = '') -> list[str]:
-    """Names of the class folders, in the order of their labels; the dataset may be unread.
+    """Names of the class folders, in the order of their labels; each has an image.
 
-    ``key`` is its place in a config. Raises as :func:`check_labelled`.
+    The dataset may be unread; ``key`` is its place in a config.
     """
     root, place = dataset.img_prefix, dataset.img_prefix.rstrip('/')
     backend = get_file_backend(root, enable_singleton=True)
@@ -104,13 +104,9 @@ def folder_names(dataset: CustomDataset, key: str = '') -> list[str]:
     names = sorted(backend.list_dir_or_file(root, list_file=False))
     if not names:
         raise UserError(f'{place} has no class folders; accepted are images at {place}/<class>/')
-
-    empty = []
-    for name in names:
-        folder = backend.join_path(root, name)
-        files = backend.list_dir_or_file(folder, list_dir=False, recursive=True)
-        if not any(map(dataset.is_valid_file, files)):
-            empty.append(name)
+    below = partial(backend.list_dir_or_file, list_dir=False, recursive=True)
+    inside = ((name, below(backend.join_path(root, name))) for name in names)
+    empty = [name for name, files in inside if not any(map(dataset.is_valid_file, files))]
     if empty == names:
         ends = ', '.join(sorted(dataset.extensions))
         raise UserError(f'no image below {place}; accepted are files that end in {ends}')
@@ -124,7 +120,6 @@ def _check_empty(empty: Sequence[str], place: str) -> None:
 
 
 def _check_same(named: Mapping[str, Sequence[str]]) -> None:
-    """UserError if the classes of all places are not the same ones in the same order."""
     for place, theirs in named.items():
         first, ours = next(iter(named.items()))
         if ours != theirs:

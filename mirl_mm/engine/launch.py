@@ -1,7 +1,11 @@
-"""What tools/train.py and tools/test.py do: a config file and the command line make a runner."""
+"""What tools/train.py and tools/test.py do: a config file and the command line make a runner.
+
+MMEngine adds a misspelt key to the config without a word and then never reads it. Here it fails.
+"""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 
 from mmengine.config import Config
@@ -13,13 +17,28 @@ from mirl_mm.files import check_folder
 
 from . import machine
 from .checks import check_data
-from .config_keys import check_keys, check_options
-from .resume import find_checkpoint, is_whole
+from .resume import TRAINED_KEYS, find_checkpoint, is_whole
 from .stopping import fail_fast
 
 Options = Mapping[str, object] | None  # --cfg-options: dotted key path to value, merged first
 # What MMEngine's backends import when the first value comes, after everything has been built.
 PACKAGES = ('tensorboard', 'wandb', 'mlflow', 'clearml', 'neptune', 'dvclive', 'aim')
+# What has an effect at a config's top level: arguments of MMEngine's Runner, and what it reads.
+RUNNER_KEYS = TRAINED_KEYS | signature(Runner.__init__).parameters.keys() - {'self', 'cfg'} | {
+    'model_wrapper_cfg', 'find_unused_parameters', 'activation_checkpointing', 'compile',
+    'runner_type', 'custom_imports',
+}  # fmt: skip
+# Variables that config files of OpenMMLab share with the files that inherit from them.
+HELPER_KEYS = {
+    'backend_args', 'base_lr', 'crop_size', 'data_root', 'dataset_type', 'image_size', 'max_epochs',
+    'max_iters', 'metainfo', 'norm_cfg', 'num_classes', 'train_pipeline', 'val_pipeline',
+    'test_pipeline', 'tta_model', 'tta_pipeline', 'vis_backends',
+}  # fmt: skip
+# The sections that MMEngine reads with ``get``, so that it never notices a misspelt key in them.
+SECTIONS = dict(
+    env_cfg={'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
+    auto_scale_lr={'enable', 'base_batch_size', 'base_lr'},
+)
 
 
 def training_config(
@@ -31,10 +50,9 @@ def training_config(
     launcher: str = 'none',
     cfg_options: Options = None,
 ) -> tuple[Config, list[str]]:
-    """The config of a training run and the messages for its log.
+    """The config of a training run and the messages for its log; arguments as of tools/train.py.
 
-    The arguments are those of tools/train.py; for ``resume`` see :func:`set_resume`. OSError: a
-    file is not there, or the work dir cannot be written; UserError: a wrong key or value.
+    OSError: a file is not there, or the work dir cannot be written; UserError: a wrong setting.
     """
     cfg = load_config(config, cfg_options, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     processes = machine.world_size(launcher)
@@ -82,7 +100,7 @@ def build_runner(cfg: Config, notes: Sequence[str] = ()) -> Runner:
 
 
 def load_config(path: str, options: Options = None, needed: Sequence[str] = ()) -> Config:
-    """Read a config file, check its keys, also that all needed are there, and merge options."""
+    """A config file with the options merged; UserError for a wrong key, or without a needed one."""
     check_file(path, 'config')
     cfg = Config.fromfile(path)
     check_options(cfg, options or {})
@@ -97,6 +115,52 @@ def load_config(path: str, options: Options = None, needed: Sequence[str] = ()) 
             cfg[key].pop('persistent_workers', None)
             cfg[key].pop('prefetch_factor', None)
     return cfg
+
+
+def check_keys(cfg: Mapping) -> None:
+    """UserError for a top-level key that nothing reads, or a section's key of that kind.
+
+    Names that start with an underscore are the config author's own variables.
+    """
+    known = RUNNER_KEYS | HELPER_KEYS
+    for key in cfg:
+        if key not in known and not key.startswith('_'):
+            raise UserError(
+                f'unknown config key {key!r}{did_you_mean(key, known)}; accepted are '
+                f'{", ".join(sorted(RUNNER_KEYS))}, the helper variables '
+                f'{", ".join(sorted(HELPER_KEYS))} and names that start with an underscore'
+            )
+    for section, accepted in SECTIONS.items():
+        for key in (cfg.get(section) or {}).keys() - accepted:
+            near, names = did_you_mean(key, accepted), ', '.join(sorted(accepted))
+            raise UserError(f'unknown config key {section}.{key}{near}; accepted are {names}')
+
+
+def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
+    """UserError for a ``--cfg-options`` key that cannot have the wanted effect.
+
+    ``cfg`` is as its file says, before the options {dotted path: value} are merged.
+    """
+    for path in options:
+        given, (first, *others) = f'--cfg-options {path}=...', path.split('.')
+        if first in HELPER_KEYS or first.startswith('_'):
+            raise UserError(
+                f'{given} would have no effect: {first!r} is a helper variable, already copied to '
+                'where the config file uses it; set the key there, as in '
+                'train_dataloader.dataset.data_root=...'
+            )
+        if first not in RUNNER_KEYS:
+            near, names = did_you_mean(first, RUNNER_KEYS), ', '.join(sorted(RUNNER_KEYS))
+            raise UserError(f'{given}: unknown config key {first!r}{near}; accepted are {names}')
+        # A new last key is usual (a constructor rejects it if it is wrong). A new section that
+        # is nearly an existing one is a slip that would leave the existing one as it was.
+        node = cfg.get(first)
+        for section in others[:-1]:
+            if not isinstance(node, Mapping):
+                break
+            if section not in node and (near := did_you_mean(section, node, cutoff=0.8)):
+                raise UserError(f'{given}: the config has no {section!r} there{near}')
+            node = node.get(section)
 
 
 def check_packages(visualizer: Mapping | None) -> None:
@@ -119,10 +183,7 @@ def check_file(path: str, what: str, hint: str = '') -> None:
 
 
 def check_init(cfg: Config) -> None:
-    """FileNotFoundError where the encoder that a run starts from is not there.
-
-    MMEngine reads it in every training run, a resumed one too.
-    """
+    """Is the encoder there that a run starts from? MMEngine reads it in a resumed one too."""
     found = ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg') or []
     key = 'model.backbone.init_cfg'
     hint = f'. Set {key}.checkpoint=FILE, or {key}=None to train from scratch'
@@ -138,17 +199,17 @@ def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> list[str]:
-    """Set what a run starts from; a checkpoint that is not there is an error.
+    """Set what a run starts from.
 
-    ``cfg.work_dir`` is there. ``resume`` is 'last' (the newest whole checkpoint of the work dir),
-    'auto' (the same, or a new start where there is none; the config's own ``load_from`` is then in
-    force), a checkpoint, a work dir (its newest), or None.
+    ``resume`` is 'last' (the newest whole checkpoint of ``cfg.work_dir``), 'auto' (the same, or
+    where there is none a start from the config's own ``load_from``), a checkpoint, a work dir (its
+    newest), or None.
     """
     if resume is None and cfg.get('resume') and not cfg.get('load_from'):
         resume = 'auto'
     notes, found = [], resume
     folder = cfg.work_dir if resume in ('auto', 'last') else resume
-    if resume is not None and Path(folder).is_dir():
+    if folder and Path(folder).is_dir():
         found, notes = find_checkpoint(folder)
         if found is None:
             nothing = f'no checkpoint in {folder} to resume from'
@@ -160,9 +221,8 @@ def set_resume(cfg: Config, resume: str | None) -> list[str]:
         cfg.load_from, cfg.resume = str(found), True
     if cfg.get('load_from'):
         check_file(cfg.load_from, 'checkpoint')
-    if cfg.get('resume'):
-        path = Path(cfg.load_from)
-        if path.is_file() and not is_whole(path):
-            raise ResumeError(f'{path} is cut short, or no checkpoint of a training run')
-        notes.append(f'resuming from {cfg.load_from}')
-    return notes
+    if not cfg.get('resume'):
+        return notes
+    if Path(cfg.load_from).is_file() and not is_whole(Path(cfg.load_from)):
+        raise ResumeError(f'{cfg.load_from} is cut short, or no checkpoint of a training run')
+    return [*notes, f'resuming from {cfg.load_from}']

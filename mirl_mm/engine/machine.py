@@ -28,12 +28,11 @@ def world_size(launcher: str, environ: Mapping[str, str] = os.environ) -> int:
         raise UserError(f'unknown launcher {launcher!r}; accepted are {", ".join(LAUNCHERS)}')
     if launcher == 'none':
         return 1
-    variable, starter = _STARTERS[launcher]
-    if variable not in environ:
-        raise UserError(
-            f'launcher {launcher!r}, but {variable} is not in the environment; {starter} sets it'
-        )
-    return int(environ[variable])
+    name, starter = _STARTERS[launcher]
+    if name not in environ:
+        lacks = f'{name} is not in the environment; {starter} sets it'
+        raise UserError(f'launcher {launcher!r}, but {lacks}')
+    return int(environ[name])
 
 
 def has_accelerator() -> bool:
@@ -70,10 +69,7 @@ def set_precision(cfg: Config, amp: bool, accelerator: bool, bfloat16: bool) -> 
 
 
 def pin_batches(cfg: Config, accelerator: bool) -> None:
-    """Keep batches in pinned memory, from which they are copied while the host goes on.
-
-    Without an accelerator torch would warn of it. A loader's own ``pin_memory`` wins.
-    """
+    """Batches in pinned memory are copied while the host goes on; own settings of loaders win."""
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if accelerator and cfg.get(key):
             cfg[key].setdefault('pin_memory', True)
@@ -83,32 +79,27 @@ def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
     """Set the launcher and how processes exchange gradients; without an accelerator, over gloo.
 
     DDP's gradients are views of its buckets, which saves a copy of all of them. Settings of the
-    config's own ``model_wrapper_cfg`` win. UserError: a launcher that needs GPUs, or an optimizer
-    that needs a launcher.
+    config's own ``model_wrapper_cfg`` win.
     """
     cfg.launcher = launcher
     if launcher == 'none':
         optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
         if optimizer.get('type') == 'ZeroRedundancyOptimizer':
+            other = f'optim_wrapper.optimizer.type={optimizer.get("optimizer_type", "AdamW")}'
             raise UserError(
                 'ZeroRedundancyOptimizer spreads its state over processes, and there is one: start '
-                'with tools/dist_train.sh, or take optim_wrapper.optimizer.type='
-                f'{optimizer.get("optimizer_type", "AdamW")}'
+                f'with tools/dist_train.sh, or take {other}'
             )
         return []
     if not accelerator and launcher != 'pytorch':
-        raise UserError(
-            f'launcher {launcher!r} needs GPUs, and this machine has none; on a CPU the launcher '
-            f'"pytorch" works ({_STARTERS["pytorch"][1]})'
-        )
+        works = f'on a CPU the launcher "pytorch" works ({_STARTERS["pytorch"][1]})'
+        raise UserError(f'launcher {launcher!r} needs GPUs, and this machine has none; {works}')
     kind, unused = 'MMDistributedDataParallel', cfg.get('find_unused_parameters', False)
     ddp = dict(broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused)
     wrapper = dict(cfg.get('model_wrapper_cfg') or {})
     if wrapper.get('type', kind) == kind:
-        wrapper = dict(ddp, type=kind) | wrapper
-        if not accelerator:
-            # mmengine's default passes the local rank as a device, which a CPU's model refuses.
-            wrapper['device_ids'] = None
+        # By itself, mmengine passes the local rank, which a CPU's model refuses.
+        wrapper = dict(ddp, type=kind) | wrapper | ({} if accelerator else dict(device_ids=None))
     cfg.model_wrapper_cfg = wrapper
     if accelerator:
         return []
@@ -131,9 +122,8 @@ def start_gloo(cfg: Config) -> None:
 def scale_lr(cfg: Config, processes: int) -> list[str]:
     """Scale the learning rate linearly from ``auto_scale_lr.base_batch_size`` to the real batch.
 
-    That is batch per process x processes x accumulation. mmengine leaves out the last factor, so
-    its own scaling is switched off; the base becomes the real batch, so that scaling the result
-    once more (a dumped config) changes nothing.
+    mmengine leaves out the accumulation, so its own scaling is switched off; the base becomes the
+    real batch, so that scaling the result once more (a dumped config) changes nothing.
     """
     scaling, wrapper = cfg.get('auto_scale_lr') or {}, cfg.optim_wrapper
     if not (base := scaling.get('base_batch_size')):
@@ -142,17 +132,14 @@ def scale_lr(cfg: Config, processes: int) -> list[str]:
     if 'optimizer' not in wrapper:
         given = ', '.join(wrapper)
         raise UserError(f'--auto-scale-lr needs optim_wrapper.optimizer, but has only {given}')
-    optimizer = wrapper.optimizer
     batch, accumulation = cfg.train_dataloader.batch_size, accumulative_counts(cfg)
-    real, before = batch * processes * accumulation, optimizer.lr
-    optimizer.lr = before * real / base
+    real, before = batch * processes * accumulation, wrapper.optimizer.lr
+    wrapper.optimizer.lr = after = before * real / base
     scaling.update(enable=False, base_batch_size=real)
     if 'base_lr' in scaling:
         scaling.base_lr *= real / base
-    return [
-        f'learning rate {before:g} -> {optimizer.lr:g}: batch {batch} x processes {processes} x '
-        f'accumulation {accumulation} = {real}, base_batch_size {base}'
-    ]
+    factors = f'batch {batch} x processes {processes} x accumulation {accumulation} = {real}'
+    return [f'learning rate {before:g} -> {after:g}: {factors}, base_batch_size {base}']
 
 
 def accumulative_counts(cfg: Config) -> int:

@@ -20,11 +20,16 @@ from mirl_mm.models.archs import EncoderArch, check_same
 from mirl_mm.models.fit import difference, shapes
 from mirl_mm.models.segments import strip_wrappers, unwrapped
 
-from .config_keys import TRAINED_KEYS
 from .loops import ExactLoop
 from .run_facts import accumulation_of, batch_size
 from .seeding import SeededLoader
 
+# Keys of a config that decide what is trained: where a resumed run differs in them, it says so.
+TRAINED_KEYS = {
+    'model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper',
+    'param_scheduler', 'randomness', 'custom_hooks', 'sync_bn', 'efficient_conv_bn_eval',
+    'strategy',
+}  # fmt: skip
 # Settings whose effect is part of the checkpoint's state, which goes on.
 _STORED = {
     r'optim_wrapper\.(optimizer|paramwise_cfg|constructor)': "the optimizer's state goes on",

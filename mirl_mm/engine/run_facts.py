@@ -19,7 +19,6 @@ from mmengine.optim import AmpOptimWrapper, BaseOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.models import BaseSelfSupervisor
-from torch import nn
 from torch.utils.data import DataLoader
 
 from mirl_mm.errors import UserError
@@ -29,48 +28,57 @@ from mirl_mm.models.segments import unwrapped
 from .runner import FOR_TERMINAL
 
 FILE = 'run.json'
-PACKAGES = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmpretrain', 'mirl_mm')
 
 
 @HOOKS.register_module()
 class RunSummaryHook(Hook):
     """Say what a run is before its first step, and write it down: ``run.json`` beside its log.
 
-    The table is for the terminal too, with a warning where learning rate and batch do not fit. The
-    file, which the report reads, has command, config, versions, git state of this package, hardware
-    and the numbers; at the end come the seconds and the most memory that tensors held on a GPU.
-
-    ``base_lr`` is the rate for a batch of ``base_batch_size``; None takes both from
-    ``auto_scale_lr``, without which there is no check. ``show=False`` writes the file alone.
+    A warning says where learning rate and batch do not fit: ``base_lr`` is the rate for a batch of
+    ``base_batch_size``; None takes both from ``auto_scale_lr``, without which there is no check. At
+    the end come the seconds and the most memory that tensors held on a GPU. The report reads it.
     """
 
     priority = 'LOWEST'  # when the other hooks have settled, CheckpointHook its folder
 
-    def __init__(
-        self, base_lr: float | None = None, base_batch_size: int = 256, show: bool = True
-    ) -> None:
-        self.base, self.show = dict(base_lr=base_lr, base_batch_size=base_batch_size), show
+    def __init__(self, base_lr: float | None = None, base_batch_size: int = 256) -> None:
+        self.base = dict(base_lr=base_lr, base_batch_size=base_batch_size)
         if any(value is not None and value <= 0 for value in self.base.values()):
             raise UserError(f'base_lr (if any) and base_batch_size must be positive: {self.base}')
 
     def before_train(self, runner: Runner) -> None:
-        facts = self.record = facts_of(runner, 'train') | training_facts(runner)
-        lr, batch, kind = facts['learning_rate'], facts['effective_batch'], get_device()
-        factors = 'batch {batch} x processes {processes} x accumulation {accumulation}'
+        loop, loader, wrapper = runner.train_loop, runner.train_dataloader, runner.optim_wrapper
+        facts = self.record = facts_of(runner, 'train') | dict(
+            first_iteration=runner.iter,
+            iterations=runner.max_iters,
+            epochs=loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else None,
+            images=len(loader.dataset),
+            batch=batch_size(loader),
+            accumulation=accumulation_of(wrapper),
+            effective_batch=batch_size(loader) * get_world_size() * accumulation_of(wrapper),
+            learning_rate=peak_lr(wrapper.optimizer),
+            precision=precision(wrapper),
+            seed=runner.seed,
+        )
         base = self.base if self.base['base_lr'] else runner.cfg.get('auto_scale_lr') or {}
+        lr, batch, kind = facts['learning_rate'], facts['effective_batch'], get_device()
         how, warning = explain_lr(lr, batch, base.get('base_lr'), base.get('base_batch_size'))
+        saved = 'none: the config has no CheckpointHook'
+        if saver := next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None):
+            often = f'every {saver.interval} {"epochs" if saver.by_epoch else "iterations"}'
+            saved = f'{saver.out_dir}, {often if saver.interval > 0 else "at the end"}'
+        factors = 'batch {batch} x processes {processes} x accumulation {accumulation}'
         rows = [
             *parameter_rows(runner.model),
             ('effective batch', f'{batch:,} = {factors.format(**facts)}'),
             ('learning rate', how),
             *schedule_rows(runner, facts),
-            ('checkpoints', checkpoints(runner)),
+            ('checkpoints', saved),
             ('precision', facts['precision']),
             ('device', f'{kind} ({facts["hardware"]})' if kind == 'cuda' else kind),
         ]
-        if self.show:
-            runner.logger.info('Run summary\n' + table(rows), extra=FOR_TERMINAL)
-        if self.show and warning:
+        runner.logger.info('Run summary\n' + table(rows), extra=FOR_TERMINAL)
+        if warning:
             runner.logger.warning(warning)
         self._write(runner)
 
@@ -80,8 +88,8 @@ class RunSummaryHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         now = datetime.now().astimezone()
-        seconds = now - datetime.fromisoformat(self.record['started'])
-        self.record |= dict(finished=now.isoformat(), seconds=round(seconds.total_seconds()))
+        took = now - datetime.fromisoformat(self.record['started'])
+        self.record |= dict(finished=now.isoformat(), seconds=round(took.total_seconds()))
         if torch.cuda.is_available():
             self.record['gpu_memory'] = torch.cuda.max_memory_allocated()  # bytes
         self._write(runner)
@@ -99,7 +107,7 @@ def facts_of(runner: Runner, kind: str) -> dict:
     backbone = getattr(model, 'backbone', None)
     depth, width = (getattr(backbone, name, None) for name in ('num_layers', 'embed_dims'))
     size = f', {depth} blocks of {width}' if depth and width else ''
-    return dict(
+    return environment() | dict(
         kind=kind,
         started=datetime.now().astimezone().isoformat(),
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
@@ -114,41 +122,20 @@ def facts_of(runner: Runner, kind: str) -> dict:
         cpu=cpu_name(),
         python=platform.python_version(),
         git=git_state(Path(__file__).parents[2]),
-        **environment(),
     )
 
 
-def training_facts(runner: Runner) -> dict:
-    """Length, batch and rate of a run that is about to train."""
-    loop, loader, wrapper = runner.train_loop, runner.train_dataloader, runner.optim_wrapper
-    return dict(
-        first_iteration=runner.iter,
-        iterations=runner.max_iters,
-        epochs=loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else None,
-        images=len(loader.dataset),
-        batch=batch_size(loader),
-        accumulation=accumulation_of(wrapper),
-        effective_batch=batch_size(loader) * get_world_size() * accumulation_of(wrapper),
-        learning_rate=peak_lr(wrapper.optimizer),
-        precision=precision(wrapper),
-        seed=runner.seed,
-    )
-
-
-def explain_lr(
-    lr: float, effective: int, base_lr: float | None, base_batch_size: int | None
-) -> tuple[str, str | None]:
-    """How the learning rate came about, and a warning where it does not fit the batch."""
+def explain_lr(lr: float, batch: int, base_lr: float | None, per: int) -> tuple[str, str | None]:
+    """How the rate came about, and a warning where it does not fit; the base's batch is ``per``."""
     if base_lr is None:
         return f'{lr:g} (as configured)', None
-    fitting = base_lr * effective / base_batch_size
-    rule = f'base {base_lr:g} x {effective}/{base_batch_size} = {fitting:g}'
+    fitting = base_lr * batch / per
+    rule = f'base {base_lr:g} x {batch}/{per} = {fitting:g}'
     if isclose(lr, fitting, rel_tol=1e-3):
         return rule, None
-    return f'{lr:g} (does not fit the batch)', (
-        f'The learning rate is {lr:g}, but {rule} fits this batch: set '
-        f'optim_wrapper.optimizer.lr={fitting:g}, or run with --auto-scale-lr.'
-    )
+    how = f'set optim_wrapper.optimizer.lr={fitting:g}, or run with --auto-scale-lr.'
+    warning = f'The learning rate is {lr:g}, but {rule} fits this batch: {how}'
+    return f'{lr:g} (does not fit the batch)', warning
 
 
 def schedule_rows(runner: Runner, facts: dict) -> list[tuple[str, str]]:
@@ -160,34 +147,22 @@ def schedule_rows(runner: Runner, facts: dict) -> list[tuple[str, str]]:
         return [('iterations', f'{most:,} (updates: {most // accumulation:,}; {passes})')]
     length, done = len(runner.train_dataloader), runner.train_loop.epoch
     if length == 0:
-        raise UserError(
-            f'an epoch has no iteration: the dataset has {images} images, fewer than the {batch} '
-            'of one batch, and drop_last drops them'
-        )
+        fewer = f'the dataset has {images} images, fewer than the {batch} of one batch'
+        raise UserError(f'an epoch has no iteration: {fewer}, and drop_last drops them')
     parts = f'(updates: {-(-length // accumulation):,}; images: {images:,})'
-    return [
-        ('epochs', f'{facts["epochs"]:,}' + (f' (the first {done} are done)' if done else '')),
-        ('iterations per epoch', f'{length:,} {parts}'),
-    ]
-
-
-def checkpoints(runner: Runner) -> str:
-    """Where checkpoints go, and how often."""
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook):
-            often = f'every {hook.interval} {"epochs" if hook.by_epoch else "iterations"}'
-            return f'{hook.out_dir}, {often if hook.interval > 0 else "at the end"}'
-    return 'none: the config has no CheckpointHook'
+    epochs = f'{facts["epochs"]:,}' + (f' (the first {done} are done)' if done else '')
+    return [('epochs', epochs), ('iterations per epoch', f'{length:,} {parts}')]
 
 
 def environment() -> dict:
     """Date, hardware and versions."""
+    packages = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmpretrain', 'mirl_mm')
     cuda = torch.cuda.is_available()
     return dict(
         date=str(date.today()),
         hardware=torch.cuda.get_device_name() if cuda else f'{platform.machine()} CPU',
         threads=torch.get_num_threads(),
-        versions={name: import_module(name).__version__ for name in PACKAGES},
+        versions={name: import_module(name).__version__ for name in packages},
     )
 
 
@@ -197,7 +172,7 @@ def table(rows: list[tuple[str, str]]) -> str:
     return '\n'.join(f'  {name:<{width}}  {value}' for name, value in rows)
 
 
-def parameter_rows(model: nn.Module) -> list[tuple[str, str]]:
+def parameter_rows(model: torch.nn.Module) -> list[tuple[str, str]]:
     """Trainable parameters of each part of the model, and the frozen ones of all, as rows."""
     model = unwrapped(model)
     names = dict(backbone='encoder (backbone)')
@@ -211,7 +186,7 @@ def parameter_rows(model: nn.Module) -> list[tuple[str, str]]:
     ]
 
 
-def count(module: nn.Module, trainable: bool) -> int:
+def count(module: torch.nn.Module, trainable: bool) -> int:
     """Number of parameters that are trained, or that are not."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad == trainable)
 
@@ -233,9 +208,8 @@ def peak_lr(optimizer: torch.optim.Optimizer) -> float:
 
 def compute_dtype(optim_wrapper: object) -> torch.dtype:
     """The type in which the model's matrix products are computed."""
-    if not isinstance(optim_wrapper, AmpOptimWrapper):
-        return torch.float32
-    return optim_wrapper.cast_dtype or torch.float16
+    amp = isinstance(optim_wrapper, AmpOptimWrapper)
+    return (optim_wrapper.cast_dtype or torch.float16) if amp else torch.float32
 
 
 def precision(optim_wrapper: object) -> str:
@@ -247,7 +221,7 @@ def precision(optim_wrapper: object) -> str:
 def cpu_name() -> str:
     """The processor and the number of its cores."""
     info = Path('/proc/cpuinfo')
-    found = info.is_file() and re.search(r'^model name\s*: (.+)$', info.read_text(), re.MULTILINE)
+    found = re.search(r'^model name\s*: (.+)$', info.read_text() if info.is_file() else '', re.M)
     return f'{found[1] if found else platform.machine()}, {os.cpu_count()} cores'
 
 
@@ -261,11 +235,10 @@ def git_state(folder: Path) -> dict | None:
     try:
         if Path(git('rev-parse', '--show-toplevel')).resolve() != folder.resolve():
             return None  # installed inside another project's checkout
-        changed = git('status', '--porcelain', '--untracked-files=no').splitlines()
         return dict(
             commit=git('rev-parse', 'HEAD'),
             branch=git('rev-parse', '--abbrev-ref', 'HEAD'),
-            changed=[line[3:] for line in changed],
+            changed=[line[3:] for line in git('status', '--porcelain', '-uno').splitlines()],
         )
     except (OSError, SubprocessError):
         return None

@@ -1,9 +1,9 @@
 """MMEngine's Runner with a readable terminal, and batches for which the host does not wait.
 
 A copy that blocks drains the device's queue. MMEngine's preprocessors block unless told otherwise,
-mmpretrain's for classifiers and mmseg's cannot be told, and all of them index channels and images
-on the device with lists and tensors of the host, which is a copy too. One place for all of them,
-instead of a subclass of each, keeps configs as they are and mmdet and mmseg out of the imports.
+mmpretrain's for classifiers and mmseg's cannot be told, and all of them index on the device with
+lists and tensors of the host. One place for all, instead of a subclass of each, keeps configs as
+they are and mmdet and mmseg out of the imports.
 """
 
 import logging
@@ -19,6 +19,7 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from .optim import gathered_state
 
@@ -31,10 +32,8 @@ NOISE = (
     '"HardDiskBackend" is the alias',
     'The prefix is not set in metric class',  # of MMSegmentation's own config
 )
-# Those that swap the channels of [..., 3, H, W] first of all; what builds on them may not.
-SWAPPING = (
-    'ImgDataPreprocessor', 'SelfSupDataPreprocessor', 'DetDataPreprocessor', 'SegDataPreProcessor',
-)  # fmt: skip
+# Those that swap the channels of [..., 3, H, W] first (mmseg writes PreProcessor); no subclasses.
+SWAPPING = [f'{kind}datapreprocessor' for kind in ('img', 'selfsup', 'det', 'seg')]
 SWITCHES = ('_channel_conversion', 'channel_conversion')  # the latter: MMSegmentation 1.2's
 
 
@@ -51,9 +50,9 @@ def belongs_on_terminal(record: logging.LogRecord) -> bool:
 class MIRLRunner(Runner):
     """MMEngine's Runner, whose thousands of start-up lines go to the log file alone.
 
-    Any hook of ``default_hooks`` can be switched off with None, not only MMEngine's own. Processes
-    end together: the first may hold what the others are still talking to. What waits to be read
-    (hooks' ``settle``) is read before a checkpoint.
+    Any hook of ``default_hooks`` can be switched off with None. Processes end together: the first
+    may hold what the others are still talking to. Hooks ``settle`` before a checkpoint: they read
+    what waits to be read.
     """
 
     def train(self) -> nn.Module:
@@ -89,17 +88,14 @@ class MIRLRunner(Runner):
 
 
 def copy_ahead(preprocessor: nn.Module) -> None:
-    """From now on, a preprocessor waits for no copy, and gives the same numbers.
-
-    What it would wait for in spite of its setting is done before it runs.
-    """
+    """From now on, a preprocessor waits for no copy, and gives the same numbers."""
     if isinstance(preprocessor, BaseDataPreprocessor):
         preprocessor._non_blocking = True
     if type(preprocessor) is ClsDataPreprocessor:
         preprocessor.register_forward_pre_hook(_labels_ahead, with_kwargs=True)
         if preprocessor.batch_augments is not None:
             preprocessor.batch_augments = _PermutedAhead(preprocessor.batch_augments)
-    elif type(preprocessor).__name__ in SWAPPING:
+    elif type(preprocessor).__name__.lower() in SWAPPING:
         for switch in SWITCHES:
             if getattr(preprocessor, switch, False):
                 setattr(preprocessor, switch, False)
@@ -108,13 +104,9 @@ def copy_ahead(preprocessor: nn.Module) -> None:
 
 def _swapped_ahead(preprocessor: BaseDataPreprocessor, args: tuple, kwargs: dict) -> tuple:
     """RGB for BGR or the other way round; other numbers of channels stay."""
-
-    def swapped(imgs: Tensor) -> Tensor:
-        return imgs.flip(-3) if imgs.shape[-3] == 3 else imgs
-
     given = dict(zip(('data', 'training'), args, strict=False)) | kwargs
     inputs = preprocessor.cast_data(given['data']['inputs'])
-    inputs = swapped(inputs) if isinstance(inputs, Tensor) else [*map(swapped, inputs)]
+    inputs = tree_map(lambda imgs: imgs.flip(-3) if imgs.shape[-3] == 3 else imgs, inputs)
     return (), given | dict(data=dict(given['data'], inputs=inputs))
 
 

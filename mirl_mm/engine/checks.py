@@ -1,9 +1,11 @@
 """Before anything is built: is the data there, and does it go together and with the model?
 
-Without it a run trains on what is left of the categories that it happens to find, labels shift in
-silence, or it ends in a traceback. An error here names the file, the entry in it and the setting.
+Without it a run trains on the categories that it happens to find, labels shift in silence, or it
+ends in a traceback. An error here names the file, the entry in it and the setting.
 """
 
+import json
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,23 +15,19 @@ from mmengine.fileio import list_dir_or_file
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
-from mirl_mm.datasets.class_folders import check_labelled
+from mirl_mm.datasets.class_folders import check_labelled, listed
 from mirl_mm.errors import UserError
-
-from .coco import check_coco, check_metric, quoted
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
     """Hold the data of those splits ('train', 'val', 'test') against its files and the model.
 
-    Looked at are the class folders and lists of an ImageClassifier and, in the scopes of mmdet and
-    mmseg, annotations in COCO's format and folders of masks, also inside wrappers such as
-    RepeatDataset; all else is left alone. Folders are listed, one mask is opened, and of
-    annotations the categories alone are read. What is not where the config says is a
-    FileNotFoundError, what does not go together, or not with the model, a UserError.
+    That is class folders and lists of an ImageClassifier and, in the scopes of mmdet and mmseg,
+    annotations in COCO's format and folders of masks, also inside wrappers such as RepeatDataset.
+    Folders are listed, one mask is opened, and of annotations the categories alone are read. What
+    is not where the config says is a FileNotFoundError, what does not go together a UserError.
     """
-    scope = cfg.get('default_scope') or 'mmpretrain'
-    found: dict[str, Mapping] = {}
+    scope, found = cfg.get('default_scope') or 'mmpretrain', {}
     for name in (f'{split}_dataloader' for split in splits):
         if cfg.get(name):
             found |= _datasets(cfg[name].dataset, f'{name}.dataset')
@@ -66,7 +64,7 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> None:
         if number != len(classes):
             raise UserError(
                 f'{place}.num_classes={number}, but {key} has {len(classes)} classes '
-                f'({quoted(classes)}): set {place}.num_classes={len(classes)}, or name other '
+                f'({_quoted(classes)}): set {place}.num_classes={len(classes)}, or name other '
                 f'classes in {key}.metainfo'
             )
     paths = f'{settings.get("data_root")}{settings.get("ann_file")}'
@@ -76,11 +74,15 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> None:
         dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
     except ValueError as error:  # classes that are no part of the dataset's own
         raise UserError(f'{key}: {error}') from error
-    if is_coco:
-        check_coco(dataset, classes, key)
-        check_metric(cfg, dataset, key)
-    else:
-        _check_masks(dataset, key)
+    if has_masks:
+        return _check_masks(dataset, key)
+    _check_coco(dataset, classes, key)
+    evaluator = cfg.get(name := f'{key.partition("_")[0]}_evaluator')
+    for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]:
+        file = metric.get('ann_file')
+        if file and Path(file).absolute() != Path(dataset.ann_file).absolute():
+            both = f'{name}.ann_file is {file}, but {key} reads {dataset.ann_file}'
+            raise UserError(f'{both}: set both to the same file')
 
 
 def _class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequence[str]:
@@ -98,36 +100,80 @@ def _class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequen
 
 def _class_numbers(settings: Mapping | Sequence, place: str) -> Iterator[tuple[str, int]]:
     """Every head's ``num_classes`` in a model's config, with its place; an RPN's does not count."""
-    inside = settings.items() if isinstance(settings, Mapping) else enumerate(settings)
-    for name, value in inside:
-        if name == 'num_classes' and place.split('.')[-1] != 'rpn_head':
+    for name, value in settings.items() if isinstance(settings, Mapping) else enumerate(settings):
+        if name == 'num_classes' and not place.endswith('.rpn_head'):
             yield place, value
         elif isinstance(value, Mapping | list | tuple):
             yield from _class_numbers(value, f'{place}.{name}')
 
 
+def _check_coco(dataset: BaseDataset, classes: Sequence[str], key: str) -> None:
+    """Are COCO's annotations and images there, and do names and their order agree?"""
+    file = Path(dataset.ann_file)
+    if not file.is_file():
+        raise FileNotFoundError(f'no annotation file at {file}; set {key}.data_root and ann_file')
+    categories = first_value(file, 'categories')
+    if categories is None:
+        raise UserError(f"{file} has no 'categories'; accepted are COCO annotations (instances)")
+    names = [category['name'] for category in categories]
+    if missing := [name for name in classes if name not in names]:
+        raise UserError(
+            f'{key} asks for the categories {_quoted(missing)}, which {file} does not have; it has '
+            f'{_quoted(names)}: set {key}.metainfo.classes'
+        )
+    order = [name for name in names if name in classes]
+    if order != list(classes):  # labels follow the file, names the config
+        raise UserError(
+            f'{key}.metainfo.classes has another order than the categories of {file}, which would '
+            f'mix up the names; the order there is {tuple(order)}'
+        )
+    first = first_value(file, 'file_name') or ''
+    image = Path(dataset.data_prefix.get('img') or '', first)
+    if first and not image.is_file():
+        wanted = f'set {key}.data_prefix.img to the folder of the images'
+        raise FileNotFoundError(f'{file} lists {first}, and there is no {image}; {wanted}')
+
+
+def first_value(file: Path, name: str) -> object:
+    """The first value of that name in a JSON file, or None, without reading all of the file."""
+    if not file.stat().st_size:
+        raise UserError(f'{file} is empty; accepted are COCO annotations (instances)')
+    with file.open('rb') as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        start = text.find(f'"{name}"'.encode())
+        if start < 0:
+            return None
+        start, length = text.find(b':', start) + 1, 1 << 20
+        while True:
+            part = text[start : start + length].decode(errors='ignore').lstrip()
+            try:
+                return json.JSONDecoder().raw_decode(part)[0]
+            except json.JSONDecodeError as error:
+                if start + length >= len(text):
+                    raise UserError(f'{file} is no valid JSON: {error}') from error
+                length *= 8
+
+
 def _check_masks(dataset: BaseDataset, key: str) -> None:
-    """Has every image of mmseg's dataset, which is not read yet, a mask, and holds that classes?"""
+    """Has every image of mmseg's dataset a mask, and holds that classes?"""
     images, masks = (dataset.data_prefix.get(part) for part in ('img_path', 'seg_map_path'))
-    for part, folder in (('img_path', images), ('seg_map_path', masks)):
-        if not folder or not Path(folder).is_dir():
-            wanted = f'set {key}.data_root and {key}.data_prefix.{part}'
-            raise FileNotFoundError(f'no folder {folder}; {wanted}')
+    for part, path in (('img_path', images), ('seg_map_path', masks)):
+        if not path or not Path(path).is_dir():
+            raise FileNotFoundError(f'no folder {path}; set {key}.data_root and data_prefix.{part}')
     if dataset.ann_file and not Path(dataset.ann_file).exists():
         raise FileNotFoundError(f'no list of images at {dataset.ann_file}; set {key}.ann_file')
-    listed = dataset.load_data_list()
-    if not listed:
+    pairs = [(each['img_path'], each['seg_map_path']) for each in dataset.load_data_list()]
+    if not pairs:
         suffix = f'{dataset.img_suffix!r}; set {key}.img_suffix'
         raise FileNotFoundError(f'no image in {images} ends in {suffix}')
     there = list_dir_or_file(masks, list_dir=False, suffix=dataset.seg_map_suffix, recursive=True)
     there = {str(Path(masks, name)) for name in there}  # one listing, not a look at every file
-    if without := [each for each in listed if str(Path(each['seg_map_path'])) not in there]:
+    if without := [pair for pair in pairs if str(Path(pair[1])) not in there]:
+        image, mask = without[0]
         raise FileNotFoundError(
-            f'{len(without)} of {len(listed)} images in {images} have no mask; the first is '
-            f'{Path(without[0]["img_path"]).name}, whose mask would be '
-            f'{without[0]["seg_map_path"]} (see {key}.seg_map_suffix)'
+            f'{len(without)} of {len(pairs)} images in {images} have no mask; the first is '
+            f'{Path(image).name}, whose mask would be {mask} (see {key}.seg_map_suffix)'
         )
-    mask = listed[0]['seg_map_path']
+    mask = pairs[0][1]
     with Image.open(mask) as image:
         mode = image.mode
     if mode not in ('1', 'L', 'P'):
@@ -135,3 +181,7 @@ def _check_masks(dataset: BaseDataset, key: str) -> None:
             f'{mask} is an image of mode {mode}; accepted are masks of one 8-bit channel (L, or P '
             'with a palette) whose values are class indices, as numpy and PIL write them'
         )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return listed([repr(name) for name in names], 10)
