@@ -6,6 +6,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from mmengine.registry import HOOKS
+
+import mirl_mm  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'architecture.md').read_text()
@@ -139,6 +142,13 @@ def test_files_and_functions_stay_short():
     files = files_of(PACKAGE)
     assert [path.name for path in files if lines_of(path) > FILE_LINES] == []
     assert [name for p in files if p.suffix == '.py' for name in long_functions(p)] == []
+
+
+def test_the_page_lists_every_hook():
+    ours = {kind for kind in HOOKS.module_dict.values() if kind.__module__.startswith('mirl_mm.')}
+    table = PAGE.partition('## Hooks')[2].partition('\n## ')[0]
+    assert sorted(re.findall(r'^\| `(\w+)`', table, re.M)) == sorted(h.__name__ for h in ours)
+    assert 10 < len(ours) <= 15
 
 
 @pytest.fixture
