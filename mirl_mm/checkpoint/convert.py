@@ -161,8 +161,10 @@ def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = Fal
     """
     path = Path(path)
     check_destination(path)
-    # a clone, since a view would drag its whole along
-    state = {name: x.detach().cpu().contiguous().clone() for name, x in state.items()}
+    state = {name: x.detach().cpu().contiguous() for name, x in state.items()}
+    for name, x in state.items():
+        if x.untyped_storage().nbytes() != x.nbytes:  # a view would drag its whole along
+            state[name] = x.clone()
     try:
         with complete_file(path) as part:
             if path.suffix == '.safetensors':
