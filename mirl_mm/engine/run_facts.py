@@ -37,12 +37,15 @@ class RunSummaryHook(Hook):
     A warning says where learning rate and batch do not fit: ``base_lr`` is the rate for a batch of
     ``base_batch_size``; None takes both from ``auto_scale_lr``, without which there is no check. At
     the end come the seconds and the most memory that tensors held on a GPU. The report reads it.
+    ``show=False`` writes the file alone.
     """
 
     priority = 'LOWEST'  # when the other hooks have settled, CheckpointHook its folder
 
-    def __init__(self, base_lr: float | None = None, base_batch_size: int = 256) -> None:
-        self.base = dict(base_lr=base_lr, base_batch_size=base_batch_size)
+    def __init__(
+        self, base_lr: float | None = None, base_batch_size: int = 256, show: bool = True
+    ) -> None:
+        self.base, self.show = dict(base_lr=base_lr, base_batch_size=base_batch_size), show
         if any(value is not None and value <= 0 for value in self.base.values()):
             raise UserError(f'base_lr (if any) and base_batch_size must be positive: {self.base}')
 
@@ -77,8 +80,9 @@ class RunSummaryHook(Hook):
             ('precision', facts['precision']),
             ('device', f'{kind} ({facts["hardware"]})' if kind == 'cuda' else kind),
         ]
-        runner.logger.info('Run summary\n' + table(rows), extra=FOR_TERMINAL)
-        if warning:
+        if self.show:
+            runner.logger.info('Run summary\n' + table(rows), extra=FOR_TERMINAL)
+        if self.show and warning:
             runner.logger.warning(warning)
         self._write(runner)
 
