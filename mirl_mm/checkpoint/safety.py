@@ -18,7 +18,10 @@ from safetensors import SafetensorError, safe_open
 
 from mirl_mm.errors import CheckpointError
 
-multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray  # numpy 2 or 1
+try:  # numpy 2
+    from numpy._core import multiarray
+except ImportError:
+    from numpy.core import multiarray
 CORES = ('core', '_core')  # under which names files of numpy 1 and numpy 2 ask for it
 
 
