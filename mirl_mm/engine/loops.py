@@ -30,7 +30,9 @@ def base_seed(runner: Runner) -> int:
 
 
 class ExactLoop:
-    """What both loops share; ``train`` is the loop itself, ``progress`` what is done, and all."""
+    """What both loops share; ``train`` is the loop itself."""
+
+    by_epoch = False
 
     def __init__(self, runner: Runner, dataloader: dict, **settings) -> None:
         if isinstance(dataloader, dict):
@@ -60,33 +62,37 @@ class ExactLoop:
         if made_up and (self._iter == 0 or hub.get_info(VALIDATED, -1) == self._iter):
             return
         self._decide_current_val_interval()
-        done, end = self.progress
+        done, end = self._iter, self._max_iters
+        if self.by_epoch:
+            done, end = self._epoch, self._max_epochs
         if self.runner.val_loop is None or done < self.val_begin:
             return
         if done % self.val_interval == 0 or done == end:
             hub.update_info(VALIDATED, self._iter)  # first: a new best is saved on the way
             self.runner.val_loop.run()
 
-    def open_group(self) -> int:
-        """Micro-batches since the last update, whose gradients no checkpoint has."""
-        wrapper = self.runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapper) or self._iter >= self._max_iters:
-            return 0
-        return self._iter % wrapper._accumulative_counts
+    def run_again(self) -> Iterator:
+        """Rebuild the gradients of an open accumulation, which no checkpoint has.
 
-    def run_again(self, batches: Iterator, count: int) -> None:
-        """Rebuild the gradients of an open group from its ``count`` micro-batches."""
+        Gives the batches that come behind its micro-batches, pass after pass.
+        """
+        runner, wrapper, count = self.runner, self.runner.optim_wrapper, 0
+        if isinstance(wrapper, OptimWrapper) and self._iter < self._max_iters:
+            count = self._iter % wrapper._accumulative_counts
+        first = self._iter - count
+        number = first // len(self.dataloader) if self.by_epoch else 0
+        batches = self.dataloader.endless(base_seed(runner), first, number)
         if count == 0:
-            return
-        runner = self.runner
+            return batches
         runner.logger.info(f'running {count} micro-batches of the open accumulation again')
         runner.model.train()
         with kept_buffers(runner.model):  # running averages have seen these batches already
-            for iteration in range(self._iter - count, self._iter):
+            for iteration in range(first, self._iter):
                 batch = next(batches)
-                runner.optim_wrapper._inner_count = iteration
+                wrapper._inner_count = iteration
                 self.seed_step(iteration)
-                runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+                runner.model.train_step(batch, optim_wrapper=wrapper)
+        return batches
 
     @contextmanager
     def repeating(self, iteration: int) -> Iterator[Callable[[], dict] | None]:
@@ -118,13 +124,11 @@ class ExactLoop:
 class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
     """EpochBasedTrainLoop, exact when resumed. Args are its own."""
 
-    @property
-    def progress(self) -> tuple[int, int]:
-        return self._epoch, self._max_epochs
+    by_epoch = True
 
     def train(self) -> nn.Module:
         self.runner.call_hook('before_train')
-        self.run_again(self._again(), self.open_group())
+        self.run_again()
         if self._iter == self._epoch * len(self.dataloader):
             self.validate(made_up=True)
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -143,31 +147,15 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
-    def _again(self) -> Iterator:
-        """The batches of the open group, which may reach into earlier epochs."""
-        iteration = self._iter - self.open_group()
-        while iteration < self._iter:
-            epoch, first = divmod(iteration, len(self.dataloader))
-            batches = self.dataloader.one_pass(base_seed(self.runner), epoch, first)
-            for _, batch in zip(range(self._iter - iteration), batches, strict=False):
-                yield batch
-                iteration += 1
-
 
 @LOOPS.register_module()
 class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
     """IterBasedTrainLoop, exact when resumed. Args are its own."""
 
-    @property
-    def progress(self) -> tuple[int, int]:
-        return self._iter, self._max_iters
-
     def train(self) -> nn.Module:
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        count = self.open_group()
-        batches = self.dataloader.endless(base_seed(self.runner), self._iter - count)
-        self.run_again(batches, count)
+        batches = self.run_again()
         self.validate(made_up=True)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()

@@ -44,10 +44,6 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             decay, of which the first that applies to a parameter counts: ``custom_keys``
             (``{part of a name: dict(decay_mult=...)}``, the longest match first),
             ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult`` (1-D parameters).
-
-    Raises:
-        UserError: a setting that is unknown, out of range or without effect; a model without a
-            backbone that tells its layers, or with one that tells them wrong.
     """
 
     def _validate_cfg(self) -> None:
@@ -58,15 +54,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise UserError(f'{RATE} must be above 0 and at most 1, got {cfg.get(RATE)}')
         for key, setting in cfg.get('custom_keys', {}).items():
             if set(setting) != {'decay_mult'}:
-                raise UserError(
-                    f'custom_keys[{key!r}] is {dict(setting)}; it takes decay_mult alone (the '
-                    'learning rate follows from the layer)'
-                )
+                raise UserError(f'custom_keys[{key!r}] is {setting}; it takes decay_mult alone')
         if self.base_lr is None or self.base_wd is None:
-            raise UserError(
-                'the optimizer needs lr and weight_decay, of which the groups are made; got '
-                f'lr={self.base_lr}, weight_decay={self.base_wd}'
-            )
+            given = f'lr={self.base_lr}, weight_decay={self.base_wd}'
+            raise UserError(f'the optimizer needs lr and weight_decay; got {given}')
         if (factors := sorted(set(cfg) - {RATE})) and not self.base_wd:
             raise UserError(f'{factors} have no effect with weight_decay={self.base_wd}')
 
@@ -75,35 +66,34 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         layers, last = layers_of(module)
         rate, custom = self.paramwise_cfg[RATE], self.paramwise_cfg.get('custom_keys', {})
         idle = {*custom, *self.paramwise_cfg} - {RATE, 'custom_keys'}
-        groups, frozen = {}, 0
+        groups, frozen = [], 0
         for name, param in module.named_parameters():
-            owner = module.get_submodule(name.rpartition('.')[0])
-            factors = self._decay_factors(name, owner, param)
+            factors = self._decay_factors(name, module, param)
             idle -= factors.keys()
             if not param.requires_grad:
                 frozen += param.numel()
                 continue
-            layer, decay = layers[name], self.base_wd * next(iter(factors.values()), 1)
-            lr = self.base_lr * rate ** (last - layer)
-            group = dict(params=[], lr=lr, weight_decay=decay, layer_id=layer)
-            groups.setdefault((layer, decay), group)['params'].append(param)
+            lr = self.base_lr * rate ** (last - layers[name])
+            decay = self.base_wd * next(iter(factors.values()), 1)
+            groups.append(dict(params=[param], lr=lr, weight_decay=decay, layer_id=layers[name]))
         if idle:
             raise UserError(
                 f'in paramwise_cfg, {sorted(idle)} apply to no parameter of {type(module).__name__}'
             )
-        params.extend(groups[key] for key in sorted(groups))
+        groups.sort(key=lambda group: (group['layer_id'], group['weight_decay']))
+        params.extend(merged(groups))
         print_log(f'{RATE}={rate}\n{table(params, frozen)}', logger='current')
 
-    def _decay_factors(self, name: str, owner: nn.Module, param: nn.Parameter) -> dict[str, float]:
+    def _decay_factors(self, name: str, model: nn.Module, param: nn.Parameter) -> dict[str, float]:
         """The factors that apply to a parameter, by setting; the first one counts."""
-        custom = self.paramwise_cfg.get('custom_keys', {})
-        matches = sorted((key for key in custom if key in name), key=lambda key: (-len(key), key))
-        factors = {key: custom[key]['decay_mult'] for key in matches}
+        cfg, owner = self.paramwise_cfg, model.get_submodule(name.rpartition('.')[0])
+        custom = {key: keyed for key, keyed in cfg.get('custom_keys', {}).items() if key in name}
+        longest = sorted(custom, key=lambda key: (-len(key), key))
         applies = (isinstance(owner, NORMS), name.endswith('.bias'), param.ndim == 1)
-        for key, yes in zip(DECAYS, applies, strict=True):
-            if yes and key in self.paramwise_cfg:
-                factors[key] = self.paramwise_cfg[key]
-        return factors
+        kinds = [key for key, yes in zip(DECAYS, applies, strict=True) if yes and key in cfg]
+        return {key: custom[key]['decay_mult'] for key in longest} | {
+            key: cfg[key] for key in kinds
+        }
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -131,33 +121,27 @@ def merged(groups: list[dict]) -> list[dict]:
 
 
 def layers_of(model: nn.Module) -> tuple[dict[str, int], int]:
-    """The layer of every parameter by name, and the last layer, as the backbone tells them.
-
-    A UserError where there is no backbone that tells, a block is missing, a layer is out of range,
-    positions, cls or patch embedding are not the first layer, or a head is not the last.
-    """
+    """The layer of every parameter by name, and the last layer; a UserError if told wrong."""
     backbone = getattr(model, 'backbone', None)
     who = f'the backbone of {type(model).__name__}, {type(backbone).__name__},'
     if not hasattr(backbone, 'get_layer_depth'):
         raise UserError(f'{who} has no get_layer_depth; MIRLViT and MIRLDenseViT have it')
-    names = (name for name, _ in model.named_parameters())
-    told = {name: backbone.get_layer_depth(name, prefix='backbone.') for name in names}
-    totals = {total for _, total in told.values()}
+    names = [name for name, _ in model.named_parameters()]
+    told = [backbone.get_layer_depth(name, prefix='backbone.') for name in names]
+    layers = {name: layer for name, (layer, _) in zip(names, told, strict=True)}
+    totals = sorted({total for _, total in told})
     if len(totals) != 1:
-        raise UserError(f'{who} tells different numbers of layers: {sorted(totals)}')
-    layers, last = {name: layer for name, (layer, _) in told.items()}, totals.pop() - 1
-
+        raise UserError(f'{who} tells different numbers of layers: {totals}')
+    last = totals[0] - 1
     own = {layer for name, layer in layers.items() if name.startswith('backbone.')}
     if missing := sorted(set(range(1, last)) - own):
         raise UserError(f'{who} tells {last - 1} blocks, but no parameter is in layers {missing}')
-    stem = tuple(f'backbone.{name}' for name in STEM)
-    wrong = [
-        f'{name}: {layer}'
-        for name, layer in layers.items()
-        if not 0 <= layer <= last
-        or (name.startswith(stem) and layer != 0)
-        or (not name.startswith('backbone.') and layer != last)
-    ]
+    wrong = []
+    for name, layer in layers.items():
+        room, _, inner = name.partition('.')
+        right = layer == last if room != 'backbone' else not inner.startswith(STEM) or layer == 0
+        if not (right and 0 <= layer <= last):
+            wrong.append(f'{name}: {layer}')
     if wrong:
         raise UserError(
             f'{who} tells wrong layers: of 0 to {last}, {", ".join(STEM)} are 0 and what is '
@@ -178,10 +162,9 @@ def table(groups: list[dict], frozen: int) -> str:
 
 @contextmanager
 def gathered_state(optim_wrapper: OptimWrapper) -> Iterator[None]:
-    """Inside, the main process has the whole state at hand. Entered by all processes at once.
+    """Inside, the main process has the whole state; all processes enter at once.
 
-    MMEngine's ZeroRedundancyOptimizer gathers its state when it is asked for it, which takes all
-    processes; its Runner asks on the main process alone, and so would wait for ever.
+    ZeRO gathers its state when asked; MMEngine asks on the main process alone, and would hang.
     """
     optimizer = getattr(optim_wrapper, 'optimizer', None)
     if not isinstance(optimizer, ZeroRedundancyOptimizer):
@@ -238,9 +221,8 @@ class RawWeightsHook(Hook):
     """In training, validate the raw weights after EMAHook has validated the averaged ones.
 
     Metrics keep their names for the averaged weights, which are also what a checkpoint's
-    ``state_dict`` has and what ``save_best`` goes by (``accuracy/top1``). Those of the raw weights
-    are added under ``raw/`` (``raw/accuracy/top1``). Warns of an EMAHook that does not average
-    updates; without one, a UserError.
+    ``state_dict`` has and what ``save_best`` goes by (``accuracy/top1``); those of the raw weights
+    are ``raw/accuracy/top1``. Warns of an EMAHook that does not average updates.
     """
 
     priority = 55  # behind EMAHook (50), which puts the raw weights back, before LoggerHook (60)

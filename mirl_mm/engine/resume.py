@@ -53,9 +53,8 @@ class ExactResumeHook(Hook):
     another number of processes or another batch the run goes on at the same place of its schedule,
     and says what cannot be exact.
 
-    Args:
-        whole: refuse to load a checkpoint that is not all of the model, as an encoder alone lacks
-            the heads. tools/test.py sets it; a training run may well start from a part.
+    ``whole`` refuses a checkpoint that is not all of the model, as an encoder lacks the heads:
+    tools/test.py sets it; a training run may well start from a part.
     """
 
     priority = 'VERY_HIGH'  # before other hooks load their part of the checkpoint
@@ -86,8 +85,8 @@ class ExactResumeHook(Hook):
             changed = []
         if reason := why_not(runner, checkpoint, self.stored):
             parts = ('model', 'optim_wrapper', 'train_cfg')
-            named = [text for text, _ in changed if text.startswith(parts)]
-            listed = f'. Settings that differ: {"; ".join(named)}' if named else ''
+            named = '; '.join(text for text, _ in changed if text.startswith(parts))
+            listed = named and f'. Settings that differ: {named}'
             raise ResumeError(f'cannot resume from {path}: {reason}{listed}')
         if changed:
             lines = [f'  {text} ({why or "takes effect"})' for text, why in changed]
@@ -96,22 +95,22 @@ class ExactResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         loop, now = runner.train_loop, layout(runner)
         if not isinstance(loop, ExactLoop):
-            runner.logger.warning(
-                f'a run of {type(loop).__name__} cannot be resumed to the bit: give '
-                'train_cfg.type=ExactEpochLoop or ExactIterLoop'
-            )
+            what = f'a run of {type(loop).__name__} cannot be resumed to the bit'
+            runner.logger.warning(f'{what}: give train_cfg.type=ExactEpochLoop or ExactIterLoop')
         if not self.stored:
             return
         if (seed := self.stored.get('sampler_seed')) is not None:  # drawn where none is set
             sampler_of(runner.train_dataloader).seed = seed
-        changed = [key for key in _LAYOUT if self.stored.get(key) not in (None, now[key])]
-        if changed:
-            told = [f'{_LAYOUT[key]}: {self.stored[key]}, now {now[key]}' for key in changed]
+        told = [
+            f'{words}: {self.stored[key]}, now {now[key]}'
+            for key, words in _LAYOUT.items()
+            if self.stored.get(key) not in (None, now[key])
+        ]
+        if told:
             runner.logger.warning(
-                'this run goes on, but not to the bit, since it is laid out otherwise than before '
-                f'({"; ".join(told)}). Weights, optimizer, averages and seed are kept. What cannot '
-                'be exact: which images share a batch, the masks, drop paths and mixes that each '
-                'process draws, and the order of sums. The learning rate stays as it was.'
+                f'this run goes on, but not to the bit: {"; ".join(told)}. Weights, optimizer, '
+                'averages, seed and learning rate are kept. What cannot be exact: which images '
+                'share a batch, the masks, drop paths and mixes of a process, the order of sums.'
             )
         old, new = self.stored.get('epoch_length'), now['epoch_length']
         if isinstance(loop, EpochBasedTrainLoop) and old not in (None, new):
@@ -155,9 +154,9 @@ def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
         return str(error)
     state, wrapper = checkpoint['optimizer'], runner.optim_wrapper
     if 'param_groups' in state and hasattr(wrapper, 'optimizer'):
-        kinds = stored.get('optimizer'), type(wrapper.optimizer).__name__
-        if kinds[0] not in (None, kinds[1]):
-            return f'its optimizer is {kinds[0]}, and this one {kinds[1]}'
+        kind = type(wrapper.optimizer).__name__
+        if stored.get('optimizer', kind) != kind:
+            return f'its optimizer is {stored["optimizer"]}, and this one {kind}'
         both = state['param_groups'], wrapper.optimizer.param_groups
         old, new = ([len(group['params']) for group in groups] for groups in both)
         if old != new:
@@ -213,8 +212,8 @@ def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     there is no checkpoint at all; a ResumeError where all of them are cut short.
     """
     work_dir = Path(work_dir)
-    others = [path for kind in ('epoch', 'iter') for path in work_dir.glob(f'{kind}_*.pth')]
-    others = [path for path in others if path.stem.partition('_')[2].isdecimal()]
+    kind = re.compile(r'(epoch|iter)_[0-9]+\.pth')
+    others = [path for path in work_dir.glob('*.pth') if kind.fullmatch(path.name)]
     others.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
     candidates, notes = [], []
     pointer = work_dir / 'last_checkpoint'
@@ -226,8 +225,7 @@ def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
         if is_whole(path):
             return path, notes
         notes.append(f'{path} is {"cut short" if path.is_file() else "gone"}: passing over it')
-    if candidates:
-        names = ', '.join(path.name for path in candidates)
+    if names := ', '.join(path.name for path in candidates):
         raise ResumeError(
             f'no checkpoint in {work_dir} can be read: {names} are cut short or gone; a whole one '
             'is needed, or another --work-dir to start anew'
@@ -244,22 +242,21 @@ def differences(old: str, new: str) -> list[tuple[str, str]]:
     found = []
     for path in sorted(before.keys() | now.keys()):
         left, right = before.get(path, 'not set'), now.get(path, 'not set')
-        trained = path.partition('.')[0] in TRAINED_KEYS and not path.endswith('.pin_memory')
-        if left != right and trained:
+        if left != right and not path.endswith('.pin_memory'):
             reason = next((why for key, why in _STORED.items() if re.match(key, path)), '')
             found.append((f'{path}: {left!r} there, {right!r} here', reason))
     return found
 
 
 def read_config(text: str) -> dict[str, object]:
-    """A dumped config as {dotted path: value}, without running it; what is no literal stays text.
+    """What decides what is trained in a dumped config, as {dotted path: value}, without running it.
 
-    A SyntaxError where it is not Python.
+    What is no literal stays text. A SyntaxError where it is not Python.
     """
     flat: dict[str, object] = {}
     for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            flat.update(_flatten(node.targets[0].id, _value(node.value)))
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) in TRAINED_KEYS:
+            flat |= _flatten(node.targets[0].id, _value(node.value))
     return flat
 
 
@@ -277,11 +274,10 @@ def _value(node: ast.expr) -> object:
 
 
 def _flatten(path: str, value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flatten(f'{path}.{key}', inner)
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        for i, inner in enumerate(value):
-            yield from _flatten(f'{path}.{i}', inner)
-    else:
+    inner = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        inner = enumerate(value)
+    if not inner:
         yield path, value
+    for key, part in inner:
+        yield from _flatten(f'{path}.{key}', part)

@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -34,10 +34,7 @@ def seed_everything(*key: int, devices: bool = True) -> None:
     random.seed(words.tobytes())
     np.random.seed(words)
     seed = int.from_bytes(words[:2].tobytes(), 'little')
-    if devices:
-        torch.manual_seed(seed)
-    else:
-        torch.default_generator.manual_seed(seed)
+    (torch if devices else torch.default_generator).manual_seed(seed)
 
 
 @contextmanager
@@ -82,7 +79,6 @@ class SeededLoader:
         self.loader = loader
         self.stopping = torch.zeros(1, dtype=torch.int8).share_memory_()  # see stopping.py
         self._draws = _Draws(loader)
-        self._seeded: DataLoader | None = None
 
     def __getattr__(self, name: str) -> object:
         if name == 'loader':  # not set yet: a copy under construction
@@ -100,15 +96,18 @@ class SeededLoader:
         """Batches of a pass over the data, from ``first`` on; those before are not loaded."""
         before = number * len(self)
         if self._draws.start(seed, number, first, before) == first and first < len(self):
-            yield from self._inner()
+            yield from self._seeded
 
-    def endless(self, seed: int, first: int = 0) -> Iterator:
-        """Batches from the ``first`` on of a sampler that never ends, or of pass after pass."""
-        number, before = 0, 0  # pass; batches of the passes before it
+    def endless(self, seed: int, first: int, number: int) -> Iterator:
+        """Batches from the ``first`` on of a sampler that never ends, or of pass after pass.
+
+        ``first`` counts from the start of the run, and is in pass ``number`` or behind it.
+        """
+        before = number * len(self)  # batches of the passes before
         while True:
             left_out = self._draws.start(seed, number, max(first - before, 0), before)
-            if before + left_out == first or before > first:
-                yield from self._inner()
+            if before + left_out >= first:
+                yield from self._seeded
             if self._draws.given == 0:
                 raise UserError('the training set gives no batch: see batch_size and drop_last')
             before += self._draws.given
@@ -124,25 +123,23 @@ class SeededLoader:
 
         Seeds this process: see :func:`kept_random_state`.
         """
-        kept = (draws for number, draws in reversed(self._draws.kept) if number == iteration)
-        if (draws := next(kept, None)) is None:
+        if (draws := dict(self._draws.kept).get(iteration)) is None:
             return None
         dataset = _SeededDataset(self.loader.dataset)
         return self.loader.collate_fn([dataset[draw] for draw in draws])
 
-    def _inner(self) -> DataLoader:
-        if self._seeded is None:
-            loader = self.loader
-            names = ['num_workers', 'collate_fn', 'pin_memory', 'timeout']
-            names += ['multiprocessing_context', 'pin_memory_device']
-            names += ['prefetch_factor', 'persistent_workers'] if loader.num_workers else []
-            self._seeded = DataLoader(
-                _SeededDataset(loader.dataset),
-                batch_sampler=self._draws,
-                worker_init_fn=partial(start_worker, loader.worker_init_fn, self.stopping),
-                **{name: getattr(loader, name) for name in names},
-            )
-        return self._seeded
+    @cached_property
+    def _seeded(self) -> DataLoader:
+        loader = self.loader
+        names = ['num_workers', 'collate_fn', 'pin_memory', 'timeout']
+        names += ['multiprocessing_context', 'pin_memory_device']
+        names += ['prefetch_factor', 'persistent_workers'] if loader.num_workers else []
+        return DataLoader(
+            _SeededDataset(loader.dataset),
+            batch_sampler=self._draws,
+            worker_init_fn=partial(start_worker, loader.worker_init_fn, self.stopping),
+            **{name: getattr(loader, name) for name in names},
+        )
 
 
 class _SeededDataset(Dataset):
@@ -171,10 +168,7 @@ class _Draws:
         self.kept: deque[tuple[int, list]] = deque(maxlen=0)  # (iteration, its draws)
 
     def start(self, seed: int, number: int, first: int, before: int) -> int:
-        """Open pass ``number`` and leave out its first batches; returns how many there were.
-
-        ``before`` is the number of batches in the passes before it.
-        """
+        """Open a pass with ``before`` batches before it; leaves out its first, says how many."""
         batch_sampler = self.loader.batch_sampler
         for part in (batch_sampler, getattr(batch_sampler, 'sampler', None)):
             if hasattr(part, 'set_epoch'):
@@ -183,9 +177,6 @@ class _Draws:
         while self.given < first and next(self.batches, None) is not None:
             pass
         return self.given
-
-    def __len__(self) -> int:
-        return len(self.loader.batch_sampler)
 
     def __iter__(self) -> Iterator:
         return self.batches

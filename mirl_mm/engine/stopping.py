@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import TracebackType
 
 import torch
 import torch.distributed as dist
@@ -57,10 +56,7 @@ class PreemptHook(Hook):
 
     A validation that is under way ends first. What a process was asked is told to the others by a
     small all-reduce on the CPU beside every step (its own gloo group); it is read one step later,
-    so that nobody waits for it.
-
-    Args:
-        signals: names of the signals to obey, as in ('SIGTERM', 'SIGUSR1').
+    so that nobody waits for it. ``signals`` are names, as in ('SIGTERM', 'SIGUSR1').
     """
 
     priority = 'LOWEST'  # behind the checkpoint hook and all that belongs to the iteration
@@ -84,26 +80,21 @@ class PreemptHook(Hook):
         if not self._all_stop():
             return
         hook = next((hook for hook in runner.hooks if hasattr(hook, 'save_now')), None)
-        path = None if hook is None else hook.save_now(runner)
+        path = hook and hook.save_now(runner)
         if self.group is not None:
             dist.barrier(self.group)  # nobody leaves before the first process has saved
         saved = f'saved {path}; continue with --resume' if path else 'nothing could be saved'
         if hook is None:
             saved = 'nothing is saved without a SafeCheckpointHook'
-        runner.logger.warning(
-            f'{self.asked or "a signal"} after {runner.iter + 1} of {runner.max_iters} iterations: '
-            f'{saved}',
-            extra=FOR_TERMINAL,
-        )
+        after = f'after {runner.iter + 1} of {runner.max_iters} iterations'
+        runner.logger.warning(f'{self.asked or "a signal"} {after}: {saved}', extra=FOR_TERMINAL)
         self.after_train(runner)
         raise Preempted(0 if path or hook is None else 1)
 
     def after_train(self, runner: Runner) -> None:
         for one, former in self.former.items():
             signal.signal(one, former or signal.SIG_DFL)
-        if self.pending is not None:
-            self.pending[0].wait()
-            self.pending = None
+        self._told()
 
     def _note(self, number: int, frame: object) -> None:
         self.asked = signal.Signals(number).name
@@ -113,14 +104,17 @@ class PreemptHook(Hook):
         """Whether any process was asked, decided alike and at the same step on all."""
         if self.group is None:
             return self.asked is not None
-        stop = False
-        if self.pending is not None:
-            work, flag = self.pending
-            work.wait()
-            stop = bool(flag.item())
-        flag = torch.tensor([int(self.asked is not None)])
+        stop, flag = self._told(), torch.tensor([int(self.asked is not None)])
         self.pending = dist.all_reduce(flag, dist.ReduceOp.MAX, self.group, async_op=True), flag
         return stop
+
+    def _told(self) -> bool:
+        """What the step before asked of the others, if it did."""
+        if self.pending is None:
+            return False
+        (work, flag), self.pending = self.pending, None
+        work.wait()
+        return bool(flag.item())
 
 
 def fail_fast() -> None:
@@ -134,15 +128,13 @@ def fail_fast() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _report_and_exit(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def _report_and_exit(kind: type, error: BaseException, trace: object) -> None:
     """One line for what a user can put right, a traceback for everything else."""
     who = f'process {os.environ.get("RANK", "?")} of {os.environ.get("WORLD_SIZE", "?")}'
     if reason := reason_of(error):
         text = f'{who}: error: {reason}\n'
     else:
-        text = f'\n{who} failed:\n{"".join(traceback.format_exception(kind, error, trace))}\n'
+        text = f'\n{who} failed:\n{"".join(traceback.format_exception(error))}\n'
     sys.stdout.flush()
     # (torch's own hook for distributed runs, which calls this one, holds sys.stderr back)
     stderr = sys.__stderr__ or sys.stderr
