@@ -44,9 +44,12 @@ class ExactLoop:
         stopping = self.dataloader.stopping
         stopping.fill_(RUNNING)
         try:
-            return self.train()
+            self.runner.call_hook('before_train')
+            self.train()
+            self.runner.call_hook('after_train')
         finally:
             stopping.fill_(ENDED)  # else workers that were told to outlive SIGTERM would stay
+        return self.runner.model
 
     def seed_step(self, iteration: int) -> None:
         """Set the random numbers that the model draws in an iteration."""
@@ -65,17 +68,13 @@ class ExactLoop:
         done, end = self._iter, self._max_iters
         if self.by_epoch:
             done, end = self._epoch, self._max_epochs
-        if self.runner.val_loop is None or done < self.val_begin:
-            return
-        if done % self.val_interval == 0 or done == end:
+        due = done >= self.val_begin and (done % self.val_interval == 0 or done == end)
+        if due and self.runner.val_loop is not None:
             hub.update_info(VALIDATED, self._iter)  # first: a new best is saved on the way
             self.runner.val_loop.run()
 
     def run_again(self) -> Iterator:
-        """Rebuild the gradients of an open accumulation, which no checkpoint has.
-
-        Gives the batches that come behind its micro-batches, pass after pass.
-        """
+        """Rebuild the gradients of an open accumulation; the batches that come next, for ever."""
         runner, wrapper, count = self.runner, self.runner.optim_wrapper, 0
         if isinstance(wrapper, OptimWrapper) and self._iter < self._max_iters:
             count = self._iter % wrapper._accumulative_counts
@@ -126,16 +125,13 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
 
     by_epoch = True
 
-    def train(self) -> nn.Module:
-        self.runner.call_hook('before_train')
+    def train(self) -> None:
         self.run_again()
         if self._iter == self._epoch * len(self.dataloader):
             self.validate(made_up=True)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self.validate()
-        self.runner.call_hook('after_train')
-        return self.runner.model
 
     def run_epoch(self) -> None:
         self.runner.call_hook('before_train_epoch')
@@ -152,8 +148,7 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
 class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
     """IterBasedTrainLoop, exact when resumed. Args are its own."""
 
-    def train(self) -> nn.Module:
-        self.runner.call_hook('before_train')
+    def train(self) -> None:
         self.runner.call_hook('before_train_epoch')
         batches = self.run_again()
         self.validate(made_up=True)
@@ -162,5 +157,3 @@ class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
             self.run_iter(next(batches))
             self.validate()
         self.runner.call_hook('after_train_epoch')
-        self.runner.call_hook('after_train')
-        return self.runner.model

@@ -7,6 +7,7 @@ group of every single parameter and takes nothing but classifiers.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import compress
 
 import torch
 from mmengine.hooks import EMAHook, Hook
@@ -38,12 +39,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ``get_layer_depth`` and is checked. Parameters that are frozen when the optimizer is built stay
     out. The table of groups is logged once, at INFO.
 
-    Args:
-        optim_wrapper_cfg: as in MMEngine; ``optimizer`` needs ``lr`` and ``weight_decay``.
-        paramwise_cfg: ``layer_decay_rate``, above 0 and at most 1; and factors on the weight
-            decay, of which the first that applies to a parameter counts: ``custom_keys``
-            (``{part of a name: dict(decay_mult=...)}``, the longest match first),
-            ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult`` (1-D parameters).
+    ``paramwise_cfg`` has the ``layer_decay_rate``, above 0 and at most 1, and factors on the weight
+    decay, of which the first that applies to a parameter counts: ``custom_keys`` (``{part of a
+    name: dict(decay_mult=...)}``, the longest match first), ``norm_decay_mult``,
+    ``bias_decay_mult``, ``flat_decay_mult`` (1-D parameters).
     """
 
     def _validate_cfg(self) -> None:
@@ -90,10 +89,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         custom = {key: keyed for key, keyed in cfg.get('custom_keys', {}).items() if key in name}
         longest = sorted(custom, key=lambda key: (-len(key), key))
         applies = (isinstance(owner, NORMS), name.endswith('.bias'), param.ndim == 1)
-        kinds = [key for key, yes in zip(DECAYS, applies, strict=True) if yes and key in cfg]
-        return {key: custom[key]['decay_mult'] for key in longest} | {
-            key: cfg[key] for key in kinds
-        }
+        kinds = {key: cfg[key] for key in compress(DECAYS, applies) if key in cfg}
+        return {key: custom[key]['decay_mult'] for key in longest} | kinds
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -154,9 +151,8 @@ def table(groups: list[dict], frozen: int) -> str:
     """The groups as text, one a line."""
     lines = [f'{"layer":>5} {"lr":>10} {"weight decay":>12} {"parameters":>12}']
     for group in groups:
-        layer, lr, decay = group['layer_id'], group['lr'], group['weight_decay']
         size = sum(param.numel() for param in group['params'])
-        lines.append(f'{layer:5} {lr:10.3e} {decay:12g} {size:12,}')
+        lines.append('{layer_id:5} {lr:10.3e} {weight_decay:12g} {0:12,}'.format(size, **group))
     return '\n'.join([*lines, f'frozen, in no group: {frozen:,} parameters'])
 
 
@@ -187,9 +183,8 @@ def own_part(optimizer: Optimizer) -> Optimizer:
 class ForeachEMA(MomentumAnnealingEMA):
     """MMEngine's MomentumAnnealingEMA with the same values, args and checkpoints.
 
-    MMEngine averages weight by weight and reads the buffer ``steps`` for each; here the host counts
-    along. EMAHook counts iterations: under an accumulation of k it needs ``interval=k``, and k
-    times the gamma, so that it averages updates.
+    MMEngine reads the buffer ``steps`` for every weight; here the host counts along. EMAHook counts
+    iterations: an accumulation of k needs ``interval=k`` and k times the gamma.
     """
 
     count = 0  # what `steps` holds

@@ -5,9 +5,10 @@ A run goes on to the bit where its checkpoint is of the same settings; loops.py 
 
 import ast
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from zipfile import is_zipfile
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
@@ -79,10 +80,9 @@ class ExactResumeHook(Hook):
                 'start from its weights, give it as load_from, without --resume'
             )
         self.stored = meta.get('run') or {}
-        try:
+        changed = []
+        with suppress(SyntaxError):
             changed = differences(meta.get('cfg', ''), runner.cfg.pretty_text)
-        except SyntaxError:
-            changed = []
         if reason := why_not(runner, checkpoint, self.stored):
             parts = ('model', 'optim_wrapper', 'train_cfg')
             named = '; '.join(text for text, _ in changed if text.startswith(parts))
@@ -101,12 +101,9 @@ class ExactResumeHook(Hook):
             return
         if (seed := self.stored.get('sampler_seed')) is not None:  # drawn where none is set
             sampler_of(runner.train_dataloader).seed = seed
-        told = [
-            f'{words}: {self.stored[key]}, now {now[key]}'
-            for key, words in _LAYOUT.items()
-            if self.stored.get(key) not in (None, now[key])
-        ]
-        if told:
+        changed = [key for key in _LAYOUT if self.stored.get(key) not in (None, now[key])]
+        if changed:
+            told = [f'{_LAYOUT[key]}: {self.stored[key]}, now {now[key]}' for key in changed]
             runner.logger.warning(
                 f'this run goes on, but not to the bit: {"; ".join(told)}. Weights, optimizer, '
                 'averages, seed and learning rate are kept. What cannot be exact: which images '
@@ -160,10 +157,8 @@ def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
         both = state['param_groups'], wrapper.optimizer.param_groups
         old, new = ([len(group['params']) for group in groups] for groups in both)
         if old != new:
-            return (
-                f'its optimizer has {len(old)} groups of {sum(old)} parameters, and this one '
-                f'{len(new)} of {sum(new)}, or in another order'
-            )
+            here = f'this one {len(new)} of {sum(new)}, or in another order'
+            return f'its optimizer has {len(old)} groups of {sum(old)} parameters, and {here}'
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     if stored.get('by_epoch', by_epoch) != by_epoch:
         kinds = ('iterations', 'epochs')
@@ -172,10 +167,9 @@ def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
 
 
 def move_to_length(runner: Runner, old: int, new: int) -> None:
-    """Go on at the same place of the schedule where an epoch has another number of iterations.
+    """Keep the epoch and the place in it where an epoch has another number of iterations.
 
-    The epoch stays, and the place in it to within an iteration. Schedules that were given in
-    epochs are those of the new length from here on; the rate itself does not jump.
+    Schedules in epochs are those of the new length from here on; the rate itself does not jump.
     """
     loop = runner.train_loop
     within = loop._iter - loop._epoch * old
@@ -196,15 +190,6 @@ def move_to_length(runner: Runner, old: int, new: int) -> None:
     runner.optim_wrapper.initialize_count_status(runner.model, loop._iter, loop._max_iters)
 
 
-def is_whole(path: str | Path) -> bool:
-    """Whether a torch file is complete: its table of contents stands at the end."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return bool(file.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
 def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a work dir, and what to say about those passed over.
 
@@ -215,14 +200,14 @@ def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     kind = re.compile(r'(epoch|iter)_[0-9]+\.pth')
     others = [path for path in work_dir.glob('*.pth') if kind.fullmatch(path.name)]
     others.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    candidates, notes = [], []
+    candidates, notes = others, []
     pointer = work_dir / 'last_checkpoint'
     if pointer.is_file() and (named := pointer.read_text().strip()):
         path = Path(named)  # (that of the old place, where the work dir was moved)
-        candidates.append(path if path.is_file() else work_dir / path.name)
-    candidates += [path for path in others if path not in candidates]
+        path = path if path.is_file() else work_dir / path.name
+        candidates = [path, *(other for other in others if other != path)]
     for path in candidates:
-        if is_whole(path):
+        if is_zipfile(path):  # its table of contents stands at the end
             return path, notes
         notes.append(f'{path} is {"cut short" if path.is_file() else "gone"}: passing over it')
     if names := ', '.join(path.name for path in candidates):

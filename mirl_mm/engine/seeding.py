@@ -65,16 +65,15 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
 class SeededLoader:
     """A DataLoader that can start anywhere, with every sample seeded by its place.
 
-    Everything but iterating is the loader's own: hooks see its dataset, sampler and length. A
-    loader without indices or batches is a UserError.
+    All else is the loader's own: hooks see its dataset, sampler, length and stock batches.
     """
 
     def __init__(self, loader: DataLoader) -> None:
         if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
             raise UserError(
-                'a run can be resumed to the bit if its dataset has indices and its loader makes '
-                f'batches; {type(loader.dataset).__name__} with batch_size={loader.batch_size} '
-                'needs a train_cfg.type of EpochBasedTrainLoop or IterBasedTrainLoop'
+                'to resume to the bit takes indices and batches; for '
+                f'{type(loader.dataset).__name__} with batch_size={loader.batch_size}, give '
+                'train_cfg.type=EpochBasedTrainLoop or IterBasedTrainLoop'
             )
         self.loader = loader
         self.stopping = torch.zeros(1, dtype=torch.int8).share_memory_()  # see stopping.py
@@ -89,7 +88,6 @@ class SeededLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator:
-        """The stock loader's batches, with its random numbers."""
         yield from self.loader
 
     def one_pass(self, seed: int, number: int, first: int = 0) -> Iterator:
@@ -99,10 +97,7 @@ class SeededLoader:
             yield from self._seeded
 
     def endless(self, seed: int, first: int, number: int) -> Iterator:
-        """Batches from the ``first`` on of a sampler that never ends, or of pass after pass.
-
-        ``first`` counts from the start of the run, and is in pass ``number`` or behind it.
-        """
+        """The run's batches from the ``first`` on, which is in pass ``number`` or a later one."""
         before = number * len(self)  # batches of the passes before
         while True:
             left_out = self._draws.start(seed, number, max(first - before, 0), before)
@@ -131,9 +126,8 @@ class SeededLoader:
     @cached_property
     def _seeded(self) -> DataLoader:
         loader = self.loader
-        names = ['num_workers', 'collate_fn', 'pin_memory', 'timeout']
-        names += ['multiprocessing_context', 'pin_memory_device']
-        names += ['prefetch_factor', 'persistent_workers'] if loader.num_workers else []
+        names = ['num_workers', 'collate_fn', 'pin_memory', 'timeout', 'multiprocessing_context']
+        names += ['pin_memory_device', 'prefetch_factor', 'persistent_workers']
         return DataLoader(
             _SeededDataset(loader.dataset),
             batch_sampler=self._draws,

@@ -26,7 +26,6 @@ from mirl_mm.errors import UserError, reason_of
 from .runner import FOR_TERMINAL
 
 RUNNING, ASKED, ENDED = 0, 1, 2  # a run as its workers see it; ASKED: by SIGTERM to stop
-_GRACE = 1.0  # seconds that a worker waits to learn whether its parent was asked to stop, too
 
 
 def start_worker(init: Callable | None, stopping: Tensor, worker: int) -> None:
@@ -38,16 +37,12 @@ def start_worker(init: Callable | None, stopping: Tensor, worker: int) -> None:
 
 def _outlive(stopping: Tensor, *_: object) -> None:
     """A SIGTERM that the parent sends by itself, at its end, is obeyed."""
-    end = time.monotonic() + _GRACE
+    end = time.monotonic() + 1.0  # seconds to learn whether the parent was asked to stop, too
     while time.monotonic() < end and stopping.item() != ENDED:
         if stopping.item() == ASKED:
             return
         time.sleep(0.01)
     os._exit(0)
-
-
-class Preempted(SystemExit):
-    """Ends a run that was asked to stop and has saved; the exit code is 0."""
 
 
 @HOOKS.register_module()
@@ -62,8 +57,7 @@ class PreemptHook(Hook):
     priority = 'LOWEST'  # behind the checkpoint hook and all that belongs to the iteration
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
-        unknown = [name for name in signals if name not in signal.Signals.__members__]
-        if unknown or not signals:
+        if not signals or set(signals) - signal.Signals.__members__.keys():
             raise UserError(f'signals must be names such as SIGTERM or SIGUSR1, got {signals}')
         self.signals = [signal.Signals[name] for name in signals]
         self.asked: str | None = None
@@ -83,13 +77,12 @@ class PreemptHook(Hook):
         path = hook and hook.save_now(runner)
         if self.group is not None:
             dist.barrier(self.group)  # nobody leaves before the first process has saved
-        saved = f'saved {path}; continue with --resume' if path else 'nothing could be saved'
-        if hook is None:
-            saved = 'nothing is saved without a SafeCheckpointHook'
+        lost = 'could be saved' if hook else 'is saved without a SafeCheckpointHook'
+        saved = f'saved {path}; continue with --resume' if path else f'nothing {lost}'
         after = f'after {runner.iter + 1} of {runner.max_iters} iterations'
         runner.logger.warning(f'{self.asked or "a signal"} {after}: {saved}', extra=FOR_TERMINAL)
         self.after_train(runner)
-        raise Preempted(0 if path or hook is None else 1)
+        raise SystemExit(0 if path or hook is None else 1)
 
     def after_train(self, runner: Runner) -> None:
         for one, former in self.former.items():
