@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
-from zipfile import is_zipfile
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -18,7 +17,7 @@ from mirl_mm.files import check_folder
 
 from . import machine
 from .checks import check_data
-from .resume import TRAINED_KEYS, find_checkpoint
+from .resume import TRAINED_KEYS, find_checkpoint, is_whole
 from .stopping import fail_fast
 
 Options = Mapping[str, object] | None  # --cfg-options: dotted key path to value, merged first
@@ -224,6 +223,6 @@ def set_resume(cfg: Config, resume: str | None) -> list[str]:
         check_file(cfg.load_from, 'checkpoint')
     if not cfg.get('resume'):
         return notes
-    if Path(cfg.load_from).is_file() and not is_zipfile(cfg.load_from):
+    if Path(cfg.load_from).is_file() and not is_whole(cfg.load_from):
         raise ResumeError(f'{cfg.load_from} is cut short, or no checkpoint of a training run')
     return [*notes, f'resuming from {cfg.load_from}']

@@ -68,8 +68,9 @@ class ExactLoop:
         done, end = self._iter, self._max_iters
         if self.by_epoch:
             done, end = self._epoch, self._max_epochs
-        due = done >= self.val_begin and (done % self.val_interval == 0 or done == end)
-        if due and self.runner.val_loop is not None:
+        if self.runner.val_loop is None or done < self.val_begin:
+            return
+        if done % self.val_interval == 0 or done == end:
             hub.update_info(VALIDATED, self._iter)  # first: a new best is saved on the way
             self.runner.val_loop.run()
 
@@ -79,7 +80,7 @@ class ExactLoop:
         if isinstance(wrapper, OptimWrapper) and self._iter < self._max_iters:
             count = self._iter % wrapper._accumulative_counts
         first = self._iter - count
-        number = first // len(self.dataloader) if self.by_epoch else 0
+        number = first and first // len(self.dataloader) if self.by_epoch else 0
         batches = self.dataloader.endless(base_seed(runner), first, number)
         if count == 0:
             return batches

@@ -53,7 +53,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise UserError(f'{RATE} must be above 0 and at most 1, got {cfg.get(RATE)}')
         for key, setting in cfg.get('custom_keys', {}).items():
             if set(setting) != {'decay_mult'}:
-                raise UserError(f'custom_keys[{key!r}] is {setting}; it takes decay_mult alone')
+                why = 'it takes decay_mult alone (the learning rate follows from the layer)'
+                raise UserError(f'custom_keys[{key!r}] is {setting}; {why}')
         if self.base_lr is None or self.base_wd is None:
             given = f'lr={self.base_lr}, weight_decay={self.base_wd}'
             raise UserError(f'the optimizer needs lr and weight_decay; got {given}')

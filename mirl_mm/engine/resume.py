@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
@@ -190,6 +190,13 @@ def move_to_length(runner: Runner, old: int, new: int) -> None:
     runner.optim_wrapper.initialize_count_status(runner.model, loop._iter, loop._max_iters)
 
 
+def is_whole(path: str | Path) -> bool:
+    """Whether a torch file is complete: its table of contents stands at the end."""
+    with suppress(OSError, BadZipFile), ZipFile(path) as file:
+        return bool(file.namelist())
+    return False
+
+
 def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a work dir, and what to say about those passed over.
 
@@ -207,7 +214,7 @@ def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
         path = path if path.is_file() else work_dir / path.name
         candidates = [path, *(other for other in others if other != path)]
     for path in candidates:
-        if is_zipfile(path):  # its table of contents stands at the end
+        if is_whole(path):
             return path, notes
         notes.append(f'{path} is {"cut short" if path.is_file() else "gone"}: passing over it')
     if names := ', '.join(path.name for path in candidates):

@@ -98,7 +98,7 @@ class SeededLoader:
 
     def endless(self, seed: int, first: int, number: int) -> Iterator:
         """The run's batches from the ``first`` on, which is in pass ``number`` or a later one."""
-        before = number * len(self)  # batches of the passes before
+        before = number and number * len(self)  # batches of the passes before
         while True:
             left_out = self._draws.start(seed, number, max(first - before, 0), before)
             if before + left_out >= first:

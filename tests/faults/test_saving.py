@@ -67,6 +67,10 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     path, notes = find_checkpoint(tmp_path)
     assert path.name == 'epoch_3.pth'
     assert notes == [f'{tmp_path / "epoch_2.pth"} is cut short: passing over it']
+    damaged = content[: content.rindex(b'PK\x01\x02')] + bytes(46)  # zeros in the table of contents
+    end = content[content.rindex(b'PK\x05\x06') :]
+    (tmp_path / 'epoch_2.pth').write_bytes(damaged.ljust(len(content) - len(end), b'\0') + end)
+    assert find_checkpoint(tmp_path)[0].name == 'epoch_3.pth'
     for i in (1, 3):
         (tmp_path / f'epoch_{i}.pth').write_bytes(b'')
     with pytest.raises(ResumeError, match=r'epoch_2.pth, epoch_3.pth, epoch_1.pth are cut short'):
