@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import nn
 
 from benchmarks.timing import (
@@ -72,7 +72,8 @@ def build(method: str, arch: str, settings: dict | None = None, init: bool = Tru
     if settings:
         cfg.backbone.update(settings)
         cfg.neck.update(settings)
-    model = MODELS.build(cfg)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg)
     if init:
         model.init_weights()
     return model
