@@ -34,20 +34,15 @@ FILE = 'run.json'
 class RunSummaryHook(Hook):
     """Say what a run is before its first step, and write it down: ``run.json`` beside its log.
 
-    A warning says where learning rate and batch do not fit: ``base_lr`` is the rate for a batch of
-    ``base_batch_size``; None takes both from ``auto_scale_lr``, without which there is no check. At
-    the end come the seconds and the most memory that tensors held on a GPU. The report reads it.
-    ``show=False`` writes the file alone.
+    A warning says where learning rate and batch do not fit: in the config's ``auto_scale_lr``,
+    ``base_lr`` is the rate for ``base_batch_size``; without both there is no check. At the end come
+    the seconds, and the most memory of tensors on a GPU. ``show=False`` writes the file alone.
     """
 
     priority = 'LOWEST'  # when the other hooks have settled, CheckpointHook its folder
 
-    def __init__(
-        self, base_lr: float | None = None, base_batch_size: int = 256, show: bool = True
-    ) -> None:
-        self.base, self.show = dict(base_lr=base_lr, base_batch_size=base_batch_size), show
-        if any(value is not None and value <= 0 for value in self.base.values()):
-            raise UserError(f'base_lr (if any) and base_batch_size must be positive: {self.base}')
+    def __init__(self, show: bool = True) -> None:
+        self.show = show
 
     def before_train(self, runner: Runner) -> None:
         loop, loader, wrapper = runner.train_loop, runner.train_dataloader, runner.optim_wrapper
@@ -63,9 +58,9 @@ class RunSummaryHook(Hook):
             precision=precision(wrapper),
             seed=runner.seed,
         )
-        base = self.base if self.base['base_lr'] else runner.cfg.get('auto_scale_lr') or {}
+        base = runner.cfg.get('auto_scale_lr') or {}
         lr, batch, kind = facts['learning_rate'], facts['effective_batch'], get_device()
-        how, warning = explain_lr(lr, batch, base.get('base_lr'), base.get('base_batch_size'))
+        how, warning = explain_lr(lr, batch, base.get('base_lr'), base.get('base_batch_size', 0))
         saved = 'none: the config has no CheckpointHook'
         if saver := next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None):
             often = f'every {saver.interval} {"epochs" if saver.by_epoch else "iterations"}'
@@ -131,7 +126,7 @@ def facts_of(runner: Runner, kind: str) -> dict:
 
 def explain_lr(lr: float, batch: int, base_lr: float | None, per: int) -> tuple[str, str | None]:
     """How the rate came about, and a warning where it does not fit; the base's batch is ``per``."""
-    if base_lr is None:
+    if not (base_lr and per):
         return f'{lr:g} (as configured)', None
     fitting = base_lr * batch / per
     rule = f'base {base_lr:g} x {batch}/{per} = {fitting:g}'

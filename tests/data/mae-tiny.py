@@ -51,7 +51,7 @@ train_dataloader = dict(
     ),
 )
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-auto_scale_lr = dict(base_batch_size=16)
+auto_scale_lr = dict(base_lr=0.0016, base_batch_size=16)
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
@@ -64,6 +64,6 @@ param_scheduler = [
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1), logger=dict(type='LoggerHook', interval=1)
 )
-custom_hooks = [dict(type='RunSummaryHook', base_lr=0.1, base_batch_size=1000)]
+custom_hooks = [dict(type='RunSummaryHook')]
 env_cfg = dict(dist_cfg=dict(backend='nccl'))
 randomness = dict(seed=0)

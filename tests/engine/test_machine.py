@@ -68,7 +68,7 @@ def test_auto_scale_lr_counts_processes_and_accumulation():
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.0016 * 2 * 8 * 2 / 16)
     assert '0.0016 -> 0.0032' in notes[0] and '= 32, base_batch_size 16' in notes[0]
     # mmengine's own scaling must not run again, and a second call must change nothing
-    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=32)
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=32, base_lr=0.0032)
     scale_lr(cfg, processes=8)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.0032)
 

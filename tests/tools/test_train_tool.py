@@ -120,7 +120,7 @@ def test_flags_reach_the_config(tool, images, tmp_path):
                'train_dataloader.batch_size=5')  # fmt: skip
     assert out.count('AMP is switched off') == (not torch.cuda.is_available())
     assert 'learning rate 0.0016 -> 0.001: batch 5 x processes 1 x accumulation 2 = 10' in out
-    assert 'learning rate         base 0.1 x 10/1000 = 0.001\n' in out
+    assert 'learning rate         base 0.001 x 10/10 = 0.001\n' in out
     assert len(losses(tmp_path / 'run')) == 2
 
 
