@@ -132,7 +132,7 @@ def test_the_settings_of_the_table_exist():
 
 
 def test_windows_compare_as_many_pairs_as_the_page_says():
-    from mirl_mm.models.attention import Windows
+    from mirl_mm.models.block import Windows
 
     windows = Windows((64, 64), 14, extra=0)
     pairs = sum(count * patches**2 for count, patches in windows.shapes)

@@ -6,15 +6,6 @@ from .neck import MIRLNeck
 from .vit import MaskedFeatures, MIRLViT
 
 __all__ = [
-    'ARCHS',
-    'MIRL',
-    'MIRLDenseViT',
-    'MIRLHead',
-    'MIRLNeck',
-    'MIRLPyramid',
-    'MIRLResidualLoss',
-    'MIRLViT',
-    'MaskedFeatures',
-    'Reconstruction',
-    'ReconstructionError',
-]
+    'ARCHS', 'MIRL', 'MIRLDenseViT', 'MIRLHead', 'MIRLNeck', 'MIRLPyramid', 'MIRLResidualLoss',
+    'MIRLViT', 'MaskedFeatures', 'Reconstruction', 'ReconstructionError',
+]  # fmt: skip

@@ -33,7 +33,6 @@ ARCHS = {
     'b24': _arch(768, 24, 12, 4, (512, 2, 16)),
     'b48': _arch(768, 48, 12, 6, (512, 2, 16)),
 }
-DICT_ARCH_SEGMENTS = 6
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class EncoderArch:
         width, channels, patch, _ = state[BACKBONE + projection].shape
         depth = 1 + max(int(found[1]) for name in state if (found := _LAYER.match(name)))
         hidden, positions = len(state[BACKBONE + mlp]), state.get(BACKBONE + 'pos_embed')
-        size = None if positions is None else _square(positions.shape[1] - 1, patch)
+        side = 0 if positions is None else math.isqrt(positions.shape[1] - 1)  # of a square grid
+        size = (side * patch,) * 2 if side and side**2 == positions.shape[1] - 1 else None
         return cls(width, depth, hidden, patch, in_channels=channels, img_size=size)
 
     @classmethod
@@ -94,10 +94,8 @@ class EncoderArch:
     @property
     def name(self) -> str | None:
         """The arch's name in the table, if the numbers that are known are there."""
-        for name, known in ARCHS.items():
-            if all(getattr(self, key) in (None, known[key]) for key in _ENCODER):
-                return name
-        return None
+        own = {key: size for key in _ENCODER if (size := getattr(self, key)) is not None}
+        return next((name for name, known in ARCHS.items() if own.items() <= known.items()), None)
 
     def __str__(self) -> str:
         heads = '' if self.num_heads is None else f', {self.num_heads} heads'
@@ -118,9 +116,8 @@ def arch_settings(arch: str | dict) -> dict:
         raise UserError(f'the arch dict lacks {", ".join(missing)}; {needed}')
     width, heads = arch['embed_dims'], arch['num_heads']
     if width % heads:
-        raise UserError(
-            f'embed_dims={width} of the arch dict must be a multiple of num_heads={heads}'
-        )
+        wrong = f'embed_dims={width} of the arch dict'
+        raise UserError(f'{wrong} must be a multiple of num_heads={heads}')
     return arch
 
 
@@ -128,29 +125,15 @@ def check_segments(num_segments: int, depth: int) -> int:
     """Return num_segments if it is even and divides the depth; an error names what does."""
     fitting = [n for n in range(2, depth + 1, 2) if depth % n == 0]
     if num_segments not in fitting:
-        raise UserError(
-            f'num_segments={num_segments} does not fit a depth of {depth}: it must be '
-            f'even and divide the depth, so one of {fitting}'
-        )
+        wrong = f'num_segments={num_segments} does not fit a depth of {depth}'
+        raise UserError(f'{wrong}: it must be even and divide the depth, so one of {fitting}')
     return num_segments
 
 
 def check_same(given: EncoderArch | None, wanted: EncoderArch | None, who: str) -> None:
-    """Refuse a file's arch that differs in a size from that of a model, ``who`` in the message.
-
-    None on either side skips the check.
-    """
-    if given is None or wanted is None:
-        return
+    """Refuse a file's arch of other sizes than a model's (``who``), where both are known."""
     for key in _SIZES:
-        left, right = getattr(given, key), getattr(wanted, key)
+        left, right = getattr(given, key, None), getattr(wanted, key, None)
         if None not in (left, right) and left != right:
-            raise CheckpointError(
-                f'the checkpoint is of another arch: its {key} is {left}, and {right} in {who}'
-            )
-
-
-def _square(num_patches: int, patch: int) -> tuple[int, int] | None:
-    """Image size (pixels) of a square grid."""
-    side = math.isqrt(num_patches)
-    return (side * patch, side * patch) if side * side == num_patches else None
+            other = f'its {key} is {left}, and {right} in {who}'
+            raise CheckpointError(f'the checkpoint is of another arch: {other}')

@@ -1,7 +1,7 @@
 """One segment's decoder: tokens of a segment in, pixels out, looking at a context on the way.
 
-A masked patch enters as the mask token plus its position, the same in every image. So the first
-block projects it once for the batch; and the last block works only for the tokens whose output is
+A masked patch enters as the mask token plus its position, the same in every image, so that the
+first block projects it once for the batch; the last block works only for tokens whose output is
 wanted. Both are exact.
 
 Shapes: B batch, L patches, K kept patches, D encoder width, E decoder width, M context tokens,
@@ -17,13 +17,11 @@ from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from .attention import attend
-from .block import BlockSettings, feed_forward, mlp_layers
+from .block import BlockSettings, attend, feed_forward, mlp_layers
 from .half import Layers
 
 LN_EPS = 1e-6
 ALL = slice(None)
-Projected = tuple[Tensor, Tensor, Tensor]  # queries [B, Q, E], keys and values [B, 1+L, E]
 
 
 class Layout(NamedTuple):
@@ -88,7 +86,7 @@ class DecoderBlock(nn.Module):
         split = [each.split([width, 2 * width]) for each in run.weights(self.attn.qkv)]
         return [*zip(*split, strict=True)]
 
-    def _attend_and_mix(self, run: Layers, x: Tensor, qkv: Projected, context: Tensor) -> Tensor:
+    def _attend_and_mix(self, run: Layers, x: Tensor, qkv: tuple, context: Tensor) -> Tensor:
         function = attend_and_mix
         if self.settings.compile_options is None:
             function = partial(function, run=run)
@@ -98,9 +96,9 @@ class DecoderBlock(nn.Module):
 
 
 def attend_and_mix(
-    block: DecoderBlock, x: Tensor, qkv: Projected, context: Tensor, run: Layers | None = None
+    block: DecoderBlock, x: Tensor, qkv: tuple, context: Tensor, run: Layers | None = None
 ) -> Tensor:
-    """A block after the projections of its self-attention; x [B, Q, E] -> the same."""
+    """A block after its self-attention's projections, q, k and v; x [B, Q, E] -> the same."""
     run = run or Layers(x, block.layers())
     attention = partial(attend, num_heads=block.num_heads, fp32=block.settings.attn_fp32)
     cross = block.cross_attn
@@ -118,7 +116,6 @@ class SegmentDecoder(nn.Module):
 
     The prediction layer is weight-normed per *input* feature with the gain g frozen at 1 (the
     official Paddle ``weight_norm(dim=0)`` acts on an [in, out] weight, hence dim=1 here).
-
     ``in_dim`` is D, ``dim`` E and ``out_dim`` p*p*C; ``block`` are the blocks' other arguments.
     """
 
@@ -137,10 +134,7 @@ class SegmentDecoder(nn.Module):
         return Layers(like, (self.embed, *blocks, self.norm), self.mask_token)
 
     def forward(self, run: Layers, visible: Tensor, context: Tensor, layout: Layout) -> Tensor:
-        """Paint the wanted patches: [B, Q, p*p*C], in normalised-patch units.
-
-        From embedded visible tokens [B, 1+K, E], cls first, and a context [B, M, E].
-        """
+        """Visible [B, 1+K, E], cls first, a context [B, M, E] -> wanted [B, Q, p*p*C]."""
         kept = (visible + layout.kept_positions).flatten(0, 1)  # [B*(1+K), E]
         x = torch.cat([kept, run.cast(self.mask_token)[0] + layout.positions])  # [S, E]
         for i, block in enumerate(self.blocks, start=1):

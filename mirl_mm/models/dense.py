@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mirl_mm.errors import UserError
 
 from .archs import arch_settings
-from .attention import Windows
+from .block import Windows
 from .half import no_autocast
 from .vit import MIRLViT
 
@@ -32,20 +32,18 @@ STRIDES = (4, 8, 16, 32, 64)
 class MIRLDenseViT(MIRLViT):
     """MIRLViT for detection and segmentation: a tuple of NCHW maps, one per tapped block.
 
-    Any height and width from 1 pixel on: the image is padded with zeros (the mean colour) at the
-    right and bottom to full patches, and the maps are ceil(H/p) x ceil(W/p). Positions are resized
-    to the map in every forward.
-
-    With ``window_size``, the blocks outside ``global_indices`` attend inside windows; see
-    :class:`Windows` for edges and cls. A map that fits in one window is treated globally.
+    An image of any size is padded with zeros (the mean colour) at the right and bottom to full
+    patches; the maps are ceil(H/p) x ceil(W/p), and positions are resized to them in every forward.
 
     Args:
         arch, img_size, patch_size: as in MIRLViT; img_size is only the size of the position table.
         out_indices: blocks to tap, ascending; negative ones count from the end. Blocks after the
             last tap are not run, and are frozen.
-        window_size: patches per side; 0 makes every block global.
-        global_indices: the global blocks; None takes the last one of each quarter of the depth
-            (13, 26, 40, 53 of 54).
+        window_size: patches per side of :class:`Windows`; 0 makes every block global, as is a map
+            that fits in one. In training, windows that do nothing for images not smaller than
+            img_size are an error.
+        global_indices: the blocks without windows; None takes the last one of each quarter of the
+            depth (13, 26, 40, 53 of 54).
         final_norm: norm the last block's output by the encoder's pre-trained final norm, as
             mmpretrain does; taps before the last block are never normed.
         frozen_stages: freeze patches, positions, cls and that many blocks, and keep them in eval
@@ -54,9 +52,6 @@ class MIRLDenseViT(MIRLViT):
             dropped (``drop_path_rate``) for a whole image, never for a window.
             ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` reads a MIRL
             pre-training checkpoint.
-
-    Windows that would do nothing in training are an error: images not smaller than img_size whose
-    map does not fill one window.
     """
 
     def __init__(
@@ -77,10 +72,8 @@ class MIRLDenseViT(MIRLViT):
         if global_indices is None:
             global_indices = sorted({-(-quarter * depth // 4) - 1 for quarter in (1, 2, 3, 4)})
         elif not window_size:
-            raise UserError(
-                f'global_indices={global_indices} has no effect with window_size=0: every block '
-                'is global; give a window_size or leave it out'
-            )
+            wrong = f'global_indices={global_indices} has no effect with window_size=0'
+            raise UserError(f'{wrong}: every block is global; give a window_size or leave it out')
         if not -1 <= frozen_stages <= depth:
             raise UserError(f'frozen_stages must be -1 to {depth} (the depth), got {frozen_stages}')
         taps = [out_indices] if isinstance(out_indices, int) else out_indices
@@ -103,10 +96,9 @@ class MIRLDenseViT(MIRLViT):
         try:
             super().init_weights()
         except AssertionError as error:
-            raise UserError(
-                f'init_cfg={self.init_cfg} cannot be used: {error}. MIRL pre-training checkpoints '
-                "have prefix='backbone.'; an encoder alone has none (leave it out)"
-            ) from error
+            fault = f'init_cfg={self.init_cfg} cannot be used: {error}'
+            have = "have prefix='backbone.'; an encoder alone has none (leave it out)"
+            raise UserError(f'{fault}. MIRL pre-training checkpoints {have}') from error
 
     def train(self, mode: bool = True) -> 'MIRLDenseViT':
         """Set the mode; frozen stages stay in eval mode."""
@@ -139,8 +131,7 @@ class MIRLDenseViT(MIRLViT):
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """The position table resized to h x w, [1, E+L, D], as mmpretrain's resize_pos_embed.
 
-        Resizing is linear and separable: two small matrix products. They cost a tenth of
-        F.interpolate with its backward pass, which also is not deterministic on a GPU.
+        By two small matrix products: a tenth of F.interpolate's cost, and deterministic on a GPU.
         """
         source = tuple(self.patch_resolution)
         if tuple(grid) == source:
@@ -156,18 +147,13 @@ class MIRLDenseViT(MIRLViT):
         return torch.cat([extra, table.flatten(0, 1)[None]], dim=1)
 
     def _windows(self, grid: tuple[int, int]) -> Windows | None:
-        if not self.window_size:
-            return None
         small = any(map(int.__lt__, grid, self.patch_resolution))
         if self.training and not small and self.window_size > max(grid):
-            raise UserError(
-                f'window_size={self.window_size} (in patches) is larger than the map, '
-                f'{grid[0]}x{grid[1]} patches, so windows do nothing; take at most '
-                f'{max(grid) - 1}, or 0 for global attention'
-            )
-        if self.window_size >= max(grid):
-            return None
-        return Windows(grid, self.window_size, self.num_extra_tokens)
+            wrong = f'window_size={self.window_size} (in patches) is larger than the map'
+            size, most = f'{grid[0]}x{grid[1]} patches, so windows do nothing', max(grid) - 1
+            raise UserError(f'{wrong}, {size}; take at most {most}, or 0 for global attention')
+        cut = 0 < self.window_size < max(grid)
+        return Windows(grid, self.window_size, self.num_extra_tokens) if cut else None
 
 
 @lru_cache(maxsize=128)
@@ -183,10 +169,9 @@ def block_indices(name: str, indices: Sequence[int], depth: int) -> list[int]:
     outside = [i for i in indices if not -depth <= i < depth]
     resolved = [i % depth for i in indices]
     if outside or resolved != sorted(set(resolved)):
-        raise UserError(
-            f'{name}={tuple(indices)} does not fit: blocks are 0 to {depth - 1} (or -{depth} to -1 '
-            'from the end), in ascending order and without repeats'
-        )
+        accepted = f'blocks are 0 to {depth - 1} (or -{depth} to -1 from the end)'
+        fault = f'{name}={tuple(indices)} does not fit: {accepted}'
+        raise UserError(f'{fault}, in ascending order and without repeats')
     return resolved
 
 
@@ -207,7 +192,6 @@ class MIRLPyramid(BaseModule):
             stride 32, the shallowest for the smallest stride.
         strides: an ascending part of (4, 8, 16, 32, 64); 64 needs 32.
         norm_cfg: any norm that mmpretrain builds; LN over channels does not mind small batches.
-        init_cfg: as in MMEngine.
     """
 
     def __init__(
@@ -224,27 +208,22 @@ class MIRLPyramid(BaseModule):
             raise UserError(f"mode must be 'simple' or 'taps', got {mode!r}")
         known = [stride for stride in STRIDES if stride in strides]
         if not known or known != list(strides) or (64 in known and 32 not in known):
-            raise UserError(
-                f'strides={tuple(strides)} does not fit: accepted is an ascending part of '
-                f'{STRIDES}, where 64 needs 32'
-            )
+            accepted = f'accepted is an ascending part of {STRIDES}, where 64 needs 32'
+            raise UserError(f'strides={tuple(strides)} does not fit: {accepted}')
         self.in_channels, self.mode, self.strides = in_channels, mode, known
-        levels = [stride for stride in known if stride < 64]
-        self.levels = nn.ModuleList(
-            build_level(stride, in_channels, out_channels, norm_cfg) for stride in levels
-        )
+        sizes = (in_channels, out_channels, norm_cfg)
+        self.levels = nn.ModuleList(build_level(s, *sizes) for s in known if s < 64)
         self.num_inputs = len(self.levels) if mode == 'taps' else 1
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The backbone's maps [B, C, h, w] -> per stride s, [B, F or C, 16/s*h, 16/s*w]."""
         channels = [each.shape[1] for each in maps]
         if channels != [self.in_channels] * self.num_inputs:
-            raise UserError(
-                f'mode={self.mode!r} with strides={tuple(self.strides)} takes {self.num_inputs} '
-                f'maps of in_channels={self.in_channels}; the backbone gives {len(channels)}, of '
-                f'{channels} channels. Set out_indices or embed_dims there, or mode, strides or '
-                'in_channels here'
-            )
+            here = f'mode={self.mode!r} with strides={tuple(self.strides)} takes {self.num_inputs}'
+            here += f' maps of in_channels={self.in_channels}'
+            there = f'the backbone gives {len(channels)}, of {channels} channels'
+            how = 'Set out_indices or embed_dims there, or mode, strides or in_channels here'
+            raise UserError(f'{here}; {there}. {how}')
         if self.mode == 'simple':
             maps = [*maps] * len(self.levels)
         outs = [level(each) for level, each in zip(self.levels, maps, strict=True)]

@@ -31,17 +31,13 @@ class Fit:
 def compare(given: Shapes, wanted: Shapes, who: str, encoder: str = BACKBONE) -> Fit:
     """Hold a checkpoint's encoder, and what else both have, against a model's.
 
-    ``encoder`` is what the names of the encoder start with, ``who`` the model in the messages.
-
-    Raises:
-        ValueError: another shape (the first one is named; positions may differ in length), or a
-            part of the encoder too many or too few.
+    ``encoder`` is what the names of the encoder start with, ``who`` the model in the messages. An
+    error names the first other shape (positions may differ in length) or part too many or too few.
     """
     matched = [name for name in wanted if name in given]
     if not matched:
-        raise CheckpointError(
-            f'the checkpoint holds no weight of {who}: its names are {summary([*given])}'
-        )
+        found = f'its names are {summary([*given])}'
+        raise CheckpointError(f'the checkpoint holds no weight of {who}: {found}')
     encoder = re.escape(encoder)
     if reason := difference(given, wanted, who, encoder + _NEEDED, encoder + _KNOWN, resized=True):
         raise CheckpointError(f'the checkpoint is of another arch: {reason}')
@@ -63,35 +59,23 @@ def difference(
 ) -> str:
     """The first way in which weights do not fit a model, in words; empty where they do.
 
-    Args:
-        given, wanted, who: as for :func:`compare`.
-        needed: a pattern of the model's names that the checkpoint must have (None: no name).
-        known: a pattern of the checkpoint's names that the model must have (None: no name).
-        resized: accept positions of another grid, since they are resized when loaded.
+    ``needed`` is a pattern of the model's names that the checkpoint must have, ``known`` one of the
+    checkpoint's that the model must have (None: no name). ``resized`` accepts positions [1, L, D]
+    of another grid, since they are resized when loaded.
     """
     for name, shape in wanted.items():
         there = given.get(name, shape)
-        if there != shape and not (resized and _of_other_grid(name, there, shape)):
+        positions = name.endswith('pos_embed') and len(there) == 3 and there[::2] == shape[::2]
+        if there != shape and not (resized and positions):
             return f'{name!r} is {tuple(there)} there and {tuple(shape)} in {who}'
-    if lacking := _without(wanted, given, needed):
-        return f'it lacks {_first(lacking)}, which {who} has'
-    if surplus := _without(given, wanted, known):
-        return f'it has {_first(surplus)}, which {who} lacks'
+    sides = (wanted, given, needed, 'lacks', 'has'), (given, wanted, known, 'has', 'lacks')
+    for one, other, pattern, has, lacks in sides:
+        names = [name for name in one if name not in other]
+        names = [name for name in names if pattern is not None and re.match(pattern, name)]
+        if names:
+            more = f' and {len(names) - 1} more' if names[1:] else ''
+            return f'it {has} {names[0]!r}{more}, which {who} {lacks}'
     return ''
-
-
-def _without(one: Shapes, other: Shapes, pattern: str | None) -> list[str]:
-    names = [name for name in one if name not in other]
-    return [] if pattern is None else [name for name in names if re.match(pattern, name)]
-
-
-def _first(names: list[str]) -> str:
-    return repr(names[0]) + (f' and {len(names) - 1} more' if names[1:] else '')
-
-
-def _of_other_grid(name: str, there: Size, here: Size) -> bool:
-    """Whether these are positions that differ in their number alone: [1, L, D]."""
-    return name.endswith('pos_embed') and len(there) == 3 and there[::2] == here[::2]
 
 
 def shapes(state: Mapping[str, Tensor]) -> Shapes:
@@ -104,6 +88,4 @@ def summary(names: Sequence[str], limit: int = 6) -> str:
     if len(names) <= limit:
         return ', '.join(names) or 'none'
     families = Counter(re.sub(r'\d.*', '*', name) for name in names)
-    return ', '.join(
-        name if number == 1 else f'{name} ({number})' for name, number in families.items()
-    )
+    return ', '.join(name if n == 1 else f'{name} ({n})' for name, n in families.items())

@@ -1,11 +1,9 @@
 """bfloat16 with fewer kernels and bytes than autocast takes.
 
-Autocast casts every weight by a kernel of its own and norms in float32: what a norm reads and
-writes is whole, is cast before a product, and on the way back again. Here the weights of a block
+Autocast casts every weight by a kernel of its own and norms in float32. Here the weights of a block
 are cast at once, a norm reads and writes bfloat16 (its statistics stay in float32), and the
-gradient of a cast is added where it joins. The residual stream of the encoder stays in float32; the
-products, and attention, are those of autocast. float16, whose range such a stream may leave, is
-left to autocast.
+gradient of a cast is added where it joins. The encoder's residual stream stays in float32; products
+and attention are those of autocast, to which float16, with its small range, is left altogether.
 """
 
 from collections.abc import Sequence
@@ -25,20 +23,20 @@ class Layers:
     """Runs layers on bfloat16 copies of their weights, under an autocast to bfloat16.
 
     Everywhere else a layer runs as it is: in full precision, in compiled code, which fuses casts by
-    itself, and where somebody listens to a layer or has put another in its place. The autocast is
-    that of the device of ``like``; ``parameters`` are cast with the layers', for :meth:`cast`.
+    itself, and where somebody listens to a layer or has replaced it. The autocast is that of the
+    device of ``like``; ``parameters`` are cast with the layers', for :meth:`cast`.
     """
 
     def __init__(self, like: Tensor, layers: Sequence[nn.Module], *parameters: Tensor) -> None:
-        self.device, self.copies = like.device.type, {}
-        self.dtype = None if torch.compiler.is_compiling() else autocast_dtype(self.device)
-        if self.dtype != torch.bfloat16:
+        self.device, self.dtype, self.copies = like.device.type, torch.bfloat16, {}
+        if torch.compiler.is_compiling() or not torch.amp.is_autocast_available(self.device):
+            return
+        on = torch.is_autocast_enabled(self.device)
+        if not on or torch.get_autocast_dtype(self.device) != self.dtype:
             return
         plain = [layer for layer in layers if is_plain(layer)]
         full = [p for layer in plain for p in (layer.weight, layer.bias) if p is not None]
-        if not (full or parameters):
-            return
-        copies = iter(_Casts.apply(self.dtype, *full, *parameters))
+        copies = iter(_Casts.apply(self.dtype, *full, *parameters) if full or parameters else ())
         for layer in plain:
             self.copies[layer] = next(copies), None if layer.bias is None else next(copies)
         self.copies.update(zip(parameters, copies, strict=True))
@@ -66,18 +64,10 @@ class Layers:
         return tensor.to(self.dtype) if self.copies else tensor
 
 
-def autocast_dtype(device: str) -> torch.dtype | None:
-    """The type to which autocast casts on a kind of device; None where it is off."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return None
-
-
 def no_autocast(device: str) -> AbstractContextManager:
     """Switches autocast off for a while, where a kind of device has it."""
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    available = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 def is_plain(layer: nn.Module) -> bool:

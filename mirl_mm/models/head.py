@@ -37,13 +37,6 @@ class Target(NamedTuple):
     std: Tensor  # [B, L, 1]
 
 
-class Comparison(NamedTuple):
-    """Every pair of every image: what to descend on, and the measure, whatever the loss is."""
-
-    losses: Tensor  # [B, P], of the loss module
-    errors: Tensor  # [B, P], masked squared error; by default the same tensor
-
-
 @MODELS.register_module()
 class MIRLHead(BaseModule):
     """Pairs the decoders and holds the sum of each pair against normalised pixels.
@@ -74,8 +67,12 @@ class MIRLHead(BaseModule):
         std = (patches.var(dim=-1, keepdim=True) + VAR_EPS).sqrt()
         return Target((patches - mean) / std, mean, std)
 
-    def compare(self, preds: Sequence[Tensor], target: Tensor, mask: Tensor) -> Comparison:
-        """Hold G x [B, L, V] against a target [B, L, V] where the mask [B, L] is 1."""
+    def compare(self, preds: Sequence[Tensor], target: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Hold G x [B, L, V] against a target [B, L, V] where the mask [B, L] is 1.
+
+        Of every pair of every image, [B, P]: what to descend on, and the masked squared error,
+        whatever the loss is (by default the same tensor).
+        """
 
         def stacked(measure: nn.Module) -> Tensor:
             pairs = self.pairs(len(preds))
@@ -83,9 +80,9 @@ class MIRLHead(BaseModule):
 
         losses = stacked(self.loss_module)
         if type(self.loss_module) is MIRLResidualLoss:
-            return Comparison(losses, losses)
+            return losses, losses
         with torch.no_grad():
-            return Comparison(losses, stacked(MIRLResidualLoss()))
+            return losses, stacked(MIRLResidualLoss())
 
 
 @MODELS.register_module()
@@ -93,19 +90,15 @@ class MIRLResidualLoss(nn.Module):
     """Masked mean squared error of a main component plus its residual."""
 
     def forward(self, main: Tensor, residual: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Per-image error [B]: mean over the values of a patch, then over the masked patches.
-
-        Main, residual and target are [B, L, V], and computed with in the target's precision; the
-        mask [B, L] is 1 where the error counts.
-        """
+        """Three [B, L, V], a mask [B, L] -> [B], the mean over values, then over masked patches."""
         error = _SquaredError.apply(main, residual, target)  # [B, L]
         return (error * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 class _SquaredError(Function):
-    """Mean square of main + residual - target over the last dimension.
+    """Mean square of main + residual - target over the last dimension, in the target's precision.
 
-    The predictions have one gradient, made once and in their own precision; autograd's own steps
+    The predictions have one gradient, made once and in their own precision: autograd's own steps
     would read and write the errors three times as often.
     """
 

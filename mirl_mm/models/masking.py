@@ -17,19 +17,17 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
     """K, the number of patches that stay visible; at least one stays and at least one is masked."""
     kept = int(num_patches * (1 - mask_ratio))
     if not 1 <= kept < num_patches:
-        raise UserError(
-            f'mask_ratio={mask_ratio} keeps {kept} of {num_patches} patches; it must keep at least '
-            f'1 and mask at least 1, so accepted is 0 < mask_ratio < 1 - 1/{num_patches}'
-        )
+        accepted = f'accepted is 0 < mask_ratio < 1 - 1/{num_patches}'
+        wrong = f'{mask_ratio=} keeps {kept} of {num_patches} patches'
+        raise UserError(f'{wrong}; it must keep at least 1 and mask at least 1, so {accepted}')
     return kept
 
 
 def random_masking(noise: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
     """Keep the K patches with the smallest noise [B, L] in each row.
 
-    Returns:
-        ids_keep [B, K] in ascending order of noise; ids_restore [B, L], where each patch sits in
-        (kept patches, then masked ones); mask [B, L], 0 for kept and 1 for masked.
+    Returns ids_keep [B, K] in ascending order of noise; ids_restore [B, L], where each patch sits
+    in (kept patches, then masked ones); mask [B, L], 0 for kept and 1 for masked.
     """
     order = noise.argsort(dim=1, stable=True)
     ids_restore = order.argsort(dim=1)
@@ -65,22 +63,16 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
 def check_image_size(size: tuple[int, int], patch_size: int) -> None:
     """Refuse sides (pixels) that are no positive multiples of the patch size."""
     if any(side < patch_size or side % patch_size for side in size):
-        raise UserError(
-            f'image size {size[0]}x{size[1]} (height x width) does not fit patch_size='
-            f'{patch_size}: each side must be a multiple of it, and at least one patch'
-        )
+        wrong = f'image size {size[0]}x{size[1]} (height x width) does not fit {patch_size=}'
+        raise UserError(f'{wrong}: each side must be a multiple of it, and at least one patch')
 
 
 @lru_cache(maxsize=32)
 def sincos_positions(dim: int, grid: tuple[int, int], cls_token: bool = True) -> Tensor:
     """Fixed 2-D sine-cosine positions as in MAE: the first half of the width encodes the column.
 
-    Computed in float64 and rounded once to float32, as the official tables are. mmpretrain's
-    ``build_2d_sincos_position_embedding`` walks the grid column by column and works in float32,
-    so it gives the transposed table. The result is cached: do not write into it.
-
-    Returns:
-        [1, (1+)L, D] float32; the row of the cls token is zero.
+    [1, (1+)L, D], zero for cls; computed in float64 and rounded once, as the official tables are
+    (mmpretrain's are transposed, and of float32). The result is cached: do not write into it.
     """
     if dim % 4:
         raise UserError(f'sine-cosine positions need a width divisible by 4, got {dim}')

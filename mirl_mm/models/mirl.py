@@ -46,22 +46,25 @@ class MIRL(BaseSelfSupervisor):
             data_preprocessor = scoped | (data_preprocessor or {})
         if not isinstance(backbone, nn.Module):
             backbone = MODELS.build(backbone)
+        known = known_sizes(backbone)
         if not isinstance(neck, nn.Module):
             arch = backbone.arch_settings
             decoders = {size: arch[size] for size in DECODERS if size in arch}
-            neck = dict(decoders | neck_sizes(backbone), **neck)
+            neck = dict(decoders | known['neck'], **neck)
         if not isinstance(head, nn.Module):
-            head = dict(patch_sizes(backbone), **head)
+            head = dict(known['head'], **head)
         super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, **kwargs)
-        self._check_fit()
+        for part, sizes in known.items():
+            for name, size in sizes.items():
+                if size != (other := getattr(getattr(self, part), name)):
+                    both = f'{size} and {other}'
+                    raise UserError(f'{name} of backbone and {part} must be equal, got {both}')
         self.backbone.pos_embed.requires_grad_(False)
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> 'Reconstruction':
-        """Mask, encode, paint, compare.
+        """Mask, encode, paint, compare: images [B, 3, H, W] that are already normalised.
 
-        Args:
-            imgs: [B, 3, H, W], already normalised.
-            noise: [B, L]; the smallest of a row stay visible. None draws it.
+        Of the noise [B, L], the smallest of a row stay visible; None draws it.
         """
         features = self.backbone.encode_masked(imgs, noise)  # stem, G taps
         preds = self.neck(features)  # G x [B, L, p*p*3]: shallow = main, deep = residual
@@ -131,26 +134,13 @@ class MIRL(BaseSelfSupervisor):
         """Names of the pairs in logs and metrics, such as ``pair_0_5``."""
         return [f'pair_{g}_{h}' for g, h in self.pairs]
 
-    def _check_fit(self) -> None:
-        known = dict(neck=neck_sizes(self.backbone), head=patch_sizes(self.backbone))
-        for part, sizes in known.items():
-            for name, size in sizes.items():
-                other = getattr(getattr(self, part), name)
-                if size != other:
-                    both = f'{size} and {other}'
-                    raise UserError(f'{name} of backbone and {part} must be equal, got {both}')
 
-
-def patch_sizes(backbone: nn.Module) -> dict[str, int]:
-    """What a head has to know of the encoder."""
+def known_sizes(backbone: nn.Module) -> dict[str, dict[str, int]]:
+    """What neck and head have to know of the encoder."""
     channels = backbone.patch_embed.projection.in_channels
-    return dict(patch_size=backbone.patch_size, in_channels=channels)
-
-
-def neck_sizes(backbone: nn.Module) -> dict[str, int]:
-    """What a neck has to know of it."""
-    sizes = dict(embed_dim=backbone.embed_dims, num_segments=backbone.num_segments)
-    return sizes | patch_sizes(backbone)
+    patches = dict(patch_size=backbone.patch_size, in_channels=channels)
+    encoder = dict(embed_dim=backbone.embed_dims, num_segments=backbone.num_segments)
+    return dict(neck=encoder | patches, head=patches)
 
 
 @dataclass

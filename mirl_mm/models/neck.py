@@ -18,8 +18,6 @@ from .half import Layers
 from .masking import gather_tokens, sincos_positions
 from .vit import MaskedFeatures, init_linears, is_pretrained
 
-PARTS = ('stem_norm.', 'stem_embed.', 'norms.', 'decoders.')
-
 
 @MODELS.register_module()
 class MIRLNeck(BaseModule):
@@ -54,22 +52,18 @@ class MIRLNeck(BaseModule):
         if decoder_depth < 1:
             raise UserError(f'decoder_depth must be at least 1, got {decoder_depth}')
         if decoder_embed_dim % decoder_num_heads or decoder_embed_dim % 4:
-            raise UserError(
-                f'decoder_embed_dim={decoder_embed_dim} must be a multiple of 4 and '
-                f'of decoder_num_heads={decoder_num_heads}'
-            )
+            needed = f'a multiple of 4 and of decoder_num_heads={decoder_num_heads}'
+            raise UserError(f'decoder_embed_dim={decoder_embed_dim} must be {needed}')
         self.embed_dim, self.num_segments = embed_dim, num_segments
         self.patch_size, self.in_channels = patch_size, in_channels
-        out_dim = patch_size**2 * in_channels
         self.stem_norm = nn.LayerNorm(embed_dim, eps=LN_EPS)
         self.stem_embed = nn.Linear(embed_dim, decoder_embed_dim)
         norms = (nn.LayerNorm(embed_dim, eps=LN_EPS) for _ in range(num_segments - 1))
         self.norms = nn.ModuleList(norms)
-        sizes = (embed_dim, decoder_embed_dim, decoder_depth, out_dim)
+        sizes = (embed_dim, decoder_embed_dim, decoder_depth, patch_size**2 * in_channels)
         settings = BlockSettings.of(attn_fp32, with_cp, compile_blocks)
         block = dict(num_heads=decoder_num_heads, mlp_ratio=mlp_ratio, settings=settings)
-        decoders = (SegmentDecoder(*sizes, **block) for _ in range(num_segments))
-        self.decoders = nn.ModuleList(decoders)
+        self.decoders = nn.ModuleList(SegmentDecoder(*sizes, **block) for _ in range(num_segments))
         self._table: tuple | None = None  # no buffer: averaging models needs those of one size
         self._register_load_state_dict_pre_hook(self._refuse_other_decoders)
 
@@ -86,19 +80,14 @@ class MIRLNeck(BaseModule):
             nn.init.ones_(weight.original0)
 
     def forward(self, features: MaskedFeatures, ids: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Paint all patches, or those at ids [B, Q], from every segment, shallow to deep.
-
-        Returns:
-            G x [B, L or Q, p*p*C].
-        """
+        """All patches, or those at ids [B, Q], from shallow to deep: G x [B, L or Q, p*p*C]."""
         rows = features.ids_restore if ids is None else features.ids_restore.gather(1, ids)
         return tuple(gather_tokens(pred, rows + 1) for pred in self._paint(features, slice(None)))
 
     def paint_masked(self, features: MaskedFeatures) -> tuple[Tensor, ...]:
-        """Paint the masked patches alone, in the order of ``masked_ids``: G x [B, L-K, p*p*C].
+        """The masked patches alone, in the order of ``masked_ids``: G x [B, L-K, p*p*C].
 
-        The same numbers for less work: no token of a decoder's last block looks at the output of
-        another, so that the block skips the visible ones.
+        The same numbers for less work: a decoder's last block skips the visible tokens.
         """
         return tuple(self._paint(features, slice(features.stem.shape[1], None)))
 
@@ -142,7 +131,7 @@ class MIRLNeck(BaseModule):
     def _refuse_other_decoders(self, state_dict: dict, prefix: str, *_) -> None:
         """Stop a load that would fill the decoders only in part; a bare encoder may come."""
         own = {prefix + name: shape for name, shape in shapes(self.state_dict()).items()}
-        parts = tuple(prefix + part for part in PARTS)
+        parts = tuple(f'{prefix}{part}.' for part, _ in self.named_children())
         given = {n: shape for n, shape in shapes(state_dict).items() if n.startswith(parts)}
         who = f'this neck ({self.num_segments} decoders for an encoder {self.embed_dim} wide)'
         if given and (reason := difference(given, own, who)):

@@ -18,10 +18,10 @@ _STEM = ('patch_embed', 'pos_embed', 'cls_token', 'pre_norm')
 def parameter_segments(model: nn.Module) -> dict[str, str]:
     """The name of every parameter, as ``model.named_parameters()`` has it, and its label.
 
-    Labels are ``stem`` (patch projection, positions, cls), ``segment_0``, ``segment_1``, ... of the
-    encoder's blocks (its final norm counts to the last), ``decoder_0``, ... of MIRL's neck, and for
-    the rest the part of the model: ``neck``, ``head``, ``decode_head``, ``rpn_head`` and so on. An
-    encoder without blocks is ``backbone`` as a whole. DDP, FSDP and torch.compile may be around it.
+    Labels are ``stem`` (patch projection, positions, cls), ``segment_0``, ... of the encoder's
+    blocks (its final norm counts to the last), ``decoder_0``, ... of MIRL's neck, and for the rest
+    the part of the model, such as ``head``; so is an encoder without blocks. DDP, FSDP and
+    torch.compile may be around it.
     """
     backbone = getattr(unwrapped(model), 'backbone', None)
     blocks = getattr(backbone, 'layers', None)
@@ -36,10 +36,8 @@ def num_segments(backbone: nn.Module) -> int:
     if own := getattr(backbone, 'num_segments', None):
         return own
     depth, width = len(backbone.layers), getattr(backbone, 'embed_dims', None)
-    for arch in ARCHS.values():
-        if (arch['num_layers'], arch['embed_dims']) == (depth, width):
-            return arch['num_segments']
-    return next(g for g in (6, 4, 3, 2, 1) if depth % g == 0)
+    known = {(a['num_layers'], a['embed_dims']): a['num_segments'] for a in ARCHS.values()}
+    return known.get((depth, width)) or next(g for g in (6, 4, 3, 2, 1) if depth % g == 0)
 
 
 def strip_wrappers(names: Iterable[str]) -> dict[str, str]:
@@ -59,9 +57,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a process holds but a part of the weights (FSDP, or DTensors)."""
-    return any(isinstance(m, FullyShardedDataParallel) for m in model.modules()) or any(
-        isinstance(p, DTensor) for p in model.parameters()
-    )
+    parts = (*model.modules(), *model.parameters())
+    return any(isinstance(part, FullyShardedDataParallel | DTensor) for part in parts)
 
 
 def local(tensor: Tensor) -> Tensor:

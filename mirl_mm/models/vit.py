@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
 
-from .archs import ARCHS, DICT_ARCH_SEGMENTS, arch_settings, check_segments
+from .archs import ARCHS, arch_settings, check_segments
 from .block import BlockSettings, adopt
 from .fit import compare, shapes
 from .masking import check_image_size, gather_tokens, num_kept, random_masking, sincos_positions
@@ -46,7 +46,6 @@ class MIRLViT(VisionTransformer):
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         attn_fp32: attention in float32 under mixed precision; for float16, which it overflows.
         compile_blocks: compile one block for all; a dict has arguments of torch.compile.
-        init_cfg: as in MMEngine; without ``Pretrained``, MIRL's initialisation is used.
         **kwargs: the other arguments of mmpretrain's VisionTransformer.
     """
 
@@ -67,7 +66,7 @@ class MIRLViT(VisionTransformer):
     ) -> None:
         settings = arch_settings(arch)
         if num_segments is None:
-            num_segments = settings.get('num_segments', DICT_ARCH_SEGMENTS)
+            num_segments = settings.get('num_segments', 6)
         self.num_segments = check_segments(num_segments, settings['num_layers'])
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         check_image_size((height, width), patch_size)
@@ -80,10 +79,7 @@ class MIRLViT(VisionTransformer):
         self._register_load_state_dict_pre_hook(self._check_load)
 
     def init_weights(self) -> None:
-        """Xavier-uniform matrices (the patch projection is one), zero biases, cls N(0, 0.02).
-
-        A ``Pretrained`` init_cfg has the last word; a checkpoint of another arch is an error.
-        """
+        """Xavier-uniform matrices, zero biases, cls N(0, 0.02); or what is ``Pretrained``."""
         super(VisionTransformer, self).init_weights()  # its own would redraw the positions
         if is_pretrained(self.init_cfg):
             return
@@ -101,11 +97,9 @@ class MIRLViT(VisionTransformer):
         return self
 
     def encode_masked(self, imgs: Tensor, noise: Tensor | None = None) -> MaskedFeatures:
-        """Encode a random part of the patches and tap the end of every segment.
+        """Encode a random part of normalised [B, 3, H, W] and tap the end of every segment.
 
-        Args:
-            imgs: [B, 3, H, W], normalised pixels.
-            noise: [B, L]; the K smallest of a row are kept. None draws it uniformly.
+        Of the noise [B, L], the K smallest of a row are kept; None draws it uniformly.
         """
         if self.cls_token is None or not self.final_norm:
             raise UserError('masked encoding needs with_cls_token=True and final_norm=True')
@@ -115,15 +109,12 @@ class MIRLViT(VisionTransformer):
         if noise is None:
             noise = torch.rand(batch, num_patches, device=imgs.device)
         elif noise.shape != (batch, num_patches):
-            raise UserError(
-                f'noise has shape {tuple(noise.shape)}; {batch} images of '
-                f'{grid[0]}x{grid[1]} patches need {(batch, num_patches)}'
-            )
+            needed = f'{batch} images of {grid[0]}x{grid[1]} patches need {(batch, num_patches)}'
+            raise UserError(f'noise has shape {tuple(noise.shape)}; {needed}')
         ids_keep, ids_restore, mask = random_masking(noise, num_kept(num_patches, self.mask_ratio))
 
-        positions = self.resize_pos_embed(
-            self.pos_embed, self.patch_resolution, grid, self.interpolate_mode, 1
-        )
+        source, mode = self.patch_resolution, self.interpolate_mode
+        positions = self.resize_pos_embed(self.pos_embed, source, grid, mode, 1)
         visible = gather_tokens(self.patch_embed(imgs)[0], ids_keep)  # [B, K, D]
         visible = visible + F.embedding(ids_keep, positions[0, 1:])
         cls = (self.cls_token + positions[:, :1]).expand(batch, -1, -1)

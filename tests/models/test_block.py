@@ -9,8 +9,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
 from mirl_mm.models import MIRL, MIRLDenseViT, MIRLViT
-from mirl_mm.models.attention import attend
-from mirl_mm.models.block import TensorDropPath
+from mirl_mm.models.block import TensorDropPath, attend
 from tests.models.build import images, small_mirl
 
 ARCH = dict(embed_dims=24, num_layers=4, num_heads=2, feedforward_channels=48)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mirl_mm.checkpoint import backbone_state
 from mirl_mm.models import MIRLDenseViT
-from mirl_mm.models.attention import Windows
+from mirl_mm.models.block import Windows
 from tests.models.build import mirl
 
 DEPTH = 4
