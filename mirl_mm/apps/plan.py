@@ -16,19 +16,10 @@ from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import accumulative_counts
 from mirl_mm.engine.run_facts import parameter_rows
 from mirl_mm.errors import UserError
+from mirl_mm.measure import rehearsal
 from mirl_mm.measure.cost import GPUS, Cost, Flops, Operation, cost
-from mirl_mm.measure.rehearsal import (
-    CONTEXT,
-    PROBES,
-    SHARE,
-    StepMemory,
-    build,
-    flops_per_image,
-    probe,
-    usable,
-)
+from mirl_mm.measure.rehearsal import CONTEXT, ONE_SIZE, SHARE, StepMemory, flops_per_image, probe
 
-PLANNED = ('MIRL', 'MAE', 'ImageClassifier')  # and whatever has one of these
 DENSE_HEADS = {'roi_head', 'decode_head'}
 OTHERS = ('A100', 'H100', 'H200', 'L40S', 'RTX 4090')  # told beside the one that is asked for
 DENSE_PROBES = (2, 4)  # images are larger; one is too few for batch norm
@@ -114,9 +105,9 @@ def plan(
     image_size: tuple[int, int] | None = None,
     cfg_options: Mapping[str, object] | None = None,
 ) -> Plan:
-    """Plan a training run; UserError for what cannot be trained or planned, or fits nowhere.
+    """Plan a training run, asked for as in ``tools/plan.py --help``; image_size (height, width).
 
-    The arguments are as ``tools/plan.py --help`` tells them; image_size is (height, width), pixels.
+    UserError for what cannot be trained or planned, or fits nowhere.
     """
     numbers = dict(gpus=gpus, memory_gb=memory_gb, throughput=throughput, images=images)
     for name, value in (numbers | dict(image_size=min(image_size or [1]))).items():
@@ -126,7 +117,7 @@ def plan(
         raise UserError(f'unknown gpu {gpu!r}; known are {", ".join(GPUS)}')
     cfg = load_config(config, cfg_options)
     effective, model = recipe_batch(cfg, config), model_of(cfg, image_size)
-    batches = DENSE_PROBES if model.dense else PROBES
+    batches = DENSE_PROBES if model.dense else rehearsal.PROBES
     probed = probe(model.cfg, batches, dtype=model.dtype, **model.sizes)
     memory = probed.memory(optimizer_bytes(cfg, gpus))
     extra = CONTEXT + other_bytes(cfg, memory, gpus)
@@ -141,20 +132,14 @@ def plan(
 
     chosen = run(gpu, memory_gb or GPUS[gpu].memory / GIGA)
     others = {name: GPUS[name].memory / GIGA for name in OTHERS if name != gpu and not throughput}
-    built, _ = build(model.cfg, **model.sizes, device='meta')
+    built, _ = rehearsal.build(model.cfg, **model.sizes, device='meta')
+    macs = linear_macs(built.backbone, model.image_size or built.backbone.img_size)
     return Plan(
-        model,
-        parameter_rows(built),
-        flops_per_image(model.cfg, chosen.batch.per_gpu, **model.sizes),
-        linear_macs(built.backbone, model.image_size or built.backbone.img_size),
-        memory,
-        extra,
-        effective,
-        schedule(cfg, chosen.batch, images)[2],
-        throughput is not None,
-        chosen,
+        model, parameter_rows(built),
+        flops_per_image(model.cfg, chosen.batch.per_gpu, **model.sizes), macs, memory, extra,
+        effective, schedule(cfg, chosen.batch, images)[2], throughput is not None, chosen,
         [run(name, gb) for name, gb in others.items() if fits(memory, extra, gb)],
-    )
+    )  # fmt: skip
 
 
 def recipe_batch(cfg: Config, path: str) -> int:
@@ -164,8 +149,8 @@ def recipe_batch(cfg: Config, path: str) -> int:
     if missing := [key for key in needed if cfg.get(key) is None]:
         raise UserError(f'{refused}it has no {", ".join(missing)}')
     kind = str(cfg.model.get('type')).rpartition('.')[2]
-    if kind not in PLANNED and not DENSE_HEADS & cfg.model.keys():
-        others = f'{kind} is not one of {", ".join(PLANNED)}'
+    if kind not in ONE_SIZE and not DENSE_HEADS & cfg.model.keys():
+        others = f'{kind} is not one of {", ".join(ONE_SIZE)}'
         raise UserError(f'{refused}{others}, and has neither a roi_head nor a decode_head')
     if effective := (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
         return effective
@@ -215,18 +200,16 @@ def other_bytes(cfg: Config, memory: StepMemory, gpus: int) -> float:
 
 
 def update(cfg: Config, memory: StepMemory) -> Operation:
-    """An update as one kernel.
-
-    The guard reads and writes gradients, the optimizer reads them and changes weights and state,
-    and averaged weights are read beside the weights and written.
-    """
+    """An update as one kernel."""
+    # The guard reads and writes gradients, the optimizer reads them and changes weights and state,
+    # and averaged weights are read beside the weights and written.
     moved = 5 * memory.gradients + 2 * memory.optimizer + 3 * averages(cfg) * memory.parameters
     return Operation('update', 0, moved)
 
 
 def fits(memory: StepMemory, extra: float, memory_gb: float) -> int:
     """The most images for a GPU; 0 where none fits."""
-    return memory.largest_batch(usable(memory_gb) - (extra - CONTEXT))
+    return memory.largest_batch(rehearsal.usable(memory_gb) - (extra - CONTEXT))
 
 
 def largest_batch(memory: StepMemory, extra: float, memory_gb: float) -> int:
@@ -234,12 +217,10 @@ def largest_batch(memory: StepMemory, extra: float, memory_gb: float) -> int:
     if largest := fits(memory, extra, memory_gb):
         return largest
     needed = (memory.total(1) + extra - CONTEXT) / SHARE + CONTEXT
-    raise UserError(
-        f'no batch fits into {memory_gb:g} GB: one image per GPU takes about '
-        f'{needed / GIGA:.2g} GB ({(memory.fixed + extra) / GIGA:.2g} of them for any batch). '
-        'Less is needed with model.backbone.with_cp=True, where the encoder has it, or with '
-        'the weights spread over the GPUs (FSDP)'
-    )
+    parts = f'{needed / GIGA:.2g} GB ({(memory.fixed + extra) / GIGA:.2g} of them for any batch)'
+    less = 'with model.backbone.with_cp=True, where the encoder has it, or with the weights spread'
+    fault = f'no batch fits into {memory_gb:g} GB: one image per GPU takes about {parts}'
+    raise UserError(f'{fault}. Less is needed {less} over the GPUs (FSDP)')
 
 
 def linear_macs(vit: VisionTransformer, image_size: tuple[int, int]) -> int:

@@ -11,6 +11,7 @@ from mirl_mm.measure.rehearsal import SHARE, StepMemory, probe
 
 from .plan import DENSE_PROBES, GIGA, Plan, Run, fits
 
+ALONE = 'without validation and checkpoints'
 FLOOR = 'a floor of eager steps: every kernel at the peak rates of the data sheet, and no waiting'
 SIZES_GB = (24, 48, 80)
 WINDOW = 14  # ViTDet's
@@ -46,9 +47,9 @@ def describe(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
         ('length', f'{plan.length}: {run.updates:,} updates, {run.images_seen:,} images seen'),
         (f'rate, {run.gpu}', rate(plan, run)),
         ('', 'as given' if plan.measured else FLOOR),
-        ('time', ('' if plan.measured else 'at least ') + time(run)),
-        *((f'{other.gpu}, {other.memory_gb:g} GB', f'{rate(plan, other)}: {time(other)}')
-          for other in plan.others),
+        ('time', f'{"" if plan.measured else "at least "}{duration(run.days)}, {ALONE}'),
+        *((f'{other.gpu}, {other.memory_gb:g} GB',
+           f'{rate(plan, other)}: {duration(other.days)}, {ALONE}') for other in plan.others),
         ('command', command(plan, config, cfg_options)),
     ]  # fmt: skip
     return table(rows)
@@ -59,10 +60,6 @@ def rate(plan: Plan, run: Run) -> str:
     both = run.rate, run.rate * run.batch.gpus
     own, whole = (f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}' for rate in both)
     return f'{"" if plan.measured else "at most "}{own} images/s per GPU, {whole} in all'
-
-
-def time(run: Run) -> str:
-    return f'{duration(run.days)}, without validation and checkpoints'
 
 
 def duration(days: float) -> str:
@@ -113,10 +110,7 @@ def command(plan: Plan, config: str, cfg_options: dict | None = None) -> str:
 
 
 def followers(cfg: Config, accumulation: int) -> dict[str, object]:
-    """Settings that follow the accumulation, since MMEngine counts iterations, not updates.
-
-    Those of EMAHook, and in iteration-based runs the lengths of training and schedules.
-    """
+    """What counts iterations, not updates: EMAHook's settings and, where given, all lengths."""
     options, before = {}, accumulative_counts(cfg)
 
     def scaled(value: int) -> int:
@@ -133,9 +127,8 @@ def followers(cfg: Config, accumulation: int) -> dict[str, object]:
         if key in cfg.train_cfg:
             options[f'train_cfg.{key}'] = scaled(cfg.train_cfg[key])
     for i, scheduler in enumerate(cfg.param_scheduler):
-        for key in ('begin', 'end', 'T_max'):
-            if scheduler.get(key):
-                options[f'param_scheduler.{i}.{key}'] = scaled(scheduler[key])
+        given = filter(scheduler.get, ('begin', 'end', 'T_max'))
+        options |= {f'param_scheduler.{i}.{key}': scaled(scheduler[key]) for key in given}
         if 'milestones' in scheduler:
             steps = ','.join(str(scaled(step)) for step in scheduler.milestones)
             options[f'param_scheduler.{i}.milestones'] = f'[{steps}]'

@@ -17,15 +17,8 @@ from mirl_mm.engine.machine import has_accelerator, set_launcher, start_gloo, wo
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file, write_json
-from mirl_mm.measure.depth import Probing, depth_features, file_digest, probed_blocks, probes
-from mirl_mm.measure.features import (
-    POOLS,
-    RANDOM,
-    Loading,
-    load_encoder,
-    preprocessor_of,
-    test_pipeline_of,
-)
+from mirl_mm.measure.depth import Probing, depth_features, probed_blocks, probes, weights_of
+from mirl_mm.measure.features import POOLS, Loading, load_encoder, preprocessor_of, test_pipeline_of
 from mirl_mm.measure.knn import KS, TEMPERATURE, check_ks, evaluate_knn
 from mirl_mm.measure.linear import check_enough
 from mirl_mm.pictures.charts import depth_charts, draw_charts
@@ -44,10 +37,7 @@ def run_knn(
     launcher: str = 'none',
     cfg_options: Mapping[str, object] | None = None,
 ) -> dict[str, float]:
-    """Print accuracies, write them to a JSON, return them in percent by ``cls_k10`` and the like.
-
-    The arguments are as ``tools/knn.py --help`` tells them.
-    """
+    """What ``tools/knn.py --help`` tells; returns accuracies in % by ``cls_k10`` and so on."""
     cfg = load_config(config, cfg_options)
     folders = [given or own for given, own in zip((train, val), folders_of(cfg), strict=True)]
     if None in folders:
@@ -121,7 +111,7 @@ def probe_depth(
     how = Probing(blocks, pools, pipeline, preprocessor_of(cfg.model), loading)
     rows, targets = [], [torch.from_numpy(each.get_gt_labels()) for each in sets]
     for label, path, encoder in zip(labels, checkpoints, encoders, strict=True):
-        weights = f'{RANDOM}, seed 0' if path == RANDOM else file_digest(path)
+        weights = weights_of(path)
         features = [
             depth_features(encoder, weights, images, how, out / 'features', f'{label}, {part}')
             for images, part in zip(sets, ('training', 'validation'), strict=True)

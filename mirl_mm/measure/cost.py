@@ -42,21 +42,12 @@ class Device(NamedTuple):
 # From NVIDIA's data sheets and, for RTX cards, the appendices of its GA102 and AD102 white papers.
 # bfloat16, except V100 and T4, which have float16 alone.
 _DATA_SHEETS = {  # TFLOP/s, GB/s, GB
-    'V100-PCIE': (112, 900, 32),
-    'V100-SXM2': (125, 900, 32),
-    'T4': (65, 320, 16),
-    'A10': (125, 600, 24),
-    'A30': (165, 933, 24),
-    'A40': (149.7, 696, 48),
-    'A100': (312, 2039, 80),
-    'L4': (121, 300, 24),
-    'L40S': (362, 864, 48),
-    'H100': (989, 3350, 80),
-    'H100 PCIe': (756, 2000, 80),
-    'H200': (989, 4800, 141),
-    'RTX 3090': (71, 936, 24),
+    'V100-PCIE': (112, 900, 32), 'V100-SXM2': (125, 900, 32), 'T4': (65, 320, 16),
+    'A10': (125, 600, 24), 'A30': (165, 933, 24), 'A40': (149.7, 696, 48), 'A100': (312, 2039, 80),
+    'L4': (121, 300, 24), 'L40S': (362, 864, 48), 'RTX 3090': (71, 936, 24),
+    'H100': (989, 3350, 80), 'H100 PCIe': (756, 2000, 80), 'H200': (989, 4800, 141),
     'RTX 4090': (165.2, 1008, 24),
-}
+}  # fmt: skip
 GPUS = {name: Device(f * 1e12, b * 1e9, m * 1e9) for name, (f, b, m) in _DATA_SHEETS.items()}
 
 
@@ -139,24 +130,21 @@ class Flops(NamedTuple):
 
 
 def flops(forward: Callable[[], object]) -> Flops:
-    """The work of a forward pass, and with the backward pass that would follow.
-
-    A product has a product as large for every operand that wants a gradient.
-    """
+    """The work of a forward pass, and with the backward pass that would follow."""
     with _Count() as count:
         forward()
     return Flops(count.forward, count.training)
 
 
 class _Count(TorchDispatchMode):
-    forward = 0
-    training = 0.0
+    forward, training = 0, 0.0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket in FLOPS:
             number = FLOPS[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
             factors = [each for each in args if isinstance(each, Tensor) and each.dim() > 1]
+            # (a product as large for every operand that wants a gradient)
             wanted = sum(each.requires_grad for each in factors) / len(factors)
             self.forward += number
             self.training += number * (1 + 2 * wanted)
@@ -176,32 +164,23 @@ class LiveBytes(TorchDispatchMode):
         for storage in map(Tensor.untyped_storage, _tensors(result)):
             if storage not in self._seen:
                 self._seen.add(storage)
-                self.now += (size := storage.nbytes())
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._free, size)
+                self._add(size := storage.nbytes())
+                weakref.finalize(storage, self._add, -size)
         return result
 
-    def _free(self, size: int) -> None:
-        self.now -= size
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
 
 
-class PeakRate(NamedTuple):
-    """Operations per second and where the number comes from."""
-
-    flops: float
-    source: str
-
-
-def peak_rate(device: torch.device | str, dtype: torch.dtype = torch.float32) -> PeakRate:
-    """The data sheet's rate of a known GPU, or what a short matrix product in dtype reaches."""
+def peak_rate(device: str, dtype: torch.dtype = torch.float32) -> tuple[float, str]:
+    """Operations per second, and their source: a data sheet or a short matrix product in dtype."""
     device = torch.device(device)
-    if device.type == 'cuda':
-        name = torch.cuda.get_device_name(device)
-        if known := known_gpu(name):
-            source = f'data sheet of {name}: dense {known.flops / 1e12:g} TFLOP/s'
-            return PeakRate(known.flops, source)
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else ''
+    if known := known_gpu(name):
+        return known.flops, f'data sheet of {name}: dense {known.flops / 1e12:g} TFLOP/s'
     rate, kind = measured_rate(device, dtype), str(dtype).removeprefix('torch.')
-    return PeakRate(rate, f'measured: a {kind} matrix product, {rate / 1e9:.0f} GFLOP/s')
+    return rate, f'measured: a {kind} matrix product, {rate / 1e9:.0f} GFLOP/s'
 
 
 def known_gpu(name: str) -> Device | None:

@@ -1,7 +1,6 @@
 """What each depth of an encoder knows: k-NN and a linear probe behind every n-th block.
 
 The features lie on disk and grow batch by batch, so that a stopped run goes on where it was.
-
 Shapes: N images, B batch, K blocks, P pools (cls, avg), D width.
 """
 
@@ -26,7 +25,7 @@ from torch.utils.data import Subset
 from mirl_mm.errors import UserError
 from mirl_mm.files import write_json
 
-from .features import POOLS, Batches, Loading, batches, block_features, progress
+from .features import POOLS, RANDOM, Batches, Loading, batches, block_features, progress
 from .knn import knn_accuracy
 from .linear import ridge_accuracy
 
@@ -80,13 +79,10 @@ def depth_features(
 
     ``weights`` tells the encoder's apart, such as a digest; the title is for the progress.
     """
-    images = hashlib.sha256()
-    for i in range(len(dataset)):
-        path = Path(dataset.get_data_info(i)['img_path'])
-        stat = path.stat()
-        name = path.relative_to(dataset.img_prefix)
+    images, norm = hashlib.sha256(), how.preprocessor
+    for path in (Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))):
+        name, stat = path.relative_to(dataset.img_prefix), path.stat()
         images.update(f'{name}\t{stat.st_size}\t{stat.st_mtime_ns}\n'.encode())
-    norm = how.preprocessor
     key = dict(  # all that the features depend on
         version=VERSION, weights=weights, arch=dict(encoder.arch_settings),
         img_size=list(encoder.img_size), blocks=list(how.blocks), amp=how.loading.amp,
@@ -115,19 +111,16 @@ def cached_features(
     key is plain data: whatever the features depend on. ``compute`` gives the batches from a row on;
     UserError for another shape than [N, ...] of the whole, and for what is not finite.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    digest, done = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest(), 0
     array, note = (folder / f'{digest[:20]}{end}' for end in ('.npy', '.json'))
-    done = 0
     if array.is_file():
         with suppress(OSError, ValueError):  # stopped before the first note
             content = json.loads(note.read_text())
             done = content['done'] if content.get('key') == key else 0
     folder.mkdir(parents=True, exist_ok=True)
     if done < shape[0]:
-        rows = np.lib.format.open_memmap(
-            array, mode='r+' if done else 'w+', dtype=np.float16, shape=None if done else shape
-        )
-        saved = time.monotonic()
+        new = {} if done else dict(mode='w+', dtype=np.float16, shape=shape)
+        rows, saved = np.lib.format.open_memmap(array, **new), time.monotonic()
         for batch, _ in compute(done):
             if batch.shape[1:] != rows.shape[1:]:
                 raise UserError(f'features of shape {tuple(batch.shape[1:])}, not {shape[1:]}')
@@ -143,6 +136,8 @@ def cached_features(
     return np.load(array, mmap_mode='r')
 
 
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def weights_of(checkpoint: str | Path) -> str:
+    """What tells weights apart: SHA-256 of a file's content, or that they are random."""
+    if checkpoint == RANDOM:
+        return f'{RANDOM}, seed 0'
+    return hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()

@@ -69,12 +69,10 @@ def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
     missing = [name for name in fit.missing if name != POSITIONS]
     unused = [name for name in fit.unused if name.startswith(BACKBONE)]
     if missing or unused:
-        print_log(
-            f"{checkpoint} is of an encoder with other norms than the config's: "
-            f'{summary(missing)} stay as before training, {summary(unused)} go unused. The config '
-            'that it was trained with gives the features that it was trained for',
-            level=logging.WARNING,
-        )
+        fault = f"{checkpoint} is of an encoder with other norms than the config's"
+        names = f'{summary(missing)} stay as before training, {summary(unused)} go unused'
+        advice = 'The config that it was trained with gives the features that it was trained for'
+        print_log(f'{fault}: {names}. {advice}', level=logging.WARNING)
     if POSITIONS in fit.missing:
         with torch.no_grad():
             vit.pos_embed.copy_(sincos_positions(vit.embed_dims, tuple(vit.patch_resolution), True))

@@ -2,7 +2,6 @@
 
 By cosine similarity; every neighbour votes for its class with exp(similarity / 0.07). Reference:
 https://arxiv.org/abs/2104.14294 (eval_knn.py).
-
 Shapes: N training images, Q queries, D width, C classes.
 """
 
@@ -29,9 +28,9 @@ def evaluate_knn(
     preprocessor: nn.Module,
     train: CustomDataset,
     val: CustomDataset,
-    ks: Sequence[int] = KS,
-    temperature: float = TEMPERATURE,
-    loading: Loading = Loading(),  # noqa: B008 (immutable)
+    ks: Sequence[int],
+    temperature: float,
+    loading: Loading,
 ) -> dict[str, float]:
     """Accuracies in percent as ``cls_k10`` ... ``avg_k200``, the same on every process.
 
@@ -107,15 +106,13 @@ def neighbours(
     chunks = zip(train.split(train_chunk), train_labels.split(train_chunk), strict=True)
     for chunk, chunk_labels in chunks:
         chunk = F.normalize(chunk.to(device, torch.float32), dim=1)
-        chunk_labels = chunk_labels.to(device)
-        found = []
-        for i in range(0, len(queries), query_chunk):
-            part = slice(i, i + query_chunk)
-            close, where = (queries[part] @ chunk.T).topk(min(k, len(chunk)), dim=1)
-            close = torch.cat([best[part], close], dim=1)
-            near = torch.cat([labels[part], chunk_labels[where]], dim=1)
+        chunk_labels, found = chunk_labels.to(device), []
+        split = (each.split(query_chunk) for each in (queries, best, labels))
+        for part, close_before, near_before in zip(*split, strict=True):
+            close, where = (part @ chunk.T).topk(min(k, len(chunk)), dim=1)
+            close = torch.cat([close_before, close], dim=1)
+            near = torch.cat([near_before, chunk_labels[where]], dim=1)
             close, order = close.topk(min(k, close.shape[1]), dim=1)
             found.append((close, near.gather(1, order)))
-        if found:
-            best, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        best, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     return best, labels

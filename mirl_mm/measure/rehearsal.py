@@ -4,13 +4,12 @@ Detectors are rehearsed in part: encoder, neck, the RPN's and the RoI heads' lay
 regions as training samples; not what depends on contents (assigning, sampling and suppressing
 boxes, pooling regions) and not their losses.
 
-Memory is an estimate, of what torch's operations allocate and the optimizer's moments. The device's
-context and libraries, the kernels' workspaces and what the caching allocator loses to fragments are
-not in it; :func:`usable` leaves room for them.
+Memory is an estimate, of what torch's operations allocate and the optimizer's moments, without the
+context, workspaces and the allocator's fragments; :func:`usable` leaves room for them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import NamedTuple
 from unittest import mock
@@ -30,6 +29,7 @@ from .cost import Flops, LikeCUDA, LiveBytes, Operation, Trace, flops
 PROBES = (32, 64)  # batch sizes; everything about a step is a straight line through them
 CONTEXT = 1e9  # bytes that the driver and libraries take on a GPU
 SHARE = 0.9  # of the rest that the estimate may fill: an allowance, not a measurement
+ONE_SIZE = ('MIRL', 'MAE', 'ImageClassifier')  # all images of a run of these are of one size
 Size = tuple[int, int] | None  # (height, width) of images; None takes the encoder's img_size
 Step = Callable[[int], Tensor]  # number of images -> loss
 
@@ -81,13 +81,12 @@ class Probe(NamedTuple):
 
     def operations(self, batch: int) -> list[Operation]:
         """Its operations at any batch."""
-        return [
-            Operation(a.name, self._at(batch, a.flops, b.flops), self._at(batch, a.bytes, b.bytes))
-            for a, b in zip(self.small.operations, self.large.operations, strict=True)
-        ]
 
-    def _at(self, batch: int, least: float, most: float) -> float:
-        return least + self._slope(least, most) * (batch - self.batches[0])
+        def at(least: float, most: float) -> float:
+            return least + self._slope(least, most) * (batch - self.batches[0])
+
+        pairs = zip(self.small.operations, self.large.operations, strict=True)
+        return [Operation(a.name, at(a.flops, b.flops), at(a.bytes, b.bytes)) for a, b in pairs]
 
     def _slope(self, least: float, most: float) -> float:
         return (most - least) / (self.batches[1] - self.batches[0])
@@ -115,7 +114,10 @@ def rehearse(
     Gradients take memory from the start, as under accumulation and in distributed training; adding
     to them is not among the operations.
     """
-    with _own_tables(), FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+    with ExitStack() as end, FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+        for table in (sincos_positions, resizing_matrix):  # made anew, and forgotten: no contents
+            table.cache_clear()
+            end.callback(table.cache_clear)
         model, step = build(cfg, image_size, scope)
         trained = [p for p in model.parameters() if p.requires_grad]
         for parameter in trained:
@@ -139,25 +141,14 @@ def passes(
 def flops_per_image(
     model: Mapping, batch: int, image_size: Size = None, scope: str = 'mmpretrain'
 ) -> Flops:
-    """The work for one image of what :func:`build` makes.
+    """The work for one image of what :func:`build` makes, with its share of the batch's own.
 
-    What is computed once a batch (in MIRL the projections of masked tokens in a decoder's first
-    block) is spread over its images.
+    MIRL projects masked tokens in a decoder's first block once a batch.
     """
     _, step = build(model, image_size, scope, 'meta')
     with torch.compiler.set_stance('force_eager'):
         whole = flops(lambda: step(batch))
     return Flops(whole.forward / batch, whole.training / batch)
-
-
-@contextmanager
-def _own_tables() -> Iterator[None]:
-    """Position tables are made anew, and those that have no contents are forgotten."""
-    with ExitStack() as end:
-        for table in (sincos_positions, resizing_matrix):
-            table.cache_clear()
-            end.callback(table.cache_clear)
-        yield
 
 
 def build(
@@ -217,9 +208,9 @@ def segmentor_loss(model: nn.Module, imgs: Tensor) -> Tensor:
     from mmseg.structures import SegDataSample
 
     labels = PixelData(data=imgs.new_empty(1, *imgs.shape[-2:], dtype=torch.long))
-    sample = SegDataSample(gt_sem_seg=labels)
+    samples = [SegDataSample(gt_sem_seg=labels)] * len(imgs)
     with mock.patch('mmseg.models.decode_heads.decode_head.accuracy', lambda *_, **__: imgs[0, 0]):
-        losses = model.loss(imgs, [sample] * len(imgs))
+        losses = model.loss(imgs, samples)
     return total([value for name, value in losses.items() if 'loss' in name])
 
 

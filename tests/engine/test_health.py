@@ -22,8 +22,7 @@ IMAGES = images(8, 32).split(2)  # four micro-batches of two
 
 @pytest.fixture(autouse=True)
 def quick_peak(monkeypatch):
-    rate = SimpleNamespace(flops=1e12, source='made up')
-    monkeypatch.setattr(health, 'peak_rate', lambda *_: rate)
+    monkeypatch.setattr(health, 'peak_rate', lambda *_: (1e12, 'made up'))
     monkeypatch.setattr(health, 'flops_per_image', lambda model, batch: Flops(0, model * batch))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mirl_mm.measure import depth
-from mirl_mm.measure.depth import cached_features, file_digest, probed_blocks
+from mirl_mm.measure.depth import cached_features, probed_blocks, weights_of
 
 VALUES = torch.arange(30, dtype=torch.float16).view(10, 3)
 
@@ -62,7 +62,7 @@ def test_not_finite_is_an_error(tmp_path):
 def test_digest_is_of_the_content(tmp_path):
     for name, content in (('a', b'x'), ('b', b'x'), ('c', b'y')):
         (tmp_path / name).write_bytes(content)
-    a, b, c = (file_digest(tmp_path / name) for name in 'abc')
+    a, b, c = (weights_of(tmp_path / name) for name in 'abc')
     assert a == b != c
     assert a.startswith('2d711642b726b044')  # sha256 of "x"
 

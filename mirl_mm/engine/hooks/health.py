@@ -13,14 +13,12 @@ from torch import Tensor
 
 from mirl_mm.errors import UserError
 from mirl_mm.measure.cost import peak_rate
-from mirl_mm.measure.rehearsal import flops_per_image
+from mirl_mm.measure.rehearsal import ONE_SIZE, flops_per_image
 from mirl_mm.models.segments import is_sharded, local, parameter_segments, unwrapped
 
 from ..run_facts import accumulation_of, batch_size, compute_dtype
 from ..seeding import kept_random_state
 from .late_losses import until_log
-
-COUNTED = ('MIRL', 'MAE', 'ImageClassifier')  # all images of a run have one size
 
 
 @HOOKS.register_module()
@@ -56,8 +54,7 @@ class HealthHook(Hook):
         self.params = list(trained.values())
         part_of = [self.parts.index(labels[name]) for name in trained]
         self.part_of = torch.tensor(part_of, device=self.params[0].device)  # [parameter]
-        self.sharded = is_sharded(runner.model)
-        self.hooks = ExitStack()
+        self.sharded, self.hooks = is_sharded(runner.model), ExitStack()
         if is_main_process() or self.sharded:  # elsewhere all processes hold the same
             optimizer = optim_wrapper.optimizer
             self.hooks.enter_context(optimizer.register_step_pre_hook(self._before_update))
@@ -65,9 +62,9 @@ class HealthHook(Hook):
         self.images = batch_size(runner.train_dataloader) * get_world_size()
         self.looked = runner.iter
         self.flops = None  # counted at the first log line: it takes a second
-        self.counted = is_main_process() and type(unwrapped(runner.model)).__name__ in COUNTED
+        self.counted = is_main_process() and type(unwrapped(runner.model)).__name__ in ONE_SIZE
         if is_main_process() and not self.counted:
-            runner.logger.info(f'no model FLOP utilisation: it is for {", ".join(COUNTED)}')
+            runner.logger.info(f'no model FLOP utilisation: it is for {", ".join(ONE_SIZE)}')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, **_) -> None:
         # The one update among the last `accumulation` iterations up to the log line.
@@ -147,9 +144,9 @@ class HealthHook(Hook):
             with kept_random_state():
                 batch = batch_size(runner.train_dataloader)
                 self.flops = flops_per_image(runner.cfg.model, batch).training
-            peak = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
-            self.peak = peak.flops * get_world_size()
-            work = f'{self.flops / 1e9:.2f} GFLOP an image; peak rate of a device {peak.source}'
+            peak, source = peak_rate(get_device(), compute_dtype(runner.optim_wrapper))
+            self.peak = peak * get_world_size()
+            work = f'{self.flops / 1e9:.2f} GFLOP an image; peak rate of a device {source}'
             runner.logger.info(f'model FLOP utilisation: {work}')
             self.looked += 1  # counting is no work of the model
         mfu = dict(mfu=100 * rate * self.flops / self.peak) if self.counted else {}
