@@ -21,7 +21,5 @@ def add_launcher(parser: ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
 
 
-def add_cfg_options(
-    parser: ArgumentParser, words: str = OVERRIDE, flag: str = '--cfg-options'
-) -> None:
+def add_cfg_options(parser: ArgumentParser, words=OVERRIDE, flag='--cfg-options') -> None:
     parser.add_argument(flag, nargs='+', action=DictAction, metavar='KEY=VALUE', help=words)

@@ -37,10 +37,9 @@ def predict_pictures(
     check_file(checkpoint, 'checkpoint')
     scope, kind = cfg.get('default_scope'), (cfg.get('model') or {}).get('type')
     if scope not in PAINTERS or (scope == 'mmpretrain' and kind != 'ImageClassifier'):
-        raise UserError(
-            f'{config} is no detector, segmentor or classifier; its model is {kind} (default_scope '
-            f'{scope!r}; accepted are {", ".join(PAINTERS)})'
-        )
+        accepted = f'default_scope {scope!r}; accepted are {", ".join(PAINTERS)}'
+        no = f'{config} is no detector, segmentor or classifier'
+        raise UserError(f'{no}; its model is {kind} ({accepted})')
     if not cfg.get('test_dataloader'):
         raise UserError(f'{config} has no test_dataloader, whose pipeline is needed')
     panels = assign_panels(pictures, out, rows=1)

@@ -74,20 +74,18 @@ def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) ->
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = MODELS.build(cfg.model)
     if not isinstance(model, MIRL):
-        raise UserError(
-            f'{cfg.filename} is no MIRL config: its model is {type(model).__name__}; accepted are '
-            'the configs of configs/mirl and configs/demo'
-        )
+        accepted = 'accepted are the configs of configs/mirl and configs/demo'
+        kind = f'its model is {type(model).__name__}'
+        raise UserError(f'{cfg.filename} is no MIRL config: {kind}; {accepted}')
     if mask_ratio is not None:
         height, width = model.backbone.patch_resolution
         num_kept(height * width, mask_ratio)
         model.backbone.mask_ratio = mask_ratio
     fit = load_weights(model, checkpoint)
     if lacking := [name for name in fit.missing if not name.endswith('pos_embed')]:
-        raise UserError(
-            f'{checkpoint} cannot paint: it lacks {summary(lacking)}; needed is a whole '
-            "pre-training checkpoint, such as a run's epoch_*.pth, not the encoder alone"
-        )
+        needed = "a whole pre-training checkpoint, such as a run's epoch_*.pth"
+        lacks = f'it lacks {summary(lacking)}; needed is {needed}, not the encoder alone'
+        raise UserError(f'{checkpoint} cannot paint: {lacks}')
     return model.eval()
 
 

@@ -85,10 +85,8 @@ def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> None:
         for part in ('head', 'data_preprocessor'):
             wanted = (model.get(part) or {}).get('num_classes')
             if wanted not in (None, len(names)):
-                raise UserError(
-                    f'{place} has {len(names)} classes, but the model is set to {wanted}: give '
-                    f'model.{part}.num_classes={len(names)}'
-                )
+                differs = f'has {len(names)} classes, but the model is set to {wanted}'
+                raise UserError(f'{place} {differs}: give model.{part}.num_classes={len(names)}')
 
 
 def folder_names(dataset: CustomDataset, key: str = '') -> list[str]:

@@ -189,7 +189,6 @@ def planes(image: np.ndarray) -> Tensor:
 
 def resized(image: np.ndarray, size: Size) -> Tensor:
     """Uint8 pixels [H,W,3] as [3,*size], bicubic with antialiasing."""
-    # side by side is what torch's vectorised filter wants
     return F.interpolate(planes(image)[None], size, mode='bicubic', antialias=True)[0]
 
 

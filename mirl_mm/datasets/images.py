@@ -70,9 +70,8 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
             raise UserError('UnlabelledImages needs the folder of the images (data_root) or paths')
         backend = fileio.get_file_backend(folder, enable_singleton=True)
         if not backend.isdir(folder):
-            raise FileNotFoundError(
-                f'no such folder of images: {folder} (data_root={self.data_root!r}){self._accepted}'
-            )
+            where = f'{folder} (data_root={self.data_root!r})'
+            raise FileNotFoundError(f'no such folder of images: {where}{self._accepted}')
         if self.ann_file:
             names = read_list(self.ann_file, self.is_valid_file)
             return [backend.join_path(folder, name) for name in names]
@@ -92,10 +91,8 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
             raise UserError(f'no image in the {source}{self._accepted if self.img_prefix else ""}')
         # A look at the first few finds a wrong folder; a look at all may take minutes.
         if not any(fileio.isfile(path) for path in paths[:10]):
-            raise FileNotFoundError(
-                f'the {source} names {len(paths)} images, but none of the first {len(paths[:10])} '
-                f'exists; looked for {paths[0]}'
-            )
+            none = f'none of the first {len(paths[:10])} exists; looked for {paths[0]}'
+            raise FileNotFoundError(f'the {source} names {len(paths)} images, but {none}')
         return [dict(img_path=path) for path in paths]
 
     @property

@@ -100,10 +100,9 @@ def folder_options(folder: str, work_dir: Path) -> dict[str, str]:
 def draw(runner: Runner) -> dict[str, Path]:
     """Write the loss curve and the panel of some held-out images, under their fixed masks."""
     model, loader, folder = runner.model.eval(), runner.val_dataloader, Path(runner.work_dir)
-    picks = spread_over(len(loader.dataset), PANEL_IMAGES)
-    batch = loader.collate_fn([loader.dataset[i] for i in picks])
+    batch = [loader.dataset[i] for i in spread_over(len(loader.dataset), PANEL_IMAGES)]
     preprocessor = model.data_preprocessor
-    columns = paint(model, preprocessor(batch))
+    columns = paint(model, preprocessor(loader.collate_fn(batch)))
     written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
     charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
     draw_charts([charts['Loss'], charts['Loss of each pair of segments']], written['curve'])

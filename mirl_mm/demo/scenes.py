@@ -74,12 +74,10 @@ def _region(name: str, split: str) -> Image.Image:
     return picture.crop((left, 0, right, picture.height))
 
 
-def _crop(
-    rng: np.random.Generator, picture: Image.Image, lowest: float, highest: float, side: int
-) -> Image.Image:
-    """A random square of `lowest` to `highest` pixels, if there are as many, resized to `side`."""
-    limit = min(picture.size)
-    span = int(rng.uniform(min(lowest, limit), min(highest, limit)))
+def _crop(rng: np.random.Generator, picture: Image.Image, spans: tuple, side: int) -> Image.Image:
+    """A random square of `spans` (least, most) pixels, if there are as many, resized to `side`."""
+    least, most = (min(each, *picture.size) for each in spans)
+    span = int(rng.uniform(least, most))
     left, top = (int(rng.integers(0, length - span + 1)) for length in picture.size)
     square = picture.crop((left, top, left + span, top + span))
     return square.resize((side, side), Image.Resampling.BICUBIC)
@@ -88,7 +86,8 @@ def _crop(
 def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
     """The most structured of three crops [S,S,3] in 0..1, flipped, its light and colours varied."""
     photograph = _region(PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))], split)
-    crops = [np.asarray(_crop(rng, photograph, 0.75 * size, 2.5 * size, size)) for _ in range(3)]
+    spans = 0.75 * size, 2.5 * size
+    crops = [np.asarray(_crop(rng, photograph, spans, size)) for _ in range(3)]
     pixels = max(crops, key=np.std) / 255
     pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, size=3)
@@ -136,7 +135,7 @@ def _material(rng: np.random.Generator, thing: _Object, split: str, size: int) -
     """The object's texture [S,S,3], turned with it and tinted, where it belongs in the scene."""
     side = 2 * math.ceil(1.25 * thing.radius)
     region = _region(MATERIALS[CLASSES[thing.label]], split)
-    grain = _crop(rng, region, 2.5 * side, 4 * side, math.ceil(1.5 * side))
+    grain = _crop(rng, region, (2.5 * side, 4 * side), math.ceil(1.5 * side))
     grain = grain.rotate(-math.degrees(thing.angle), Image.Resampling.BICUBIC)
     margin = (grain.width - side) // 2  # what a turned square leaves empty
     grain = grain.crop((margin, margin, margin + side, margin + side))

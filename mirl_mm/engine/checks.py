@@ -62,11 +62,9 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> None:
     classes = _class_names(kind, settings, key)
     for place, number in _class_numbers(cfg.model, 'model'):
         if number != len(classes):
-            raise UserError(
-                f'{place}.num_classes={number}, but {key} has {len(classes)} classes '
-                f'({_quoted(classes)}): set {place}.num_classes={len(classes)}, or name other '
-                f'classes in {key}.metainfo'
-            )
+            has = f'{key} has {len(classes)} classes ({_quoted(classes)})'
+            how = f'set {place}.num_classes={len(classes)}, or name other classes in {key}.metainfo'
+            raise UserError(f'{place}.num_classes={number}, but {has}: {how}')
     paths = f'{settings.get("data_root")}{settings.get("ann_file")}'
     if settings.get('backend_args') or '://' in paths:
         return  # the files are elsewhere
@@ -91,10 +89,8 @@ def _class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequen
         wanted = f"{key}.metainfo=dict(classes=('one', 'two', ...))"
         raise UserError(f'{key} names no classes: give {wanted}')
     if isinstance(given, str) and not Path(given).is_file():
-        raise UserError(
-            f'{key}.metainfo.classes={given!r} is one string; accepted are a tuple of names (one '
-            f'name: ({given!r},)) or a file with one name a line'
-        )
+        accepted = f'a tuple of names (one name: ({given!r},)) or a file with one name a line'
+        raise UserError(f'{key}.metainfo.classes={given!r} is one string; accepted are {accepted}')
     return kind._load_metainfo(dict(classes=given))['classes']
 
 
@@ -117,16 +113,12 @@ def _check_coco(dataset: BaseDataset, classes: Sequence[str], key: str) -> None:
         raise UserError(f"{file} has no 'categories'; accepted are COCO annotations (instances)")
     names = [category['name'] for category in categories]
     if missing := [name for name in classes if name not in names]:
-        raise UserError(
-            f'{key} asks for the categories {_quoted(missing)}, which {file} does not have; it has '
-            f'{_quoted(names)}: set {key}.metainfo.classes'
-        )
+        lacks = f'{_quoted(missing)}, which {file} does not have; it has {_quoted(names)}'
+        raise UserError(f'{key} asks for the categories {lacks}: set {key}.metainfo.classes')
     order = [name for name in names if name in classes]
     if order != list(classes):  # labels follow the file, names the config
-        raise UserError(
-            f'{key}.metainfo.classes has another order than the categories of {file}, which would '
-            f'mix up the names; the order there is {tuple(order)}'
-        )
+        other = f'another order than the categories of {file}, which would mix up the names'
+        raise UserError(f'{key}.metainfo.classes has {other}; the order there is {tuple(order)}')
     first = first_value(file, 'file_name') or ''
     image = Path(dataset.data_prefix.get('img') or '', first)
     if first and not image.is_file():
@@ -169,18 +161,15 @@ def _check_masks(dataset: BaseDataset, key: str) -> None:
     there = {str(Path(masks, name)) for name in there}  # one listing, not a look at every file
     if without := [pair for pair in pairs if str(Path(pair[1])) not in there]:
         image, mask = without[0]
-        raise FileNotFoundError(
-            f'{len(without)} of {len(pairs)} images in {images} have no mask; the first is '
-            f'{Path(image).name}, whose mask would be {mask} (see {key}.seg_map_suffix)'
-        )
+        lack = f'{len(without)} of {len(pairs)} images in {images} have no mask'
+        first = f'{Path(image).name}, whose mask would be {mask} (see {key}.seg_map_suffix)'
+        raise FileNotFoundError(f'{lack}; the first is {first}')
     mask = pairs[0][1]
     with Image.open(mask) as image:
         mode = image.mode
     if mode not in ('1', 'L', 'P'):
-        raise UserError(
-            f'{mask} is an image of mode {mode}; accepted are masks of one 8-bit channel (L, or P '
-            'with a palette) whose values are class indices, as numpy and PIL write them'
-        )
+        accepted = 'masks of one 8-bit channel (L, or P with a palette) that holds class indices'
+        raise UserError(f'{mask} is an image of mode {mode}; accepted are {accepted}')
 
 
 def _quoted(names: Sequence[str]) -> str:

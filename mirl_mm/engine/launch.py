@@ -122,14 +122,12 @@ def check_keys(cfg: Mapping) -> None:
 
     Names that start with an underscore are the config author's own variables.
     """
-    known = RUNNER_KEYS | HELPER_KEYS
+    own, helpers = (', '.join(sorted(keys)) for keys in (RUNNER_KEYS, HELPER_KEYS))
     for key in cfg:
-        if key not in known and not key.startswith('_'):
-            raise UserError(
-                f'unknown config key {key!r}{did_you_mean(key, known)}; accepted are '
-                f'{", ".join(sorted(RUNNER_KEYS))}, the helper variables '
-                f'{", ".join(sorted(HELPER_KEYS))} and names that start with an underscore'
-            )
+        if key not in RUNNER_KEYS | HELPER_KEYS and not key.startswith('_'):
+            near = did_you_mean(key, RUNNER_KEYS | HELPER_KEYS)
+            more = f'the helper variables {helpers} and names that start with an underscore'
+            raise UserError(f'unknown config key {key!r}{near}; accepted are {own}, {more}')
     for section, accepted in SECTIONS.items():
         for key in (cfg.get(section) or {}).keys() - accepted:
             near, names = did_you_mean(key, accepted), ', '.join(sorted(accepted))
@@ -144,11 +142,9 @@ def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
     for path in options:
         given, (first, *others) = f'--cfg-options {path}=...', path.split('.')
         if first in HELPER_KEYS or first.startswith('_'):
-            raise UserError(
-                f'{given} would have no effect: {first!r} is a helper variable, already copied to '
-                'where the config file uses it; set the key there, as in '
-                'train_dataloader.dataset.data_root=...'
-            )
+            why = f'{first!r} is a helper variable, already copied to where the config file uses it'
+            how = 'set the key there, as in train_dataloader.dataset.data_root=...'
+            raise UserError(f'{given} would have no effect: {why}; {how}')
         if first not in RUNNER_KEYS:
             near, names = did_you_mean(first, RUNNER_KEYS), ', '.join(sorted(RUNNER_KEYS))
             raise UserError(f'{given}: unknown config key {first!r}{near}; accepted are {names}')

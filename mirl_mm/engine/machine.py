@@ -86,10 +86,8 @@ def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
         optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
         if optimizer.get('type') == 'ZeroRedundancyOptimizer':
             other = f'optim_wrapper.optimizer.type={optimizer.get("optimizer_type", "AdamW")}'
-            raise UserError(
-                'ZeroRedundancyOptimizer spreads its state over processes, and there is one: start '
-                f'with tools/dist_train.sh, or take {other}'
-            )
+            why = 'ZeroRedundancyOptimizer spreads its state over processes, and there is one'
+            raise UserError(f'{why}: start with tools/dist_train.sh, or take {other}')
         return []
     if not accelerator and launcher != 'pytorch':
         works = f'on a CPU the launcher "pytorch" works ({_STARTERS["pytorch"][1]})'

@@ -77,9 +77,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             decay = self.base_wd * next(iter(factors.values()), 1)
             groups.append(dict(params=[param], lr=lr, weight_decay=decay, layer_id=layers[name]))
         if idle:
-            raise UserError(
-                f'in paramwise_cfg, {sorted(idle)} apply to no parameter of {type(module).__name__}'
-            )
+            nowhere = f'apply to no parameter of {type(module).__name__}'
+            raise UserError(f'in paramwise_cfg, {sorted(idle)} {nowhere}')
         groups.sort(key=lambda group: (group['layer_id'], group['weight_decay']))
         params.extend(merged(groups))
         print_log(f'{RATE}={rate}\n{table(params, frozen)}', logger='current')
@@ -141,10 +140,9 @@ def layers_of(model: nn.Module) -> tuple[dict[str, int], int]:
         if not (right and 0 <= layer <= last):
             wrong.append(f'{name}: {layer}')
     if wrong:
-        raise UserError(
-            f'{who} tells wrong layers: of 0 to {last}, {", ".join(STEM)} are 0 and what is '
-            f'outside the backbone is {last}; it tells {", ".join(wrong[:3])}'
-        )
+        rule = f'{", ".join(STEM)} are 0 and what is outside the backbone is {last}'
+        told = f'it tells {", ".join(wrong[:3])}'
+        raise UserError(f'{who} tells wrong layers: of 0 to {last}, {rule}; {told}')
     return layers, last
 
 
@@ -231,10 +229,9 @@ class RawWeightsHook(Hook):
         self.training = True
         interval, updates = hook.ema_model.interval, accumulative_counts(runner.cfg)
         if interval != updates:
-            runner.logger.warning(
-                f'EMAHook averages every {interval} iterations, but there is an update every '
-                f'{updates}: give it interval={updates}, and gamma={updates} times its value for 1'
-            )
+            often = f'every {interval} iterations, but there is an update every {updates}'
+            how = f'give it interval={updates}, and gamma={updates} times its value for 1'
+            runner.logger.warning(f'EMAHook averages {often}: {how}')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if not self.training:

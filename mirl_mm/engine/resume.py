@@ -38,11 +38,9 @@ _STORED = {
     'randomness': "the checkpoint's seed stays",
 }
 _LAYOUT = dict(
-    processes='processes',
-    batch_size='images of a process in an iteration',
-    accumulation='iterations for an update',
-    epoch_length='iterations of an epoch',
-)
+    processes='processes', batch_size='images of a process in an iteration',
+    accumulation='iterations for an update', epoch_length='iterations of an epoch',
+)  # fmt: skip
 
 
 @HOOKS.register_module()
@@ -75,10 +73,9 @@ class ExactResumeHook(Hook):
             return
         missing = {'optimizer', 'message_hub'} - checkpoint.keys() | {'iter', 'epoch'} - meta.keys()
         if missing:
-            raise ResumeError(
-                f'{path} holds no state to resume from ({", ".join(sorted(missing))} missing); to '
-                'start from its weights, give it as load_from, without --resume'
-            )
+            lacks = f'no state to resume from ({", ".join(sorted(missing))} missing)'
+            how = 'to start from its weights, give it as load_from, without --resume'
+            raise ResumeError(f'{path} holds {lacks}; {how}')
         self.stored = meta.get('run') or {}
         changed = []
         with suppress(SyntaxError):
@@ -112,10 +109,9 @@ class ExactResumeHook(Hook):
         old, new = self.stored.get('epoch_length'), now['epoch_length']
         if isinstance(loop, EpochBasedTrainLoop) and old not in (None, new):
             move_to_length(runner, old, new)
-            runner.logger.warning(
-                f'an epoch had {old} iterations and has {new}: going on at iteration {loop.iter} '
-                f'of {loop.max_iters}, at the same place of the schedule'
-            )
+            place = f'iteration {loop.iter} of {loop.max_iters}, at the same place of the schedule'
+            was = f'an epoch had {old} iterations and has {new}'
+            runner.logger.warning(f'{was}: going on at {place}')
 
 
 def layout(runner: Runner) -> dict[str, int | str | bool | None]:
@@ -139,8 +135,7 @@ def sampler_of(loader: SeededLoader) -> object:
 
 def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
     """Why a run cannot go on from a checkpoint, which ``stored`` this layout; empty if it can."""
-    model = unwrapped(runner.model)
-    state = checkpoint['state_dict']
+    model, state = unwrapped(runner.model), checkpoint['state_dict']
     clean = {short: state[name] for name, short in strip_wrappers(state).items()}
     if reason := difference(shapes(clean), shapes(model.state_dict()), 'this model'):
         return f'its weights do not fit, {reason}'
@@ -218,10 +213,9 @@ def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
             return path, notes
         notes.append(f'{path} is {"cut short" if path.is_file() else "gone"}: passing over it')
     if names := ', '.join(path.name for path in candidates):
-        raise ResumeError(
-            f'no checkpoint in {work_dir} can be read: {names} are cut short or gone; a whole one '
-            'is needed, or another --work-dir to start anew'
-        )
+        needed = 'a whole one is needed, or another --work-dir to start anew'
+        lost = f'{names} are cut short or gone; {needed}'
+        raise ResumeError(f'no checkpoint in {work_dir} can be read: {lost}')
     return None, notes
 
 
@@ -230,8 +224,7 @@ def differences(old: str, new: str) -> list[tuple[str, str]]:
 
     The second is empty where the new value takes effect. Only what decides what is trained.
     """
-    before, now = read_config(old), read_config(new)
-    found = []
+    before, now, found = read_config(old), read_config(new), []
     for path in sorted(before.keys() | now.keys()):
         left, right = before.get(path, 'not set'), now.get(path, 'not set')
         if left != right and not path.endswith('.pin_memory'):

@@ -70,11 +70,9 @@ class SeededLoader:
 
     def __init__(self, loader: DataLoader) -> None:
         if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
-            raise UserError(
-                'to resume to the bit takes indices and batches; for '
-                f'{type(loader.dataset).__name__} with batch_size={loader.batch_size}, give '
-                'train_cfg.type=EpochBasedTrainLoop or IterBasedTrainLoop'
-            )
+            given = f'{type(loader.dataset).__name__} with batch_size={loader.batch_size}'
+            how = 'give train_cfg.type=EpochBasedTrainLoop or IterBasedTrainLoop'
+            raise UserError(f'to resume to the bit takes indices and batches; for {given}, {how}')
         self.loader = loader
         self.stopping = torch.zeros(1, dtype=torch.int8).share_memory_()  # see stopping.py
         self._draws = _Draws(loader)
@@ -179,10 +177,8 @@ class _Draws:
         rank, processes = get_dist_info()
         drawn = 0
         for batch in self.loader.batch_sampler:
-            draws = [
-                (index, (SAMPLE, seed, number, (drawn + i) * processes + rank))
-                for i, index in enumerate(batch)
-            ]
+            places = enumerate(batch, drawn)
+            draws = [(i, (SAMPLE, seed, number, n * processes + rank)) for n, i in places]
             self.kept.append((before + self.given, draws))
             self.given += 1
             yield draws

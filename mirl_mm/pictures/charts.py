@@ -9,7 +9,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from mirl_mm.files import complete_file
@@ -105,8 +104,7 @@ def charts_of(runs: Sequence) -> list[dict]:
 
 
 def across(runs: Sequence, key: str) -> list[dict]:
-    lines = (line(run, i, key, run.name, run_colour(i)) for i, run in enumerate(runs))
-    return list(chain(*lines))
+    return [c for i, run in enumerate(runs) for c in line(run, i, key, run.name, run_colour(i))]
 
 
 def line(run, i: int, key: str, name: str, colour: str, dash=False) -> list[dict]:
@@ -149,8 +147,7 @@ def depth_charts(rows: Sequence[dict], k: int | str = 'k') -> list[dict]:
     for row in rows:
         lines[row.get('run', 0), row['label'], row.get('pool', '')].append(row)
     checkpoints = list(dict.fromkeys((run, label) for run, label, _ in lines))
-    several = len({pool for *_, pool in lines}) > 1
-    charts = []
+    several, charts = len({pool for *_, pool in lines}) > 1, []
     for probe, title in (('knn', f'{k}-NN accuracy'), ('linear', 'Linear probe (ridge)')):
         series = []
         for (run, label, pool), found in lines.items():

@@ -322,7 +322,7 @@ BAD = [
     ([TUNED, 'out.pth', '--arch', 'b99'], "unknown arch 'b99'; known are test, s12"),
     ([TUNED, 'out.pth', '--config', 'missing.py'], 'no config at missing.py'),
     ([TUNED, 'out.pth', '--config', 'empty.py'], 'empty.py has no model'),
-    ([TUNED, 'out.pth', '--config', 'typo.py'], 'the model of typo.py cannot be built: MIRLVit is'),
+    ([TUNED, 'out.pth', '--config', 'typo.py'], 'unknown type: MIRLVit is not in'),
     ([TUNED, 'out.pth', '--config', 'x.py', '--arch', 's54'], 'an arch or a config, not both'),
     ([TUNED, 'out.pth', '--raw'], 'has no raw weights beside averaged ones'),
     ([TUNED, 'nowhere/out.pth'], 'cannot write nowhere/out.pth: there is no folder nowhere'),

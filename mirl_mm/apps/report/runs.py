@@ -96,7 +96,7 @@ def add_start(run: Run, log: Path) -> None:
     panels = {int(path.stem[6:]): path for path in log.glob('*/*/panel_[0-9]*.png')}
     run.panels |= dict(sorted(panels.items()))
     for path in sorted(log.glob('2*.json')):  # what LoggerHook leaves of a test
-        run.tests.append(dict(numbers(read_json(path)), checkpoint=record.get('checkpoint')))
+        run.tests += [dict(row, checkpoint=record.get('checkpoint')) for row in read_lines(path)]
     config = log / 'vis_data/config.py'
     run.config = config.read_text(errors='replace') if config.is_file() else run.config
 
@@ -111,9 +111,10 @@ def read_scalars(work_dir: str | Path) -> list[dict]:
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:
-    """The numbers of a JSON object a line; empty for a line that is none (cut, garbled)."""
+    """The numbers, finite or not, of a JSON object a line; empty for a line that is none."""
     text = path.read_text(errors='replace') if path.is_file() else ''
-    return [numbers(parsed(line)) for line in text.splitlines() if line.strip()]
+    rows = [parsed(line) for line in text.splitlines() if line.strip()]
+    return [{key: v for key, v in row.items() if isinstance(v, int | float)} for row in rows]
 
 
 def read_json(path: Path) -> dict:
@@ -127,11 +128,6 @@ def parsed(text: str) -> dict:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def numbers(row: dict) -> dict[str, float]:
-    """The entries of a row that are numbers, also those that are not finite."""
-    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 def best(rows: Sequence[dict], metric: str) -> dict | None:
