@@ -4,6 +4,6 @@ from .checkpoints import ExportEncoderHook, SafeCheckpointHook
 from .data import BadImagesHook, CheckLabelsHook, Float32BoxesHook
 from .finite import FiniteHook, NonFiniteError
 from .health import HealthHook
+from .held_out import KNNHook, PanelHook
 from .late_losses import LateLossesHook
-from .learnt import KNNHook, PanelHook
 from .progress import ProgressHook

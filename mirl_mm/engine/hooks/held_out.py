@@ -1,4 +1,4 @@
-"""What the model has learnt so far, while it is pre-trained: k-NN accuracy, painted panels."""
+"""What a model makes of held-out images while it is pre-trained: k-NN accuracy, painted panels."""
 
 from collections.abc import Sequence
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.hooks import PanelHook
-from mirl_mm.engine.hooks.learnt import held_out
+from mirl_mm.engine.hooks.held_out import held_out
 from mirl_mm.pictures.panel import GAP, HEADER, TILE, panel, panel_columns
 from tests.models.build import small_mirl
 from tests.models.downstream import build, classifier
@@ -189,7 +189,7 @@ def test_other_models_paint_nothing(folder):
 
 
 def test_other_processes_draw_nothing(folder, monkeypatch):
-    monkeypatch.setattr('mirl_mm.engine.hooks.learnt.is_main_process', lambda: False)
+    monkeypatch.setattr('mirl_mm.engine.hooks.held_out.is_main_process', lambda: False)
     assert walk(PanelHook(), fake_runner(folder)) == {}
 
 
