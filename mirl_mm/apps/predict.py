@@ -13,6 +13,7 @@ from mirl_mm.checkpoint.loading import check_whole
 from mirl_mm.checkpoint.reading import open_checkpoint
 from mirl_mm.engine.launch import check_file, load_config
 from mirl_mm.errors import UserError
+from mirl_mm.pictures.panel import write_picture
 
 from .reconstruct import assign_panels
 
@@ -55,7 +56,7 @@ def predict_pictures(
         except Exception as error:  # decoders raise whatever they like
             yield f'{picture}: skipped ({type(error).__name__}: {error})'
             continue
-        Image.fromarray(image).save(panel)
+        write_picture(image, panel)
         yield f'{picture}: {found} -> {panel}'
         drawn += 1
     if not drawn:

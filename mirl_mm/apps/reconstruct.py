@@ -20,7 +20,7 @@ from mirl_mm.measure.features import test_pipeline_of
 from mirl_mm.models import MIRL
 from mirl_mm.models.fit import summary
 from mirl_mm.models.masking import num_kept
-from mirl_mm.pictures.panel import panel_columns, write_panel
+from mirl_mm.pictures.panel import panel, panel_columns, write_picture
 
 PAGE_ENDINGS = ('.png', '.jpg', '.pdf', '.svg')
 PAGE_ROWS = 32
@@ -47,7 +47,7 @@ def reconstruct_pictures(
     model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
     pipeline = Compose(picture_pipeline(cfg, model.backbone.img_size[0]))
     preprocessor, drawn = model.data_preprocessor, 0
-    for panel, paths in panels.items():
+    for page, paths in panels.items():
         read = {}
         for path in paths:
             try:
@@ -60,10 +60,11 @@ def reconstruct_pictures(
         num_patches = imgs[0, 0].numel() // model.backbone.patch_size**2
         noise = picture_noise([path.name for path in read], seed, num_patches)
         result = model.reconstruct(imgs, noise.to(imgs))
-        write_panel(panel_columns(imgs, result), preprocessor.mean, preprocessor.std, panel)
+        columns = panel_columns(imgs, result)
+        write_picture(panel(columns, preprocessor.mean, preprocessor.std, zoom=2), page)
         for path, errors in zip(read, result.pair_errors.tolist(), strict=True):
             each = ', '.join(f'{n} {e:.3f}' for n, e in zip(model.pair_names, errors, strict=True))
-            yield f'{path}: error {sum(errors) / len(errors):.3f} ({each}) -> {panel}'
+            yield f'{path}: error {sum(errors) / len(errors):.3f} ({each}) -> {page}'
         drawn += len(read)
     if not drawn:
         raise UserError(f'no picture of {pictures} can be read')

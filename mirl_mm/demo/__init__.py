@@ -14,7 +14,7 @@ from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.launch import build_runner, training_config
 from mirl_mm.errors import UserError
 from mirl_mm.pictures.charts import charts_of, draw_charts
-from mirl_mm.pictures.panel import paint, spread_over, write_panel
+from mirl_mm.pictures.panel import paint, panel, spread_over, write_picture
 
 from .scene_set import write_scenes
 from .scenes import SPLITS
@@ -106,5 +106,6 @@ def draw(runner: Runner) -> dict[str, Path]:
     written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
     charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
     draw_charts([charts['Loss'], charts['Loss of each pair of segments']], written['curve'])
-    write_panel(columns, preprocessor.mean, preprocessor.std, written['panel'])
+    sheet = panel(columns, preprocessor.mean, preprocessor.std, zoom=2)
+    write_picture(sheet, written['panel'])
     return written

@@ -23,8 +23,7 @@ class SceneSet(NamedTuple):
 
     def pair(self, split: str, number: int) -> tuple[Path, Path]:
         """The image and the mask with a number from 1 on."""
-        name = f'{number:06d}'
-        return self.images(split) / f'{name}.jpg', self.masks(split) / f'{name}.png'
+        return self.images(split) / f'{number:06d}.jpg', self.masks(split) / f'{number:06d}.png'
 
     def images(self, split: str) -> Path:
         return self.root / 'images' / split

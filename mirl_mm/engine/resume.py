@@ -110,8 +110,7 @@ class ExactResumeHook(Hook):
         if isinstance(loop, EpochBasedTrainLoop) and old not in (None, new):
             move_to_length(runner, old, new)
             place = f'iteration {loop.iter} of {loop.max_iters}, at the same place of the schedule'
-            was = f'an epoch had {old} iterations and has {new}'
-            runner.logger.warning(f'{was}: going on at {place}')
+            runner.logger.warning(f'an epoch had {old} iterations, now {new}: going on at {place}')
 
 
 def layout(runner: Runner) -> dict[str, int | str | bool | None]:

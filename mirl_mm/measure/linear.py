@@ -47,11 +47,10 @@ def ridge_accuracy(
     return 100 * _correct(design(val, val_labels), weight) / len(val), best
 
 
-def check_enough(num_train: int) -> None:
-    """UserError for too few images to hold any out."""
-    if num_train < HELD_OUT:
-        needed = f'at least {HELD_OUT} training images'
-        raise UserError(f'the linear probe needs {needed}, got {num_train}')
+def check_enough(number: int) -> None:
+    """UserError for too few training images to hold any out."""
+    if number < HELD_OUT:
+        raise UserError(f'the linear probe needs at least {HELD_OUT} training images, got {number}')
 
 
 def moments(features: Tensor, chunk: int) -> tuple[Tensor, Tensor]:

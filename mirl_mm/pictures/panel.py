@@ -87,9 +87,9 @@ def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1) -> np.nda
     return np.asarray(sheet)
 
 
-def write_panel(columns: Mapping[str, Tensor], mean: Tensor, std: Tensor, path: str | Path) -> None:
-    """Write a panel to keep: twice as large as the hook's; a .png, .jpg, .pdf or .svg."""
+def write_picture(pixels: np.ndarray, path: str | Path) -> None:
+    """Write uint8 [height, width, 3] as a .png, .jpg, .pdf or .svg."""
     from matplotlib.image import imsave
 
     with complete_file(path) as part:
-        imsave(part, panel(columns, mean, std, zoom=2), format=Path(path).suffix[1:].lower())
+        imsave(part, pixels, format=Path(path).suffix[1:].lower())

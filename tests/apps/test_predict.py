@@ -48,9 +48,10 @@ def test_a_classifier_writes_its_label(checkpoint, pictures, tmp_path):
     assert lines == [f'{pictures}/{i}.png: green {share} % -> {out}/{i}.png' for i in (0, 1)]
     drawing = np.asarray(Image.open(out / '0.png').convert('RGB')).astype(int)
     assert (np.abs(drawing - 128).max(axis=2) > 40).mean() > 0.002  # letters
-    single = tmp_path / 'single.png'
-    (line,) = predict_pictures(CLASSIFIER, checkpoint, str(pictures / '0.png'), str(single))
-    assert line.endswith(f'-> {single}') and single.is_file()
+    for name in ('single.png', 'single.svg'):
+        single = tmp_path / name
+        (line,) = predict_pictures(CLASSIFIER, checkpoint, str(pictures / '0.png'), str(single))
+        assert line.endswith(f'-> {single}') and single.is_file()
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_another_layout_goes_on_at_the_same_place_and_says_so(undisturbed, image
     log = log_of(runner)
     assert 'processes: 2, now 1; images of a process in an iteration: 4, now 2' in log
     assert 'not to the bit' in log and 'masks, drop paths and mixes' in log
-    assert 'an epoch had 10 iterations and has 20: going on at iteration 32 of 60' in log
+    assert 'an epoch had 10 iterations, now 20: going on at iteration 32 of 60' in log
     (schedule,) = runner.param_schedulers
     assert (schedule.T_max, schedule.last_step, runner.iter) == (60, 59, 60)
     assert schedule.get_last_value()[0] < 1e-3 * 2e-2

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mirl_mm.models import Reconstruction
 from mirl_mm.models.masking import patchify
-from mirl_mm.pictures.panel import GAP, HEADER, TILE, panel, panel_columns, write_panel
+from mirl_mm.pictures.panel import GAP, HEADER, TILE, panel, panel_columns, write_picture
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_written_panel_shows_the_pixels_twice_as_large(painted, tmp_path):
     path = tmp_path / 'panel.png'
     mean, std = torch.tensor([255.0, 0, 0]).view(3, 1, 1), torch.ones(3, 1, 1)
     columns = panel_columns(torch.zeros_like(imgs), result)
-    write_panel(columns, mean, std, path)
+    write_picture(panel(columns, mean, std, zoom=2), path)
     pixels = np.asarray(Image.open(path).convert('RGB'))
     assert pixels.shape == (2 * (HEADER + 2 * TILE) + GAP, 8 * (2 * TILE + GAP) - GAP, 3)
     assert (pixels[2 * HEADER :, : 2 * TILE] == (255, 0, 0)).all(axis=2).mean() > 0.99
@@ -81,6 +81,6 @@ def test_a_written_panel_shows_the_pixels_twice_as_large(painted, tmp_path):
     [('jpg', b'\xff\xd8'), ('PDF', b'%PDF'), ('svg', b'<?xml'), ('png', b'\x89PNG')],
 )
 def test_kinds_of_files(painted, tmp_path, ending, start):
-    write_panel(panel_columns(*painted), 0, 1, tmp_path / f'panel.{ending}')
+    write_picture(panel(panel_columns(*painted)), tmp_path / f'panel.{ending}')
     assert (tmp_path / f'panel.{ending}').read_bytes().startswith(start)
     assert len(list(tmp_path.iterdir())) == 1
