@@ -112,8 +112,7 @@ def convert_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def backbone_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The encoder alone, without prefix: loads in mmpretrain's stock VisionTransformer."""
-    start = len(BACKBONE)
-    encoder = {name[start:]: t for name, t in state.items() if name.startswith(BACKBONE)}
+    encoder = {n.removeprefix(BACKBONE): x for n, x in state.items() if n.startswith(BACKBONE)}
     if not encoder:
         raise UserError(f'no name starts with {BACKBONE!r}; the first names are {list(state)[:3]}')
     return encoder

@@ -106,6 +106,5 @@ def draw(runner: Runner) -> dict[str, Path]:
     written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
     charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
     draw_charts([charts['Loss'], charts['Loss of each pair of segments']], written['curve'])
-    sheet = panel(columns, preprocessor.mean, preprocessor.std, zoom=2)
-    write_picture(sheet, written['panel'])
+    write_picture(panel(columns, preprocessor.mean, preprocessor.std, zoom=2), written['panel'])
     return written

@@ -116,8 +116,7 @@ def arch_settings(arch: str | dict) -> dict:
         raise UserError(f'the arch dict lacks {", ".join(missing)}; {needed}')
     width, heads = arch['embed_dims'], arch['num_heads']
     if width % heads:
-        wrong = f'embed_dims={width} of the arch dict'
-        raise UserError(f'{wrong} must be a multiple of num_heads={heads}')
+        raise UserError(f'embed_dims={width} must be a multiple of num_heads={heads} in the arch')
     return arch
 
 

@@ -91,5 +91,9 @@ def write_picture(pixels: np.ndarray, path: str | Path) -> None:
     """Write uint8 [height, width, 3] as a .png, .jpg, .pdf or .svg."""
     from matplotlib.image import imsave
 
+    ending = Path(path).suffix.lower()
     with complete_file(path) as part:
-        imsave(part, pixels, format=Path(path).suffix[1:].lower())
+        if ending == '.svg':
+            imsave(part, pixels, format='svg')
+        else:
+            Image.fromarray(pixels).save(part, Image.registered_extensions()[ending])
