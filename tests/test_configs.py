@@ -162,10 +162,15 @@ def test_the_schedule_ends_with_the_run(cfg):
     assert main.get('T_max') == (None if main.type == 'PolyLR' else main.end - main.begin)
 
 
+RATES = dict(mirl=1.5e-4, mae=1.5e-4, finetune=7.5e-4, linear=0.1)  # for a batch of 256
+
+
 def test_the_learning_rate_fits_the_batch(path, cfg):
     assert cfg.default_hooks.summary == dict(type='RunSummaryHook')
     batch, base = effective_batch(path, cfg), cfg.auto_scale_lr
     assert base == dict(base_batch_size=batch, enable=False, base_lr=base.base_lr)
+    rate = 1.5e-3 if path.stem == 'vit-test_2e' else RATES.get(path.parent.name)
+    assert rate is None or base.base_lr == pytest.approx(rate * batch / 256)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(base.base_lr)
 
 

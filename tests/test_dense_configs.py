@@ -27,6 +27,10 @@ LSJ = [path for path in LARGE if 'lsj-100e' in path.name]
 # arch: layer decay, drop path. Those of b12 are published; s54, b24 and b48 are ours
 LSJ_BY_ARCH = dict(b12=(0.7, 0.1), b24=(0.8, 0.2), s54=(0.92, 0.1), b48=(0.9, 0.4))
 ADE20K_BY_ARCH = dict(b12=(0.65, 0.1), b24=(0.8, 0.2), s54=(0.9, 0.1), b48=(0.9, 0.2))
+WHOLE = {  # of these, all loaders read the data
+    *('coco', 'coco_lsj-100e', 'coco_multi-scale-1x', 'ade20k_160k'),
+    *('instances_scenes', 'masks_scenes'),
+}
 QUARTERS = {  # the last block of each
     arch: tuple(math.ceil(settings['num_layers'] * q / 4) - 1 for q in (1, 2, 3, 4))
     for arch, settings in ARCHS.items()
@@ -54,6 +58,7 @@ def test_the_lists_are_not_empty():
     assert {f'vit-{arch}_160k_ade20k-512.py' for arch in ADE20K_BY_ARCH} < of_archs
     assert len(CONFIGS) == len(LARGE) + 2 >= 12 and len(LSJ) >= 5
     assert (QUARTERS['s54'], QUARTERS['b48']) == ((13, 26, 40, 53), (11, 23, 35, 47))
+    assert (QUARTERS['b12'], QUARTERS['b24']) == ((2, 5, 8, 11), (5, 11, 17, 23))
 
 
 @pytest.mark.parametrize('path', LSJ, ids=name)
@@ -74,6 +79,7 @@ def test_the_recipe_of_vitdet(path):
     assert shares == [pytest.approx(0.889, abs=5e-4), pytest.approx(0.963, abs=5e-4)]
     backbone = cfg.model.backbone
     found = (cfg.optim_wrapper.paramwise_cfg.layer_decay_rate, backbone.drop_path_rate)
+    assert path.name.startswith(f'vit-{backbone.arch}_')
     assert found == LSJ_BY_ARCH.get(backbone.arch, found)  # of ours
     assert backbone.window_size == 14
     assert build(cfg).backbone.global_indices == list(QUARTERS[backbone.arch])
@@ -196,11 +202,11 @@ def test_the_data_root_stands_in_one_place():
             (said[base.stem],) = roots
             assert code.count(roots[0]) == 1
     assert {'coco', 'ade20k_160k', 'instances_scenes', 'masks_scenes'} < set(said)
-    said |= {recipe: said['coco'] for recipe in ('coco_lsj-100e', 'coco_multi-scale-1x')}
+    said |= {recipe: said['coco'] for recipe in WHOLE if recipe not in said}
     for base, root in said.items():
         cfg = Config.fromfile(ROOT / f'configs/_base_/{base}.py')
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            if loader in cfg:
+            if loader in cfg or base in WHOLE:
                 assert cfg[loader].dataset.data_root == root
 
 

@@ -54,6 +54,8 @@ def test_runs_share_the_encoder_and_end_with_their_schedule(name):
     length = cfg.train_cfg.max_epochs * (1 if cosine.by_epoch else 35_000 // batch)
     assert cosine.end == cosine.begin + cosine.T_max == length
     assert base.base_batch_size == batch
+    rate = dict(mirl=6e-3, mae=6e-3, finetune=1e-2, linear=50.0)[name]
+    assert base.base_lr == pytest.approx(rate * batch / 256)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(base.base_lr)
 
 

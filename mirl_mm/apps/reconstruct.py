@@ -1,7 +1,6 @@
 """What a pre-trained model paints into arbitrary pictures."""
 
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,7 +8,6 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
-from torch import Tensor
 
 from mirl_mm.checkpoint import load_weights
 from mirl_mm.datasets.images import EXTENSIONS
@@ -19,7 +17,7 @@ from mirl_mm.files import check_folder
 from mirl_mm.measure.features import test_pipeline_of
 from mirl_mm.models import MIRL
 from mirl_mm.models.fit import summary
-from mirl_mm.models.masking import num_kept
+from mirl_mm.models.masking import named_noise, num_kept
 from mirl_mm.pictures.panel import panel, panel_columns, write_picture
 
 PAGE_ENDINGS = ('.png', '.jpg', '.pdf', '.svg')
@@ -58,7 +56,7 @@ def reconstruct_pictures(
             continue
         imgs = preprocessor(default_collate(list(read.values())))['inputs']  # [B, 3, H, W]
         num_patches = imgs[0, 0].numel() // model.backbone.patch_size**2
-        noise = picture_noise([path.name for path in read], seed, num_patches)
+        noise = named_noise([f'{seed} {path.name}' for path in read], num_patches)
         result = model.reconstruct(imgs, noise.to(imgs))
         columns = panel_columns(imgs, result)
         write_picture(panel(columns, preprocessor.mean, preprocessor.std, zoom=2), page)
@@ -124,10 +122,3 @@ def assign_panels(pictures: str, out: str, rows: int = PAGE_ROWS) -> dict[Path, 
     for folder in sorted({panel.parent for panel in panels}):
         check_folder(folder)
     return panels
-
-
-def picture_noise(names: Sequence[str], seed: int, num_patches: int) -> Tensor:
-    """Noise [B, L] whose smallest values stay visible: a row depends on its name and the seed."""
-    seeds = [zlib.crc32(f'{seed} {name}'.encode()) for name in names]
-    sources = [torch.Generator().manual_seed(each) for each in seeds]
-    return torch.stack([torch.rand(num_patches, generator=source) for source in sources])

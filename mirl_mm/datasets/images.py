@@ -65,7 +65,7 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
         """Paths of all images, as they are to be opened."""
         folder = self.img_prefix
         if self._paths is not None:
-            return self._paths(folder) if callable(self._paths) else self._paths
+            return self._paths(folder.rstrip('/')) if callable(self._paths) else self._paths
         if not folder:
             raise UserError('UnlabelledImages needs the folder of the images (data_root) or paths')
         backend = fileio.get_file_backend(folder, enable_singleton=True)

@@ -132,6 +132,12 @@ def check_keys(cfg: Mapping) -> None:
         for key in (cfg.get(section) or {}).keys() - accepted:
             near, names = did_you_mean(key, accepted), ', '.join(sorted(accepted))
             raise UserError(f'unknown config key {section}.{key}{near}; accepted are {names}')
+    scaling = dict(cfg.get('auto_scale_lr') or {})
+    rule = {key: x for key, x in scaling.items() if key != 'enable' and x is not None}
+    alone = 'base_lr' in rule and 'base_batch_size' not in rule
+    if alone or any(not x > 0 for x in rule.values()):
+        given = ', '.join(f'{key}={value}' for key, value in scaling.items())
+        raise UserError(f'auto_scale_lr: base_lr needs base_batch_size, both above 0; got {given}')
 
 
 def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:

@@ -130,9 +130,7 @@ def _report_and_exit(kind: type, error: BaseException, trace: object) -> None:
         text = f'\n{who} failed:\n{"".join(traceback.format_exception(error))}\n'
     sys.stdout.flush()
     # (torch's own hook for distributed runs, which calls this one, holds sys.stderr back)
-    stderr = sys.__stderr__ or sys.stderr
-    stderr.write(text)
-    stderr.flush()
+    print(text, end='', file=sys.__stderr__ or sys.stderr, flush=True)
     if isinstance(error, Exception):
         get_error_handler().record_exception(error)  # torchrun's summary names it
     os._exit(1)

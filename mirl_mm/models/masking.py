@@ -4,6 +4,8 @@ Shapes: B batch, L patches (h x w grid, row by row), K kept patches, D width, C 
 p patch side in pixels.
 """
 
+import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +23,13 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
         wrong = f'{mask_ratio=} keeps {kept} of {num_patches} patches'
         raise UserError(f'{wrong}; it must keep at least 1 and mask at least 1, so {accepted}')
     return kept
+
+
+def named_noise(names: Sequence[str], num_patches: int) -> Tensor:
+    """Noise [B, L] in which a row depends on its name alone."""
+    seeds = [zlib.crc32(name.encode()) for name in names]
+    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.rand(num_patches, generator=source) for source in sources])
 
 
 def random_masking(noise: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:

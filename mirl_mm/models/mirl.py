@@ -6,7 +6,6 @@ Deeper Vision Transformers", NeurIPS 2023, https://arxiv.org/abs/2309.14136.
 Shapes: B batch, L patches, K kept patches, G segments, P pairs of them, p patch side in pixels.
 """
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from mirl_mm.errors import UserError
 
 from .archs import DECODERS
-from .masking import gather_tokens, masked_ids, unpatchify
+from .masking import gather_tokens, masked_ids, named_noise, unpatchify
 
 Samples = list[DataSample] | None
 
@@ -111,12 +110,8 @@ class MIRL(BaseSelfSupervisor):
         So a held-out image has the same mask in every epoch, batch size and number of processes.
         """
         num_patches = imgs[0, 0].numel() // self.backbone.patch_size**2
-        rows = []
-        for i, sample in enumerate(data_samples):
-            name = Path(sample.get('img_path') or str(i)).name
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-            rows.append(torch.rand(num_patches, generator=generator))
-        return torch.stack(rows).to(imgs)
+        names = [Path(s.get('img_path') or str(i)).name for i, s in enumerate(data_samples)]
+        return named_noise(names, num_patches).to(imgs)
 
     def forward(self, inputs: Tensor, data_samples: Samples = None, mode: str = 'tensor'):
         """As BaseSelfSupervisor's, and ``mode='predict'`` for validation and tools/test.py."""

@@ -147,8 +147,15 @@ def test_charts_of_two_runs(run, tmp_path):
         'other',
         'other, held out',
     ]
-    names = [line['name'] for line in charts['Loss of each pair of segments (run)']['series']]
-    assert names == ['segments 1 + 4', 'segments 2 + 3']
+    held_out = charts['Loss']['series'][1]
+    assert (held_out['x'], held_out['y']) == ([50, 100], [1.2, 2.2])
+    pairs = {
+        line['name']: line['y'] for line in charts['Loss of each pair of segments (run)']['series']
+    }
+    assert pairs == {
+        'segments 1 + 4': [1.1] * 6 + [2.1] * 4,
+        'segments 2 + 3': [0.9] * 6 + [1.9] * 4,
+    }
     of_encoder = charts['Gradient norm by segment of the encoder (other)']
     names = [line['name'] for line in of_encoder['series']]
     assert names == ['stem', 'segment 1', 'segment 2', 'segment 11']

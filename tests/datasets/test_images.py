@@ -1,5 +1,6 @@
 import copy
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from PIL import Image
 
 from mirl_mm.datasets import LoadAnyImage, UnlabelledImages
 from mirl_mm.datasets.images import list_files, read_list
+from mirl_mm.engine.launch import load_config
 
+ROOT = Path(__file__).parents[2]
 LOAD = [LoadAnyImage()]
 
 
@@ -174,3 +177,19 @@ def test_lists_with_labels_and_spaces(tmp_path):
     assert read_list(tmp_path / 'l.txt', accepts) == ['a.png', 'b c.png', 'b c.png']
     with pytest.raises(FileNotFoundError, match=r'no such list of images: .*x\.txt'):
         read_list(tmp_path / 'x.txt', accepts)
+
+
+def test_the_source_of_paths_of_the_page(folder, monkeypatch):
+    page = (ROOT / 'docs/data.md').read_text()
+    settings, module = (
+        block for block in re.findall(r'```python\n(.*?)```', page, re.S) if 'sharp_ones' in block
+    )
+    (folder / 'my_pictures.py').write_text(module)
+    (folder / 'sharpness.txt').write_text('3.png 0.9\n4.png 0.2\n5.png 0.7\n')
+    monkeypatch.syspath_prepend(str(folder))
+    config = folder / 'config.py'
+    base = f"_base_ = '{ROOT}/configs/mirl/vit-b48_800e.py'\n"
+    config.write_text(base + settings.replace('/my/pictures', str(folder)))
+    cfg = load_config(str(config))
+    dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, pipeline=LOAD))
+    assert paths(dataset, folder) == ['3.png', '5.png']

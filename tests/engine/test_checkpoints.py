@@ -136,12 +136,14 @@ def test_without_the_prefix_nothing_is_loaded_in_silence(run):
 def test_run_goes_on_from_the_state_and_not_from_the_encoder(run, tmp_path):
     work_dir, _ = run
     again = dict(resume=True, train_cfg=dict(by_epoch=True, max_epochs=3))
+    with pytest.raises(ValueError, match=r'encoder.pth is an encoder file, without optimizer'):
+        runner(tmp_path, 'wrong', load_from=str(work_dir / 'encoder.pth'), **again).train()
     hooks = [dict(type='ExportEncoderHook'), dict(type='ExactResumeHook')]
     lacks = (
         r'encoder.pth holds no state to resume from \(message_hub, optimizer missing\); to start'
     )
     with pytest.raises(ValueError, match=lacks):
-        runner(tmp_path, 'wrong', hooks, load_from=str(work_dir / 'encoder.pth'), **again).train()
+        runner(tmp_path, 'exact', hooks, load_from=str(work_dir / 'encoder.pth'), **again).train()
     runner(tmp_path, 'right', load_from=str(work_dir / 'epoch_2.pth'), **again).train()
     assert load(tmp_path / 'right/encoder.pth')['meta']['epoch'] == 3
 

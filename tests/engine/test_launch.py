@@ -145,6 +145,21 @@ def test_misspelt_keys_fail(wrong, message):
         check_keys({'model': {}, **wrong})
 
 
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(base_lr=0, base_batch_size=4),
+        dict(base_lr=1, base_batch_size=0),
+        dict(base_lr=1, base_batch_size=None),
+        dict(base_lr=1),
+        dict(base_batch_size=-4),
+    ],
+)
+def test_a_rate_that_is_meant_for_no_batch_fails(wrong):
+    with pytest.raises(ValueError, match='auto_scale_lr: base_lr needs base_batch_size, both abo'):
+        check_keys(dict(model={}, auto_scale_lr=wrong))
+
+
 def test_known_helper_and_private_keys_pass():
     check_keys({'model': {}, 'data_root': 'x', '_size': 3, 'env_cfg': None, 'auto_scale_lr': {}})
 

@@ -5,6 +5,7 @@ import torch
 
 from mirl_mm.models.masking import (
     check_image_size,
+    named_noise,
     num_kept,
     patchify,
     random_masking,
@@ -12,6 +13,13 @@ from mirl_mm.models.masking import (
     unpatchify,
 )
 from tests.reference import sincos
+
+
+def test_noise_follows_names():
+    one, two = named_noise(['0 a.png', '0 b.png'], 16)
+    assert torch.equal(named_noise(['0 b.png'], 16)[0], two)
+    assert not torch.equal(one, two)
+    assert not torch.equal(named_noise(['1 a.png'], 16)[0], one)
 
 
 @pytest.mark.parametrize(

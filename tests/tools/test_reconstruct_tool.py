@@ -17,11 +17,11 @@ from mirl_mm.apps.reconstruct import (
     PAGE_ROWS,
     assign_panels,
     load_model,
-    picture_noise,
     picture_pipeline,
 )
 from mirl_mm.checkpoint import EncoderArch, convert_file, read_checkpoint, write_checkpoint
 from mirl_mm.models import MIRLViT
+from mirl_mm.models.masking import named_noise
 from mirl_mm.pictures.panel import panel_columns
 from tests.models.build import mirl
 
@@ -124,7 +124,7 @@ def test_what_is_drawn_is_what_the_model_computes(folder):
     model = load_model(cfg, str(folder / 'whole.pth'), mask_ratio=0.5)
     assert not model.training
     imgs = torch.randn(2, 3, 64, 64)
-    noise = picture_noise(['a.png', 'b.png'], 3, 16)
+    noise = named_noise(['3 a.png', '3 b.png'], 16)
     result = model.reconstruct(imgs, noise)
     assert result.mask.sum(dim=1).tolist() == [8, 8]
     kept = result.mask == 0
@@ -135,13 +135,6 @@ def test_what_is_drawn_is_what_the_model_computes(folder):
     assert picture_pipeline(cfg, 64)[0] == dict(type='LoadAnyImage')
     edge, crop = picture_pipeline(Config(dict(model=cfg.model)), 64)[1:3]  # without test images
     assert (edge['scale'], crop['crop_size']) == (73, 64)
-
-
-def test_noise_follows_name_and_seed():
-    one, two = picture_noise(['a.png', 'b.png'], 0, 16)
-    assert torch.equal(picture_noise(['b.png'], 0, 16)[0], two)
-    assert not torch.equal(one, two)
-    assert not torch.equal(picture_noise(['a.png'], 1, 16)[0], one)
 
 
 def test_pictures_and_panels(folder, tmp_path):

@@ -136,7 +136,7 @@ def test_flags_reach_the_config(tool, images, tmp_path):
         (
             'train.py',
             [TINY, '--work-dir', 'file/run'],
-            'file/run (Not a directory); choose another --work-dir',
+            'cannot write to file/run (Not a directory); choose another --work-dir',
         ),
         ('train.py', [TINY, '--cfg-options', 'train_cgf.max_epochs=2'], "did you mean 'train_cfg'"),
         ('test.py', [TINY, 'epoch_9.pth'], 'cannot be run: it has no test_dataloader'),

@@ -119,11 +119,7 @@
       const left = x + 14 + tip.offsetWidth > width ? x - tip.offsetWidth + 4 : x + 24;
       tip.style.left = `${Math.max(left, 4)}px`;
     }
-    function leave() {
-      at = null;
-      tip.hidden = true;
-      cursor?.replaceChildren();
-    }
+    const leave = () => { at = null; tip.hidden = true; cursor?.replaceChildren(); };
     picture.onpointermove = picture.onpointerdown = (event) => {
       const box = picture.getBoundingClientRect(), all = steps();
       if (all.length) show(all[nearest(all.map(px), ((event.clientX - box.left) / box.width) * width)]);

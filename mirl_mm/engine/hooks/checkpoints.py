@@ -153,7 +153,12 @@ class ExportEncoderHook(Hook):
             raise UserError(f'{needed}; {type(model).__name__} has none')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        check_same(EncoderArch.of_meta(checkpoint.get('meta') or {}), self.arch, 'this model')
+        meta = checkpoint.get('meta') or {}
+        check_same(EncoderArch.of_meta(meta), self.arch, 'this model')
+        if runner._resume and meta.get('form') == 'encoder':
+            what = f'{runner._load_from} is an encoder file, without optimizer and schedule'
+            how = 'resume from a checkpoint such as epoch_20.pth, or start from it with load_from'
+            raise UserError(f'{what}: {how}')
 
     def before_train(self, runner: Runner) -> None:
         if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
