@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
@@ -232,6 +233,7 @@ def test_s54():
 
 
 def test_official_classifier(precision):
+    init_default_scope('mmpretrain')
     golden = read('vit_ft_tiny_io')
     state, info = read_checkpoint(DATA / 'vit_ft_tiny.pd')
     assert info == {'form': 'paddle-mirl', 'layout': 'paddle'}

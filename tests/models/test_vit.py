@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmpretrain.models import ImageClassifier, VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
@@ -285,18 +286,13 @@ def test_masked_encoding_needs_cls_and_norm(change):
         vit.encode_masked(images(1, 32))
 
 
-MODELS = {
-    'pre-training': small_mirl,
-    'classifier': lambda: ImageClassifier(
-        backbone={
-            'type': 'MIRLViT',
-            'arch': DICT_ARCH,
-            'img_size': 32,
-            'patch_size': 8,
-            'num_segments': 2,
-        }
-    ),
-}
+def classifier() -> ImageClassifier:
+    init_default_scope('mmpretrain')
+    sizes = {'arch': DICT_ARCH, 'img_size': 32, 'patch_size': 8, 'num_segments': 2}
+    return ImageClassifier(backbone={'type': 'MIRLViT', **sizes})
+
+
+MODELS = {'pre-training': small_mirl, 'classifier': classifier}
 
 
 @pytest.mark.parametrize('model', MODELS)
