@@ -28,9 +28,9 @@ LSJ = [path for path in LARGE if 'lsj-100e' in path.name]
 LSJ_BY_ARCH = dict(b12=(0.7, 0.1), b24=(0.8, 0.2), s54=(0.92, 0.1), b48=(0.9, 0.4))
 ADE20K_BY_ARCH = dict(b12=(0.65, 0.1), b24=(0.8, 0.2), s54=(0.9, 0.1), b48=(0.9, 0.2))
 WHOLE = {  # of these, all loaders read the data
-    *('coco', 'coco_lsj-100e', 'coco_multi-scale-1x', 'ade20k_160k'),
-    *('instances_scenes', 'masks_scenes'),
-}
+    'coco', 'coco_lsj-100e', 'coco_multi-scale-1x', 'ade20k_160k', 'instances_scenes',
+    'masks_scenes',
+}  # fmt: skip
 QUARTERS = {  # the last block of each
     arch: tuple(math.ceil(settings['num_layers'] * q / 4) - 1 for q in (1, 2, 3, 4))
     for arch, settings in ARCHS.items()

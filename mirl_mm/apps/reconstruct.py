@@ -55,9 +55,8 @@ def reconstruct_pictures(
         if not read:
             continue
         imgs = preprocessor(default_collate(list(read.values())))['inputs']  # [B, 3, H, W]
-        num_patches = imgs[0, 0].numel() // model.backbone.patch_size**2
-        noise = named_noise([f'{seed} {path.name}' for path in read], num_patches)
-        result = model.reconstruct(imgs, noise.to(imgs))
+        noise = named_noise([f'{seed} {p.name}' for p in read], imgs, model.backbone.patch_size)
+        result = model.reconstruct(imgs, noise)
         columns = panel_columns(imgs, result)
         write_picture(panel(columns, preprocessor.mean, preprocessor.std, zoom=2), page)
         for path, errors in zip(read, result.pair_errors.tolist(), strict=True):

@@ -183,7 +183,7 @@ def cut(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def planes(image: np.ndarray) -> Tensor:
-    """[H,W,3] as [3,H,W], the pixels side by side in memory."""
+    """[H,W,3] as [3,H,W], pixels side by side in memory, as torch's vectorised filter wants."""
     return torch.from_numpy(np.array(image, order='C')).permute(2, 0, 1)
 
 

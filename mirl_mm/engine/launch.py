@@ -118,21 +118,22 @@ def load_config(path: str, options: Options = None, needed: Sequence[str] = ()) 
 
 
 def check_keys(cfg: Mapping) -> None:
-    """UserError for a top-level key that nothing reads, or a section's key of that kind.
+    """UserError for a key that nothing reads, on top or in a section, or a rate without its batch.
 
     Names that start with an underscore are the config author's own variables.
     """
-    own, helpers = (', '.join(sorted(keys)) for keys in (RUNNER_KEYS, HELPER_KEYS))
+    known = RUNNER_KEYS | HELPER_KEYS
     for key in cfg:
-        if key not in RUNNER_KEYS | HELPER_KEYS and not key.startswith('_'):
-            near = did_you_mean(key, RUNNER_KEYS | HELPER_KEYS)
+        if key not in known and not key.startswith('_'):
+            own, helpers = (', '.join(sorted(keys)) for keys in (RUNNER_KEYS, HELPER_KEYS))
+            near = did_you_mean(key, known)
             more = f'the helper variables {helpers} and names that start with an underscore'
             raise UserError(f'unknown config key {key!r}{near}; accepted are {own}, {more}')
     for section, accepted in SECTIONS.items():
         for key in (cfg.get(section) or {}).keys() - accepted:
             near, names = did_you_mean(key, accepted), ', '.join(sorted(accepted))
             raise UserError(f'unknown config key {section}.{key}{near}; accepted are {names}')
-    scaling = dict(cfg.get('auto_scale_lr') or {})
+    scaling = cfg.get('auto_scale_lr') or {}
     rule = {key: x for key, x in scaling.items() if key != 'enable' and x is not None}
     alone = 'base_lr' in rule and 'base_batch_size' not in rule
     if alone or any(not x > 0 for x in rule.values()):

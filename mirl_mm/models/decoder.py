@@ -134,7 +134,7 @@ class SegmentDecoder(nn.Module):
         return Layers(like, (self.embed, *blocks, self.norm), self.mask_token)
 
     def forward(self, run: Layers, visible: Tensor, context: Tensor, layout: Layout) -> Tensor:
-        """Visible [B, 1+K, E], cls first, a context [B, M, E] -> wanted [B, Q, p*p*C]."""
+        """Visible [B, 1+K, E], a context [B, M, E] -> [B, Q, p*p*C], in normalised-patch units."""
         kept = (visible + layout.kept_positions).flatten(0, 1)  # [B*(1+K), E]
         x = torch.cat([kept, run.cast(self.mask_token)[0] + layout.positions])  # [S, E]
         for i, block in enumerate(self.blocks, start=1):

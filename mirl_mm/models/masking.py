@@ -25,11 +25,11 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
     return kept
 
 
-def named_noise(names: Sequence[str], num_patches: int) -> Tensor:
-    """Noise [B, L] in which a row depends on its name alone."""
-    seeds = [zlib.crc32(name.encode()) for name in names]
-    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.rand(num_patches, generator=source) for source in sources])
+def named_noise(names: Sequence[str], imgs: Tensor, patch_size: int) -> Tensor:
+    """Noise [B, L] for [B, C, H, W], on its device; a row depends on its name and L alone."""
+    num_patches = imgs[0, 0].numel() // patch_size**2
+    sources = [torch.Generator().manual_seed(zlib.crc32(name.encode())) for name in names]
+    return torch.stack([torch.rand(num_patches, generator=each) for each in sources]).to(imgs)
 
 
 def random_masking(noise: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:

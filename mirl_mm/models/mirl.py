@@ -109,9 +109,8 @@ class MIRL(BaseSelfSupervisor):
 
         So a held-out image has the same mask in every epoch, batch size and number of processes.
         """
-        num_patches = imgs[0, 0].numel() // self.backbone.patch_size**2
         names = [Path(s.get('img_path') or str(i)).name for i, s in enumerate(data_samples)]
-        return named_noise(names, num_patches).to(imgs)
+        return named_noise(names, imgs, self.backbone.patch_size)
 
     def forward(self, inputs: Tensor, data_samples: Samples = None, mode: str = 'tensor'):
         """As BaseSelfSupervisor's, and ``mode='predict'`` for validation and tools/test.py."""

@@ -16,10 +16,12 @@ from tests.reference import sincos
 
 
 def test_noise_follows_names():
-    one, two = named_noise(['0 a.png', '0 b.png'], 16)
-    assert torch.equal(named_noise(['0 b.png'], 16)[0], two)
+    imgs = torch.zeros(2, 3, 32, 32)
+    one, two = named_noise(['0 a.png', '0 b.png'], imgs, 8)
+    assert one.shape == (16,)
+    assert torch.equal(named_noise(['0 b.png'], imgs, 8)[0], two)
     assert not torch.equal(one, two)
-    assert not torch.equal(named_noise(['1 a.png'], 16)[0], one)
+    assert not torch.equal(named_noise(['1 a.png'], imgs, 8)[0], one)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_what_is_drawn_is_what_the_model_computes(folder):
     model = load_model(cfg, str(folder / 'whole.pth'), mask_ratio=0.5)
     assert not model.training
     imgs = torch.randn(2, 3, 64, 64)
-    noise = named_noise(['3 a.png', '3 b.png'], 16)
+    noise = named_noise(['3 a.png', '3 b.png'], imgs, 16)
     result = model.reconstruct(imgs, noise)
     assert result.mask.sum(dim=1).tolist() == [8, 8]
     kept = result.mask == 0

@@ -60,7 +60,8 @@ class HealthHook(Hook):
             self.hooks.enter_context(optimizer.register_step_pre_hook(self._before_update))
             self.hooks.enter_context(optimizer.register_step_post_hook(self._after_update))
         self.images = batch_size(runner.train_dataloader) * get_world_size()
-        self.looked, self.flops = runner.iter, None  # counted at the first log line: a second
+        self.looked = runner.iter
+        self.flops = None  # counted at the first log line: it takes a second
         self.counted = is_main_process() and type(unwrapped(runner.model)).__name__ in ONE_SIZE
         if is_main_process() and not self.counted:
             runner.logger.info(f'no model FLOP utilisation: it is for {", ".join(ONE_SIZE)}')
