@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,12 @@ def check_folder(path: str | Path, setting: str = '--out') -> None:
     except OSError as error:
         why = error.strerror or error
         raise OSError(f'cannot write to {path} ({why}); choose another {setting}') from error
+
+
+def some_of(items: Sequence) -> Sequence:
+    """All of up to 5,000 items, else 2,000 of them, evenly spread: what is opened before a run."""
+    count = len(items)
+    return items if count <= 5000 else [items[i * count // 2000] for i in range(2000)]
 
 
 @register_backend('complete')

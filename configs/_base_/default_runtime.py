@@ -32,6 +32,10 @@ env_cfg = dict(
 
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
+# Before a run, annotations are read through, and pictures and masks opened (beyond 5,000, 2,000 of
+# them): docs/your-data.md. False looks at names, lists and folders alone.
+check_files = True
+
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -55,7 +55,7 @@ def check_classes(*sets: CustomDataset) -> None:
     _check_same({each.img_prefix.rstrip('/'): list(each.metainfo['classes']) for each in sets})
 
 
-def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> None:
+def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> list[str]:
     """Hold the datasets of a classifier's config, by their places in it, against each other.
 
     Of folders the names and a first image are looked at, of lists the labels, and of these and
@@ -87,6 +87,7 @@ def check_labelled(model: Mapping, datasets: Mapping[str, Mapping]) -> None:
             if wanted not in (None, len(names)):
                 differs = f'has {len(names)} classes, but the model is set to {wanted}'
                 raise UserError(f'{place} {differs}: give model.{part}.num_classes={len(names)}')
+    return []
 
 
 def folder_names(dataset: CustomDataset, key: str = '') -> list[str]:
@@ -131,3 +132,8 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
     """The first names."""
     shown = ', '.join(names[:limit])
     return shown if len(names) <= limit else f'{shown} and {len(names) - limit} more'
+
+
+def quoted(names: Sequence[str]) -> str:
+    """The first names, each in quotes."""
+    return listed([repr(name) for name in names], 10)

@@ -26,7 +26,7 @@ PACKAGES = ('tensorboard', 'wandb', 'mlflow', 'clearml', 'neptune', 'dvclive', '
 # What has an effect at a config's top level: arguments of MMEngine's Runner, and what it reads.
 RUNNER_KEYS = TRAINED_KEYS | signature(Runner.__init__).parameters.keys() - {'self', 'cfg'} | {
     'model_wrapper_cfg', 'find_unused_parameters', 'activation_checkpointing', 'compile',
-    'runner_type', 'custom_imports',
+    'runner_type', 'custom_imports', 'check_files',
 }  # fmt: skip
 # Variables that config files of OpenMMLab share with the files that inherit from them.
 HELPER_KEYS = {
@@ -56,10 +56,10 @@ def training_config(
     """
     cfg = load_config(config, cfg_options, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     processes = machine.world_size(launcher)
-    check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
     set_work_dir(cfg, work_dir)
+    notes = check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
     check_init(cfg)
-    notes = set_resume(cfg, resume)
+    notes += set_resume(cfg, resume)
     notes += machine.set_launcher(cfg, launcher, machine.has_accelerator())
     machine.pin_batches(cfg, machine.has_accelerator())
     notes += machine.set_precision(cfg, amp, machine.has_accelerator(), machine.has_bfloat16())
@@ -80,12 +80,12 @@ def testing_config(
     machine.world_size(launcher)
     cfg.load_from, cfg.resume = checkpoint, False
     check_file(checkpoint, 'checkpoint')
-    check_data(cfg, ['test'])
+    set_work_dir(cfg, work_dir)
+    notes = check_data(cfg, ['test'])
     whole = dict(type='ExactResumeHook', whole=True)
     cfg.default_hooks = dict(cfg.get('default_hooks') or {}, resume=whole)
-    set_work_dir(cfg, work_dir)
     machine.pin_batches(cfg, machine.has_accelerator())
-    return cfg, machine.set_launcher(cfg, launcher, machine.has_accelerator())
+    return cfg, notes + machine.set_launcher(cfg, launcher, machine.has_accelerator())
 
 
 def build_runner(cfg: Config, notes: Sequence[str] = ()) -> Runner:

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
-from mirl_mm.engine.checks import check_data, first_value
+from mirl_mm.engine.checks import check_data
+from mirl_mm.engine.checks.coco import first_value
 from mirl_mm.engine.launch import load_config
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,105 @@
+"""Before anything is built: is the data there, and does it go together and with the model?
+
+Without it a run trains on the categories that it happens to find, labels shift in silence, or it
+ends in a traceback. An error here names the file, the entry in it and the setting.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, DefaultScope
+
+from mirl_mm.datasets.class_folders import check_labelled, quoted
+from mirl_mm.errors import UserError
+
+from .coco import check_coco
+from .masks import check_masks
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
+    """Hold the data of those splits ('train', 'val', 'test') against its files and the model.
+
+    That is class folders and lists of an ImageClassifier and, in the scopes of mmdet and mmseg,
+    annotations in COCO's format and folders of masks, also inside wrappers such as RepeatDataset.
+    Folders are listed, one mask is opened, and of annotations the categories alone are read. What
+    is not where the config says is a FileNotFoundError, what does not go together a UserError; what
+    the user should know beside these is returned, a line each.
+    """
+    scope, found, notes = cfg.get('default_scope') or 'mmpretrain', {}, []
+    for name in (f'{split}_dataloader' for split in splits):
+        if cfg.get(name):
+            found |= _datasets(cfg[name].dataset, f'{name}.dataset')
+    with DefaultScope.overwrite_default_scope(scope):
+        if (cfg.get('model') or {}).get('type') == 'ImageClassifier':
+            notes += check_labelled(cfg.model, found)
+        elif scope in ('mmdet', 'mmseg'):
+            for key, settings in found.items():
+                notes += _check_dense(cfg, key, settings)
+    return notes
+
+
+def _datasets(settings: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:
+    """The datasets inside wrappers, each with its place in the config."""
+    if isinstance(settings.get('dataset'), Mapping):
+        yield from _datasets(settings['dataset'], f'{key}.dataset')
+    elif 'datasets' in settings:
+        for i, inner in enumerate(settings['datasets']):
+            yield from _datasets(inner, f'{key}.datasets.{i}')
+    else:
+        yield key, settings
+
+
+def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:
+    kind = settings.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:  # of the default scope
+            kind = registry.get(kind)
+    readable = isinstance(kind, type) and issubclass(kind, BaseDataset)
+    is_coco, has_masks = (readable and hasattr(kind, n) for n in ('COCOAPI', 'get_label_map'))
+    if not is_coco and not has_masks:
+        return []
+    classes = _class_names(kind, settings, key)
+    for place, number in _class_numbers(cfg.model, 'model'):
+        if number != len(classes):
+            has = f'{key} has {len(classes)} classes ({quoted(classes)})'
+            how = f'set {place}.num_classes={len(classes)}, or name other classes in {key}.metainfo'
+            raise UserError(f'{place}.num_classes={number}, but {has}: {how}')
+    paths = f'{settings.get("data_root")}{settings.get("ann_file")}'
+    if settings.get('backend_args') or '://' in paths:
+        return []  # the files are elsewhere
+    try:  # nothing is read yet, but paths are joined and defaults filled in
+        dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
+    except ValueError as error:  # classes that are no part of the dataset's own
+        raise UserError(f'{key}: {error}') from error
+    if has_masks:
+        return check_masks(cfg, dataset, classes, key)
+    notes = check_coco(cfg, dataset, classes, key)
+    evaluator = cfg.get(name := f'{key.partition("_")[0]}_evaluator')
+    for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]:
+        file = metric.get('ann_file')
+        if file and Path(file).absolute() != Path(dataset.ann_file).absolute():
+            both = f'{name}.ann_file is {file}, but {key} reads {dataset.ann_file}'
+            raise UserError(f'{both}: set both to the same file')
+    return notes
+
+
+def _class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequence[str]:
+    given = (settings.get('metainfo') or {}).get('classes', kind.METAINFO.get('classes'))
+    if not given:
+        wanted = f"{key}.metainfo=dict(classes=('one', 'two', ...))"
+        raise UserError(f'{key} names no classes: give {wanted}')
+    if isinstance(given, str) and not Path(given).is_file():
+        accepted = f'a tuple of names (one name: ({given!r},)) or a file with one name a line'
+        raise UserError(f'{key}.metainfo.classes={given!r} is one string; accepted are {accepted}')
+    return kind._load_metainfo(dict(classes=given))['classes']
+
+
+def _class_numbers(settings: Mapping | Sequence, place: str) -> Iterator[tuple[str, int]]:
+    """Every head's ``num_classes`` in a model's config, with its place; an RPN's does not count."""
+    for name, value in settings.items() if isinstance(settings, Mapping) else enumerate(settings):
+        if name == 'num_classes' and not place.endswith('.rpn_head'):
+            yield place, value
+        elif isinstance(value, Mapping | list | tuple):
+            yield from _class_numbers(value, f'{place}.{name}')
