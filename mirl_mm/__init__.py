@@ -1,7 +1,8 @@
 """MIRL for OpenMMLab: pre-train deep plain Vision Transformers and carry them to dense prediction.
 
 Importing this package registers every component in MMEngine's root registries (so the names need no
-prefix under any ``default_scope``) and makes MMEngine's checkpoint loading safe.
+prefix under any ``default_scope``), makes MMEngine's checkpoint loading safe, and reads images by
+one reader (:mod:`mirl_mm.datasets.decode`).
 """
 
 __version__ = '0.1.0'

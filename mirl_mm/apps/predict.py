@@ -5,17 +5,20 @@ from collections.abc import Iterator
 from importlib import import_module
 
 import numpy as np
+from mmcv import bgr2rgb
 from mmengine.infer import BaseInferencer
 from mmengine.registry import init_default_scope
-from PIL import Image
 
 from mirl_mm.checkpoint.loading import check_whole
 from mirl_mm.checkpoint.reading import open_checkpoint
+from mirl_mm.datasets.decode import decode
 from mirl_mm.engine.launch import check_file, load_config
 from mirl_mm.errors import UserError
 from mirl_mm.pictures.panel import write_picture
 
 from .reconstruct import assign_panels
+
+Seen = tuple[np.ndarray, str]  # a drawing, RGB [H, W, 3], and words
 
 
 def predict_pictures(
@@ -52,49 +55,50 @@ def predict_pictures(
     drawn = 0
     for panel, (picture,) in panels.items():
         try:
-            image, found = draw(inferencer, str(picture), score)
+            drawing, found = draw(inferencer, decode(picture.read_bytes()), score)
         except Exception as error:  # decoders raise whatever they like
             yield f'{picture}: skipped ({type(error).__name__}: {error})'
             continue
-        write_picture(image, panel)
+        write_picture(drawing, panel)
         yield f'{picture}: {found} -> {panel}'
         drawn += 1
     if not drawn:
         raise UserError(f'no picture of {pictures} can be read')
 
 
-def instances(inferencer: BaseInferencer, picture: str, score: float) -> tuple[np.ndarray, str]:
+def instances(inferencer: BaseInferencer, image: np.ndarray, score: float) -> Seen:
     """Boxes and masks of at least a score, by mmdet's inferencer."""
-    result = inferencer(picture, return_vis=True, pred_score_thr=score)
-    (found,), (image,) = result['predictions'], result['visualization']
-    names = inferencer.model.dataset_meta['classes']
-    pairs = zip(found['labels'], found['scores'], strict=True)
-    counts = Counter(names[label] for label, each in pairs if each >= score)
-    return image, ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
+    (sample,) = inferencer(image, return_datasamples=True)['predictions']
+    found, names = sample.pred_instances, inferencer.model.dataset_meta['classes']
+    counts = Counter(names[label] for label in found.labels[found.scores >= score].tolist())
+    settings = dict(return_vis=True, pred_score_thr=score)
+    (drawing,) = inferencer.visualize([bgr2rgb(image)], [sample], **settings)
+    return drawing, ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
 
 
-def regions(inferencer: BaseInferencer, picture: str, score: float) -> tuple[np.ndarray, str]:
+def regions(inferencer: BaseInferencer, image: np.ndarray, score: float) -> Seen:
     """The class of every pixel, by mmseg's inferencer; the score plays no part."""
-    result = inferencer(picture, return_vis=True, opacity=0.5)
-    labels, names = np.asarray(result['predictions']), inferencer.model.dataset_meta['classes']
-    counts = Counter(labels.ravel().tolist()).most_common(3)
-    shares = (f'{names[label]} {100 * n / labels.size:.0f} %' for label, n in counts)
-    return result['visualization'], ', '.join(shares)
+    sample = inferencer(image, return_datasamples=True)
+    (drawing,) = inferencer.visualize([bgr2rgb(image)], [sample], return_vis=True, opacity=0.5)
+    labels, names = sample.pred_sem_seg.data, inferencer.model.dataset_meta['classes']
+    counts = Counter(labels.flatten().tolist()).most_common(3)
+    shares = (f'{names[label]} {100 * n / labels.numel():.0f} %' for label, n in counts)
+    return drawing, ', '.join(shares)
 
 
-def label(inferencer: BaseInferencer, picture: str, score: float) -> tuple[np.ndarray, str]:
+def label(inferencer: BaseInferencer, image: np.ndarray, score: float) -> Seen:
     """The most probable label, by mmpretrain's inferencer; the score plays no part."""
     from mmpretrain.visualization import UniversalVisualizer
 
-    (sample,) = inferencer([picture], return_datasamples=True)
+    (data,) = inferencer.preprocess([image])
+    (sample,) = inferencer.forward(data)  # calling it draws a progress bar
     best, visualizer = int(sample.pred_score.argmax()), UniversalVisualizer()
     name = inferencer.classes[best] if inferencer.classes else f'class {best}'
-    image = np.asarray(Image.open(picture).convert('RGB'))
-    visualizer.visualize_cls(image, sample, classes=inferencer.classes, draw_gt=False)
+    visualizer.visualize_cls(bgr2rgb(image), sample, classes=inferencer.classes, draw_gt=False)
     return visualizer.get_image(), f'{name} {100 * float(sample.pred_score[best]):.0f} %'
 
 
-PAINTERS = dict(  # by scope: inferencer, and what makes of a picture RGB [H, W, 3] and words
+PAINTERS = dict(  # by scope: inferencer, and what makes of BGR [H, W, 3] a drawing and words
     mmdet=('mmdet.apis', 'DetInferencer', instances),
     mmseg=('mmseg.apis', 'MMSegInferencer', regions),
     mmpretrain=('mmpretrain', 'ImageClassificationInferencer', label),

@@ -43,7 +43,7 @@ def reconstruct_pictures(
     cfg = load_config(config)
     panels = assign_panels(pictures, out)
     model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
-    pipeline = Compose(picture_pipeline(cfg, model.backbone.img_size[0]))
+    pipeline = Compose(test_pipeline_of(cfg, model.backbone.img_size[0]))
     preprocessor, drawn = model.data_preprocessor, 0
     for page, paths in panels.items():
         read = {}
@@ -51,7 +51,8 @@ def reconstruct_pictures(
             try:
                 read[path] = pipeline(dict(img_path=str(path)))
             except Exception as error:  # decoders raise whatever they like
-                yield f'{path}: skipped ({type(error).__name__}: {error})'
+                cause = error.__cause__ or error
+                yield f'{path}: skipped ({type(cause).__name__}: {cause})'
         if not read:
             continue
         imgs = preprocessor(default_collate(list(read.values())))['inputs']  # [B, 3, H, W]
@@ -85,12 +86,6 @@ def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) ->
         lacks = f'it lacks {summary(lacking)}; needed is {needed}, not the encoder alone'
         raise UserError(f'{checkpoint} cannot paint: {lacks}')
     return model.eval()
-
-
-def picture_pipeline(cfg: Config, img_size: int) -> list[dict]:
-    """How the config prepares test images (see :func:`test_pipeline_of`), of any kind of file."""
-    steps, load = test_pipeline_of(cfg, img_size), dict(type='LoadAnyImage')
-    return [load if step['type'] == 'LoadImageFromFile' else step for step in steps]
 
 
 def assign_panels(pictures: str, out: str, rows: int = PAGE_ROWS) -> dict[Path, list[Path]]:

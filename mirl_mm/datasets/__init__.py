@@ -1,4 +1,8 @@
-"""Images: without labels, in class folders, packed (imported when a path asks for it)."""
+"""Images: without labels, in class folders, packed (imported when a path asks for it).
+
+**Importing this package changes the reader of the whole process:** ``LoadImageFromFile`` of a
+pipeline is then ours (:mod:`.decode`).
+"""
 
 from mmengine.fileio import BaseStorageBackend, register_backend
 

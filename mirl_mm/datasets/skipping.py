@@ -16,10 +16,9 @@ _WORKERS = 256  # workers that count for themselves
 class SkipUnreadable(BaseDataset):
     """A dataset, to be mixed into another, that replaces images that cannot be read.
 
-    The first transform of the pipeline reads the file (LoadAnyImage, or another that raises an
-    exception for a broken file; OpenCV decodes a truncated JPEG in silence). Where it fails, the
-    next readable image of the dataset is taken, the same one every time, and the failure is
-    logged. With ``test_mode`` the failure is raised.
+    The first transform of the pipeline reads the file, with an exception for a broken one. Where it
+    fails, the next readable image of the dataset is taken, the same one every time, and the failure
+    is logged. With ``test_mode`` the failure is raised.
 
     More than `max_bad_images` are a BadImagesError: counted over all workers of a process, each
     image once; BadImagesHook counts over all processes. `max_bad_share` of all replaces the number.
@@ -102,7 +101,8 @@ class SkipUnreadable(BaseDataset):
     def _mark_bad(self, index: int, error: Exception) -> None:
         number = int((self._bad > 0).sum()) + 1
         self._bad[index] = number
-        path, what = self._path(index), f'{type(error).__name__}: {error}'
+        cause, path = error.__cause__ or error, self._path(index)  # which need not name the file
+        what = f'{type(cause).__name__}: {cause}'.replace(f': {path!r}', '')
         if self._list is not None and path not in self._listed_before:
             line = ' '.join(f'{path}\t{what}'.splitlines()) + '\n'
             with self._list.open('ab', buffering=0) as file:  # one write: processes do not mix

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mirl_mm.apps.report.runs import read_scalars
+from mirl_mm.datasets.decode import decode
 from mirl_mm.engine.launch import build_runner, training_config
 from mirl_mm.pictures.panel import spread_over
 from mirl_mm.pictures.predictions import Instances, plot_predictions
@@ -77,7 +78,7 @@ def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
     model, loader = runner.model.eval(), runner.val_dataloader
     batch = [loader.dataset[i] for i in spread_over(len(loader.dataset), 6)]
     samples = model.test_step(loader.collate_fn(batch))  # in the size of the files
-    images = [np.asarray(Image.open(each.img_path).convert('RGB')) for each in samples]
+    images = [decode(Path(each.img_path).read_bytes())[..., ::-1] for each in samples]
     if hasattr(samples[0], 'pred_sem_seg'):
         truth = [each.gt_sem_seg.data[0].numpy() for each in samples]
         return images, truth, [each.pred_sem_seg.data[0].numpy() for each in samples]

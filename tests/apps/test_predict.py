@@ -1,6 +1,6 @@
-"""tools/predict.py: a classifier's drawings, and input that cannot be used.
+"""tools/predict.py: pictures of any kind, a classifier's drawings, and input that cannot be used.
 
-Detectors and segmentors are drawn in tests/training/test_dense.py.
+What trained detectors and segmentors find is drawn in tests/training/test_dense.py.
 """
 
 from pathlib import Path
@@ -15,6 +15,11 @@ from mirl_mm.apps.predict import predict_pictures
 from mirl_mm.engine.launch import load_config
 
 ROOT = Path(__file__).parents[2]
+TASKS = (
+    'finetune/vit-test_2e_classes',
+    'mask-rcnn/vit-test_20it_scenes',
+    'upernet/vit-test_20it_scenes',
+)
 CLASSIFIER = str(ROOT / 'configs/finetune/vit-test_2e_classes.py')
 
 
@@ -86,3 +91,57 @@ def test_a_checkpoint_without_a_head(checkpoint, pictures, tmp_path):
         ValueError, match=r"part\.pth does not fit this \w+: it lacks 'head\.fc\.bias', which"
     ):
         list(predict_pictures(CLASSIFIER, str(tmp_path / 'part.pth'), str(pictures), str(tmp_path)))
+
+
+@pytest.fixture(scope='module', params=TASKS, ids=['classifier', 'detector', 'segmentor'])
+def untrained(request, tmp_path_factory) -> tuple[str, str]:
+    """A config, a checkpoint of a model that finds nothing."""
+    config = str(ROOT / f'configs/{request.param}.py')
+    cfg = load_config(config)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    if cfg.default_scope == 'mmseg':  # background, which is black
+        torch.nn.init.zeros_(model.decode_head.conv_seg.weight)
+        model.decode_head.conv_seg.bias.data = torch.eye(7)[0]
+    names = cfg.get('metainfo', dict(classes=['blue', 'green', 'grey', 'red']))
+    path = str(tmp_path_factory.mktemp('untrained') / 'model.pth')
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(names))), path)
+    return config, path
+
+
+def picture(kind: str, path: Path) -> np.ndarray:
+    """Writes one, half of it blue; what is to be seen on it, RGB [H, W, 3]."""
+    seen = np.zeros((60, 96, 3), np.uint8)
+    seen[:, :48] = (0, 0, 250)
+    image, settings = Image.fromarray(seen), dict()
+    if kind == 'turned':
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image, settings = image.transpose(Image.Transpose.ROTATE_90), dict(exif=exif)
+    elif kind == '16 bit':
+        seen[:] = seen.max(axis=2, keepdims=True)
+        image = Image.fromarray(seen[..., 0].astype(np.uint16) << 8)
+    elif kind != 'RGB':
+        image = image.quantize() if kind == 'P' else image.convert(kind)
+    image.save(path, **settings)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name'),
+    [('RGB', 'a.png'), ('turned', 'a.png'), ('16 bit', 'a.png'), ('P', 'a.gif'), ('CMYK', 'a.tif')],
+)
+def test_what_is_drawn_is_the_picture_as_it_is_read(untrained, kind, name, tmp_path, capfd):
+    config, checkpoint = untrained
+    seen = picture(kind, tmp_path / name)
+    pages = predict_pictures(config, checkpoint, str(tmp_path / name), str(tmp_path), score=1.0)
+    capfd.readouterr()
+    (line,) = pages
+    assert 'Inference' not in ''.join(capfd.readouterr())  # a library's progress bar
+    assert line.startswith(f'{tmp_path / name}: ') and 'skipped' not in line
+    drawing = np.asarray(Image.open(line.rpartition(' -> ')[2]).convert('RGB'))
+    assert drawing.shape == seen.shape
+    if 'upernet' in config:
+        seen = seen / 2  # under black
+    right = np.abs(drawing - seen.astype(int)).max(axis=2) <= 12
+    assert right.mean() > (0.99 if 'mask-rcnn' in config else 0.7)  # beside the letters

@@ -10,8 +10,8 @@ from mmpretrain.datasets import CustomDataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mirl_mm.datasets import LoadAnyImage, SkipUnreadable, UnlabelledImages
-from mirl_mm.errors import BadImagesError
+from mirl_mm.datasets import LoadAnyImage, LoadRandomResizedCrop, SkipUnreadable, UnlabelledImages
+from mirl_mm.errors import BadImagesError, UserError
 
 LOAD = [LoadAnyImage()]
 
@@ -50,6 +50,30 @@ def test_bad_images_are_replaced_counted_once_and_named(folder, log):
     assert len(log()) == 2
     assert '1.png' in log()[0] and 'unreadable image 1, at most 100' in log()[0]
     assert '2.png' in log()[1] and 'unreadable image 2' in log()[1]
+
+
+@pytest.mark.parametrize(
+    'load', [LoadAnyImage(), LoadRandomResizedCrop(8)], ids=['whole', 'cropped']
+)
+def test_the_log_and_the_list_name_a_file_once(folder, log, tmp_path, load):
+    (folder / '1.png').write_bytes(b'')
+    (folder / '3.png').write_bytes(b'<html>')
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=[load])
+    dataset.list_bad_images(tmp_path / 'bad.txt')
+    (folder / '5.png').unlink()
+    for i in range(6):
+        dataset[i]
+    reasons = {
+        '1.png': 'UnidentifiedImageError: the file is empty',
+        '3.png': 'UnidentifiedImageError: no image in a format that Pillow reads',
+        '5.png': 'FileNotFoundError: [Errno 2] No such file or directory',
+    }
+    assert log() == [
+        f'unreadable image {n}, at most 100 are skipped: {folder}/{name} ({reason})'
+        for n, (name, reason) in enumerate(reasons.items(), 1)
+    ]
+    lines = (tmp_path / 'bad.txt').read_text().splitlines()
+    assert lines == [f'{folder}/{name}\t{reason}' for name, reason in reasons.items()]
 
 
 def test_the_last_image_is_replaced_by_the_first(folder):
@@ -116,7 +140,7 @@ def test_in_testing_a_bad_image_is_an_error(folder):
     spoil(folder / '1.png')
     dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD, test_mode=True)
     assert dataset[2]['img'][0, 0, 0] == 2
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match=rf'cannot read the image {folder}/1\.png: '):
         dataset[1]
 
 

@@ -17,9 +17,9 @@ from mirl_mm.apps.reconstruct import (
     PAGE_ROWS,
     assign_panels,
     load_model,
-    picture_pipeline,
 )
 from mirl_mm.checkpoint import EncoderArch, convert_file, read_checkpoint, write_checkpoint
+from mirl_mm.measure.features import test_pipeline_of as pipeline_of
 from mirl_mm.models import MIRLViT
 from mirl_mm.models.masking import named_noise
 from mirl_mm.pictures.panel import panel_columns
@@ -132,8 +132,7 @@ def test_what_is_drawn_is_what_the_model_computes(folder):
     columns = panel_columns(imgs, result)
     assert list(columns)[:5] == ['original', 'masked', 'main 1', 'residual 6', 'sum 1 + 6']
     assert list(columns)[-1] == 'sum 3 + 4' and len(columns) == 11
-    assert picture_pipeline(cfg, 64)[0] == dict(type='LoadAnyImage')
-    edge, crop = picture_pipeline(Config(dict(model=cfg.model)), 64)[1:3]  # without test images
+    edge, crop = pipeline_of(Config(dict(model=cfg.model)), 64)[1:3]  # without test images
     assert (edge['scale'], crop['crop_size']) == (73, 64)
 
 
