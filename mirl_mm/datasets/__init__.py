@@ -1,8 +1,4 @@
-"""Images: without labels, in class folders, packed (imported when a path asks for it).
-
-**Importing this package changes the reader of the whole process:** ``LoadImageFromFile`` of a
-pipeline is then ours (:mod:`.decode`).
-"""
+"""Images: without labels, in class folders, packed (imported when a path asks for it)."""
 
 from mmengine.fileio import BaseStorageBackend, register_backend
 

@@ -16,6 +16,7 @@ from math import ceil
 from struct import unpack_from
 from types import SimpleNamespace
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -34,9 +35,6 @@ from mirl_mm.errors import UserError
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]  # height, width
 ORIENTATION, ACROSS = ExifTags.Base.Orientation, (5, 6, 7, 8)  # of these, height becomes width
-OURS = (('color', 'cv2'), ('color', 'pillow'))  # color_type and imdecode_backend
-
-
 NAMES = ['LoadAnyImage', 'LoadImageFromFile']
 
 
@@ -51,10 +49,10 @@ class LoadAnyImage(LoadImageFromFile):
     """
 
     def transform(self, results: dict) -> dict | None:
-        path, decoder = results['img_path'], (self.color_type, self.imdecode_backend)
+        path, ours = results['img_path'], self.imdecode_backend in ('cv2', 'pillow')
         try:
             with named(path):
-                if decoder not in OURS or self.file_client_args is not None:
+                if not ours or self.color_type != 'color' or self.file_client_args is not None:
                     return super().transform(results)
                 content = fileio.get(path, self.backend_args)
                 image = decode(content)
@@ -120,15 +118,11 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     def _cropped(self, content: bytes) -> tuple[Tensor, Size]:
         """The crop as BGR [3,h,w], and (H, W) of the whole."""
-        stored, orientation = jpeg_size(content), 1
-        if stored is None:
-            picture = opened(content)
-            if picture.format not in ('JPEG', 'MPO') or picture.mode not in ('RGB', 'L'):
-                image = decode(content)
-                box = self.rand_crop_params(image)
-                return resized(cut(image, box), self.scale), image.shape[:2]
-            orientation = picture.getexif().get(ORIENTATION)
-            stored = picture.size[::-1]
+        if not (jpeg := jpeg_header(content)):
+            image = decode(content)
+            box = self.rand_crop_params(image)
+            return resized(cut(image, box), self.scale), image.shape[:2]
+        stored, orientation = jpeg
         across = orientation in ACROSS
         shape, size = (each[::-1] if across else each for each in (stored, self.scale))
         box = self.rand_crop_params(SimpleNamespace(shape=shape))
@@ -185,8 +179,8 @@ def decode(content: bytes) -> np.ndarray:
     bits the upper 8 are kept. Whatever Pillow raises is raised (truncated, not an image, too large
     to be one), and a UserError for pixels without a defined range (floating point, 32 bit).
     """
-    if jpeg_size(content):
-        return mmcv.rgb2bgr(decode_rgb(content))
+    if jpeg := jpeg_header(content):  # in little more than half of Pillow's time
+        return turned(mmcv.rgb2bgr(decode_rgb(content)), jpeg[1])
     image = opened(content)
     image.info.pop('transparency', None)  # of which Pillow would warn
     tags = getattr(image, 'tag_v2', {})  # of a TIFF
@@ -212,6 +206,16 @@ def opened(content: bytes) -> Image.Image:
         return Image.open(BytesIO(content))
     except UnidentifiedImageError:
         raise UnidentifiedImageError('no image in a format that Pillow reads') from None
+
+
+def jpeg_header(content: bytes) -> tuple[Size, int | None] | None:
+    """(H, W) as stored, and the EXIF orientation, of a grey or colour JPEG; None for all else."""
+    if size := jpeg_size(content):
+        return size, 1
+    picture = opened(content)
+    if picture.format not in ('JPEG', 'MPO') or picture.mode not in ('RGB', 'L'):
+        return None
+    return picture.size[::-1], picture.getexif().get(ORIENTATION)
 
 
 def jpeg_size(content: bytes) -> Size | None:
@@ -281,6 +285,6 @@ def stored_box(box: Box, stored: Size, orientation: int | None) -> Box:
 
 def turned(image: np.ndarray, orientation: int | None) -> np.ndarray:
     """The stored picture [H,W,3] as it is to be seen."""
-    image = image[:: -1 if orientation in (3, 4, 6, 7) else 1]
-    image = image[:, :: -1 if orientation in (2, 3, 7, 8) else 1]
-    return image.transpose(1, 0, 2) if orientation in ACROSS else image
+    image = cv2.flip(image, 0) if orientation in (3, 4, 6, 7) else image
+    image = cv2.flip(image, 1) if orientation in (2, 3, 7, 8) else image
+    return cv2.transpose(image) if orientation in ACROSS else image
