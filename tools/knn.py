@@ -6,7 +6,7 @@ from mirl_mm.apps import add_cfg_options, add_launcher
 from mirl_mm.apps.probes import run_knn
 from mirl_mm.errors import one_line
 from mirl_mm.measure.features import Loading
-from mirl_mm.measure.knn import KS, TEMPERATURE
+from mirl_mm.measure.knn import TEMPERATURE
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         '--val', metavar='FOLDER', help="images at FOLDER/<class> to classify (the config's)"
     )
     parser.add_argument(
-        '--k', type=int, nargs='+', default=KS, help='numbers of neighbours (10 20 100 200)'
+        '--k', type=int, nargs='+', help='numbers of neighbours (10 20 100 200, as far as they fit)'
     )
     parser.add_argument(
         '--temperature', type=float, default=TEMPERATURE, help='of the votes (0.07)'

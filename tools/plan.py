@@ -32,7 +32,9 @@ def parse_args() -> argparse.Namespace:
         metavar=('HEIGHT', 'WIDTH'),
         help="of a detector's or segmentor's training images, pixels (the config's)",
     )
-    parser.add_argument('--images', type=int, help='in an epoch; ImageNet-1k is known')
+    parser.add_argument(
+        '--images', type=int, help="in an epoch (as many as the config's folder has; ImageNet-1k's)"
+    )
     add_cfg_options(parser)
     return parser.parse_args()
 

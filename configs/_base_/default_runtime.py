@@ -37,5 +37,7 @@ visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
 check_files = True
 
 log_level = 'INFO'
+# What MMEngine logs as a mean over the last 10 iterations, and the pairs beside the loss.
+log_processor = dict(mean_pattern=r'.*(loss|time|data_time|grad_norm).*|^(train/)?pair_')
 load_from = None
 resume = False

@@ -1,6 +1,6 @@
 """What a run takes before it is started: parameters, operations, memory, batch, time.
 
-Nothing is trained and no image is read. What is an estimate or a floor is called that.
+Nothing is trained and no image is opened. What is an estimate or a floor is called that.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 from mmpretrain.models import VisionTransformer
 from torch import nn
 
@@ -243,16 +244,26 @@ def divide(effective: int, gpus: int, largest: int) -> Batch:
     return Batch(max(1, min(largest, round(effective / (gpus * fewest)))), gpus, fewest)
 
 
+def count_images(cfg: Config) -> int:
+    """How many the run would list; ImageNet-1k's number is known where its folder is not there."""
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            return len(DATASETS.build(cfg.train_dataloader.dataset))
+    except FileNotFoundError as error:
+        root = str(cfg.train_dataloader.dataset.get('data_root', ''))
+        if 'imagenet' in root:
+            return 1_281_167
+        asked = f'how many images are in {root!r}? Give images (--images)'
+        raise UserError(f'{asked}: {error}') from error
+
+
 def schedule(cfg: Config, batch: Batch, images: int | None) -> tuple[int, int, str]:
     """Updates, images seen by all GPUs together, and the length in words."""
     if 'max_iters' in cfg.train_cfg:
         updates = cfg.train_cfg.max_iters // accumulative_counts(cfg)
-        return updates, updates * batch.effective, f'{updates:,} updates'
-    if images is None:
-        root = str(cfg.train_dataloader.dataset.get('data_root', ''))
-        if 'imagenet' not in root:
-            raise UserError(f'how many images are in {root!r}? Give images (--images)')
-        images = 1_281_167
+        length = f'{updates * batch.accumulation:,} iterations'
+        return updates, updates * batch.effective, length
+    images = count_images(cfg) if images is None else images
     epochs, per_step = cfg.train_cfg.max_epochs, batch.per_gpu * batch.gpus
     steps = images // per_step if cfg.train_dataloader.get('drop_last') else ceil(images / per_step)
     if steps == 0:

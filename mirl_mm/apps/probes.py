@@ -19,7 +19,7 @@ from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file, write_json
 from mirl_mm.measure.depth import Probing, depth_features, probed_blocks, probes, weights_of
 from mirl_mm.measure.features import POOLS, Loading, load_encoder, preprocessor_of, test_pipeline_of
-from mirl_mm.measure.knn import KS, TEMPERATURE, check_ks, evaluate_knn
+from mirl_mm.measure.knn import TEMPERATURE, check_ks, evaluate_knn, fitting_ks
 from mirl_mm.measure.linear import check_enough
 from mirl_mm.pictures.charts import depth_charts, draw_charts
 
@@ -29,7 +29,7 @@ def run_knn(
     checkpoint: str,
     train: str | None = None,
     val: str | None = None,
-    ks: Sequence[int] = KS,
+    ks: Sequence[int] | None = None,
     temperature: float = TEMPERATURE,
     limit: int | None = None,
     out: str | None = None,
@@ -46,7 +46,7 @@ def run_knn(
     pipeline = test_pipeline_of(cfg, encoder.img_size[0])
     sets = [class_folders(folder, pipeline, limit) for folder in folders]
     check_classes(*sets)
-    check_ks(ks, len(sets[0]))
+    ks, left_out = fitting_ks(ks, len(sets[0]), '--k')
     if out:
         check_folder(Path(out).parent)
         if Path(out).is_dir():
@@ -64,6 +64,8 @@ def run_knn(
         destroy_process_group()
     if not main:
         return accuracies
+    if left_out:
+        print(left_out)
     print(f'{"":>6} ' + ' '.join(f'{f"k={k}":>7}' for k in ks))
     for pool in POOLS:
         print(f'{pool:>6} ' + ' '.join(f'{accuracies[f"{pool}_k{k}"]:7.2f}' for k in ks))
@@ -105,7 +107,7 @@ def probe_depth(
     pipeline = test_pipeline_of(cfg, encoders[0].img_size[0])
     sets = [class_folders(folder, pipeline, limit) for folder in (train, val)]
     check_classes(*sets)
-    check_ks([k], len(sets[0]))
+    check_ks([k], len(sets[0]), '--k')
     check_enough(len(sets[0]))
     check_folder(out := Path(out))
     how = Probing(blocks, pools, pipeline, preprocessor_of(cfg.model), loading)

@@ -36,7 +36,6 @@ def evaluate_knn(
 
     The encoder stays in its mode, and the preprocessor lies on its device.
     """
-    check_ks(ks, len(train))
     if temperature <= 0:
         raise UserError(f'temperature must be above 0, got {temperature}')
     found = []
@@ -52,12 +51,21 @@ def evaluate_knn(
     return accuracies
 
 
-def check_ks(ks: Sequence[int], num_train: int) -> None:
-    """UserError for no k, one below 1, or one above the number of training images."""
-    if not ks or min(ks) < 1:
-        raise UserError(f'k must be at least 1, got {list(ks)}')
-    if max(ks) > num_train:
-        raise UserError(f'k={max(ks)} is larger than the number of training images, {num_train}')
+def check_ks(ks: Sequence[int], num_train: int, setting: str = 'ks') -> None:
+    """UserError, which names the setting, where there is no k or one is not 1 .. num_train."""
+    bad = [k for k in ks if not 1 <= k <= num_train]
+    if bad or not ks:
+        accepted = f'accepted are 1 to {num_train}, the number of training images'
+        raise UserError(f'{setting} is {", ".join(map(str, bad)) or "empty"}; {accepted}')
+
+
+def fitting_ks(ks: Sequence[int] | None, num_train: int, setting: str) -> tuple[Sequence[int], str]:
+    """The ks, which must fit; of None, those of KS that do and a word on the others."""
+    found = KS[:1] + tuple(k for k in KS[1:] if k <= num_train) if ks is None else ks
+    check_ks(found, num_train, setting)
+    left_out = ', '.join(map(str, KS[len(found) :])) if ks is None else ''
+    word = f'k-NN without k = {left_out}: there are {num_train} training images'
+    return found, word if left_out else ''
 
 
 def knn_accuracy(

@@ -130,7 +130,9 @@ class ReconstructionError(BaseMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
-            row = {name: float(value) for name, value in sample.items() if name.startswith('pair_')}
+            pairs = (name for name in sample if name.startswith('pair_'))  # in the order of a set
+            names = sorted(pairs, key=lambda name: int(name.split('_')[1]))
+            row = {name: float(sample[name]) for name in names}
             self.results.append(dict(error=float(sample['recon_error']), **row))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:

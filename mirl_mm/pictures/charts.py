@@ -11,9 +11,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from mirl_mm.files import complete_file
 
 POINTS, DOTS = 600, 40  # of a curve; more cannot be seen, or told apart
+TICKS = 12  # at most, of blocks
 LIGHT = dict(
     run=('#0b5cad', '#b8420a', '#0f766e', '#7a3aa8', '#7d6100', '#b0266f'),
     depth=('#0b5cad', '#4a4fb8', '#7d3fa8', '#ab3486', '#c73a55', '#b8590a'),
@@ -37,7 +40,7 @@ BY_RUN = (
 )
 # A chart for all runs: section, title, scalar, log.
 ACROSS = (
-    ('Training', 'Learning rate', 'lr', False),
+    ('Training', 'Largest learning rate', 'lr', False),
     ('Health', 'Loss scale', 'amp_scale', True),
     ('Throughput', 'Images per second', 'images_per_s', False),
     ('Throughput', 'Model FLOP utilisation (%)', 'mfu', False),
@@ -121,7 +124,7 @@ def parts(run, i: int, pattern: str) -> list[dict]:
     series = []
     for n, key in enumerate(keys):
         shade = round(n * last / max(len(keys) - 1, 1))
-        series += line(run, i, key, counted_from_one(found[key][1]), f'depth-{shade}')
+        series += line(run, i, key, found[key][1], f'depth-{shade}')
     return series
 
 
@@ -129,13 +132,6 @@ def natural(key: str) -> list:
     """Sorts decoder_10 behind decoder_9, and the stem before the segments."""
     pieces = re.split(r'(\d+)', key.replace('/stem', '/!stem'))
     return [int(piece) if piece.isdigit() else piece for piece in pieces]
-
-
-def counted_from_one(name: str) -> str:
-    """For people: ``pair_0_5`` is segments 1 + 6, ``segment_0`` segment 1."""
-    if pair := re.fullmatch(r'pair_(\d+)_(\d+)', name):
-        return f'segments {int(pair[1]) + 1} + {int(pair[2]) + 1}'
-    return re.sub(r'^(segment|decoder)_(\d+)$', lambda m: f'{m[1]} {int(m[2]) + 1}', name)
 
 
 def depth_charts(rows: Sequence[dict], k: int | str = 'k') -> list[dict]:
@@ -161,10 +157,11 @@ def depth_charts(rows: Sequence[dict], k: int | str = 'k') -> list[dict]:
 
 def draw_charts(charts: Sequence[dict], path: str | Path) -> None:
     """Draw charts side by side into a PNG, as the report does for the browser."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(5.5 * len(charts), 4.2), layout='constrained')
+    figure = Figure(figsize=(5.5 * len(charts), 4.2), dpi=130, layout='constrained')
     for each, axes in zip(charts, figure.subplots(1, len(charts), squeeze=False)[0], strict=True):
         for line in each['series']:
             kind, i = line['colour'].split('-')
@@ -173,7 +170,11 @@ def draw_charts(charts: Sequence[dict], path: str | Path) -> None:
             axes.plot(line['x'], line['y'], label=line['name'], **style)
         axes.set(xlabel=each['x'], title=each['title'], yscale='log' if each['log'] else 'linear')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if each['x'] == 'block':
+            blocks = sorted({x for line in each['series'] for x in line['x']})
+            axes.set_xticks(blocks[:: -math.ceil(len(blocks) / TICKS)])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    pixels, size = FigureCanvasAgg(figure).print_to_buffer()
     with complete_file(path) as part:
-        figure.savefig(part, format='png', dpi=130)
+        Image.frombytes('RGBA', size, pixels).convert('RGB').save(part, 'PNG')

@@ -38,14 +38,15 @@ def paint(model: MIRL | MAE, batch: Mapping) -> dict[str, Tensor]:
 def panel_columns(imgs: Tensor, result: Reconstruction) -> dict[str, Tensor]:
     """MIRL's columns by title, each [B, 3, H, W] normalised pixels: main, residual, sum of a pair.
 
-    Masked pixels are 0. Main and residual are raw; the sum has the visible patches pasted in.
+    Segments count from 0 and a sum has the pair's name, as in the log. Masked pixels are 0. Main
+    and residual are raw; the sum has the visible patches pasted in.
     """
     mask = result.mask.unsqueeze(-1).expand_as(result.target)
     hidden = unpatchify(mask, result.grid, result.patch_size)
     columns = {'original': imgs, 'masked': imgs * (1 - hidden)}
     for (g, h), main, residual, both in zip(result.pairs, *result.images().values(), strict=True):
-        columns |= {f'main {g + 1}': main, f'residual {h + 1}': residual}
-        columns[f'sum {g + 1} + {h + 1}'] = columns['masked'] + both * hidden
+        columns |= {f'main {g}': main, f'residual {h}': residual}
+        columns[f'pair_{g}_{h}'] = columns['masked'] + both * hidden
     return columns
 
 

@@ -15,6 +15,7 @@ from mirl_mm.apps.plan import (
     Model,
     Plan,
     Run,
+    count_images,
     divide,
     linear_macs,
     model_of,
@@ -25,8 +26,10 @@ from mirl_mm.apps.plan import (
     update,
 )
 from mirl_mm.apps.plan_text import command, describe
+from mirl_mm.errors import UserError
 from mirl_mm.measure.cost import GPUS, Cost, Flops, Operation, cost
 from mirl_mm.measure.rehearsal import StepMemory
+from tests.class_folders import write_classes
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 MIRL = str(CONFIGS / 'mirl' / 'vit-test_2e.py')
@@ -123,9 +126,31 @@ def test_length_by_epochs_and_by_iterations():
     assert seen == 800 * 2502 * 512
     assert length == '800 epochs of 1,281,167 images'
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=700)  # of 8 accumulated
-    assert schedule(cfg, Batch(16, 1, 4), None) == (87, 87 * 64, '87 updates')
+    assert schedule(cfg, Batch(16, 1, 4), None) == (87, 87 * 64, '348 iterations')
     with pytest.raises(ValueError, match='100 images are fewer than the 512 of one step'):
         schedule(Config.fromfile(CONFIGS / 'mirl' / 'vit-b48_800e.py'), Batch(64, 8, 8), 100)
+
+
+def test_images_of_a_folder_are_counted_as_the_run_lists_them(tmp_path, rehearsed):
+    names = ('a.jpg', 'deep/b.PNG', 'deep/notes.txt', *(f'{i}.webp' for i in range(35)))
+    for name in names:
+        (tmp_path / 'train' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'train' / name).touch()
+    where = {'data_root': str(tmp_path), 'data_prefix': 'train'}
+    options = {f'train_dataloader.dataset.{key}': value for key, value in where.items()}
+    made = plan(MIRL, gpus=1, throughput=100, cfg_options=options)
+    assert made.length == '2 epochs of 37 images'
+    labelled = Config.fromfile(str(CONFIGS / 'finetune' / 'vit-test_2e_classes.py'))
+    labelled.train_dataloader.dataset.data_root = str(tmp_path)
+    write_classes(tmp_path / 'train')
+    assert count_images(labelled) == 12 + 1
+
+
+def test_images_that_are_not_there_are_asked_for(tmp_path):
+    cfg = Config.fromfile(str(CONFIGS / 'finetune' / 'vit-test_2e_classes.py'))
+    cfg.train_dataloader.dataset.data_root = str(tmp_path)
+    with pytest.raises(UserError, match=r'how many images are in .*\? Give images \(--images\): '):
+        count_images(cfg)
 
 
 def test_what_is_held_beside_the_step():

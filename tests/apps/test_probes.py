@@ -87,7 +87,7 @@ def test_features_are_computed_once_for_what_they_depend_on(setting, monkeypatch
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (dict(k=16), 'k=16 is larger than the number of training images, 15'),
+        (dict(k=16), '^--k is 16; accepted are 1 to 15, the number of training images$'),
         (dict(every=5), 'every must be between 1 and the depth 4, got 5'),
         (dict(labels=['a']), '2 checkpoints need as many different labels, got a'),
         (dict(labels=['a', 'a']), 'different labels, got a, a'),

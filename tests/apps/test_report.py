@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mirl_mm.apps.report import write_report
+from mirl_mm.apps.report import facts, write_report
 from mirl_mm.apps.report.runs import best, distinct_names, read_run, read_runs, read_scalars
 from mirl_mm.errors import one_line
 from mirl_mm.pictures.charts import charts_of, natural
@@ -153,15 +153,15 @@ def test_charts_of_two_runs(run, tmp_path):
         line['name']: line['y'] for line in charts['Loss of each pair of segments (run)']['series']
     }
     assert pairs == {
-        'segments 1 + 4': [1.1] * 6 + [2.1] * 4,
-        'segments 2 + 3': [0.9] * 6 + [1.9] * 4,
+        'pair_0_3': [1.1] * 6 + [2.1] * 4,
+        'pair_1_2': [0.9] * 6 + [1.9] * 4,
     }
     of_encoder = charts['Gradient norm by segment of the encoder (other)']
     names = [line['name'] for line in of_encoder['series']]
-    assert names == ['stem', 'segment 1', 'segment 2', 'segment 11']
+    assert names == ['stem', 'segment_0', 'segment_1', 'segment_10']
     assert of_encoder['log'] and of_encoder['section'] == 'Health'
     names = [line['name'] for line in charts['Gradient norm of decoders and heads (run)']['series']]
-    assert names == ['decoder 1', 'neck']
+    assert names == ['decoder_0', 'neck']
     (share,) = {
         y
         for line in charts['Share of time waiting for data (%)']['series']
@@ -175,6 +175,42 @@ def test_losses_of_other_tasks_have_their_own_chart(run, tmp_path):
     add_start(tmp_path / 'other', '20260101_100000', train_rows(0, 100), model='MaskRCNN')
     charts = charts_by_title(read_runs([run, tmp_path / 'other']))
     assert len(charts['Loss (MIRL)']['series']) == len(charts['Loss (MaskRCNN)']['series']) == 2
+
+
+@pytest.mark.parametrize(
+    ('more', 'shown'),
+    [
+        ({}, 1e-4),  # one group
+        (dict(base_lr=1e-3), 1e-3),  # layer decay, as stock MMEngine logs it
+        (dict(base_lr=1e-3, max_lr=1e-2), 1e-2),  # a head of ten times the rate
+        (dict(base_lr=1e-3, max_lr=5e-4), 5e-4),  # nothing has the base rate
+    ],
+)
+def test_the_largest_learning_rate_is_drawn(tmp_path, more, shown):
+    rows = [dict(row, lr=1e-4, **more) for row in train_rows(0, 30) if 'iter' in row]
+    add_start(tmp_path / 'run', '20260101_100000', rows)
+    (line,) = charts_by_title(read_runs([tmp_path / 'run']))['Largest learning rate']['series']
+    assert (line['x'], line['y']) == ([10, 20, 30], [shown] * 3)
+
+
+def cells(run: Path) -> dict[str, str]:
+    return {name: lines[0][0] for name, lines in facts(read_run(run)).items()}
+
+
+def test_starts_are_those_of_training(run, tmp_path):
+    found = cells(run)
+    assert found['started'] == '2026-01-01 10:00, resumed once'
+    assert found['training time'] == '1:01:40 in 1 finished of 2 starts'
+    tested = run / '20260103_100000'
+    tested.mkdir()
+    (tested / 'run.json').write_text(json.dumps(dict(kind='test', checkpoint='epoch_2.pth')))
+    assert cells(run) == found
+    add_start(run, '20260104_100000', train_rows(80, 100), first=80)
+    assert cells(run)['started'] == '2026-01-01 10:00, resumed 2 times'
+    assert cells(run)['training time'] == '2:03:20 in 2 finished of 3 starts'
+    add_start(run, '20260105_100000', train_rows(0, 100))  # anew
+    assert cells(run)['started'] == '2026-01-05 10:00'
+    assert cells(run)['training time'] == '1:01:40'
 
 
 def test_the_newest_log_alone(tmp_path):

@@ -3,10 +3,8 @@
 import contextlib
 import io
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import mirl_mm.demo
 from mirl_mm.demo import folder_options, run_demo
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.demo.transfer import all_background, measured
+from tests.processes import run_forked
 
 pytestmark = pytest.mark.xdist_group('demo')  # one worker: the run is shared
 
@@ -36,20 +35,10 @@ SHORT = {
 }
 
 
-def demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
+def demo(tmp_path: Path, *arguments: str) -> str:
     options = ('train_cfg.max_iters=8', 'train_cfg.val_interval=4', 'train_dataloader.batch_size=4')
-    return subprocess.run(
-        [
-            *(sys.executable, ROOT / 'tools/demo.py', '--work-dir', tmp_path / 'run'),
-            *(*arguments, '--cfg-options', 'default_hooks.logger.interval=2', *options),
-        ],
-        env=dict(os.environ, OMP_NUM_THREADS='1'),
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        timeout=200,
-        check=False,
-    )
+    more = ('--cfg-options', 'default_hooks.logger.interval=2', *options)
+    return run_forked('demo.py', '--work-dir', tmp_path / 'run', *arguments, *more, cwd=tmp_path)[0]
 
 
 @pytest.fixture(scope='module')
@@ -62,17 +51,16 @@ def pictures(tmp_path_factory) -> Path:
 
 
 def test_a_users_pictures_become_a_curve_and_a_panel(tmp_path, pictures):
-    done = demo(tmp_path, '--data', str(pictures))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert 'iteration 8/8' in done.stdout
-    written = dict(re.findall(r'^  (checkpoint|curve|panel) +(\S+)$', done.stdout, re.MULTILINE))
+    printed = demo(tmp_path, '--data', str(pictures))
+    assert 'iteration 8/8' in printed
+    written = dict(re.findall(r'^  (checkpoint|curve|panel) +(\S+)$', printed, re.MULTILINE))
     assert set(written) == {'checkpoint', 'curve', 'panel'}
     assert Path(written['checkpoint']).name == 'iter_8.pth'
     assert Image.open(tmp_path / written['curve']).size == (1430, 546)
     width, height = Image.open(tmp_path / written['panel']).size
     assert width > height > 900  # 11 columns, 8 rows
-    assert 'Detection and segmentation are left out' in done.stdout
-    assert len(done.stdout.splitlines()) < 60, 'the terminal keeps one screen'
+    assert 'Detection and segmentation are left out' in printed
+    assert len(printed.splitlines()) < 60, 'the terminal keeps one screen'
 
 
 @pytest.fixture(scope='module')
@@ -160,13 +148,11 @@ def test_train_and_held_out_pictures_are_apart(tmp_path, pictures):
 
 def test_too_few_pictures_and_no_folder_are_one_clear_line(tmp_path, monkeypatch):
     write_scenes(tmp_path / 'few', 2, 2, size=64)
-    monkeypatch.setattr(sys, 'argv', ['demo.py', '--data', str(tmp_path / 'few/images')])
-    with pytest.raises(SystemExit) as few:  # its message goes to stderr, and its code is 1
-        runpy.run_path(str(ROOT / 'tools/demo.py'), run_name='__main__')
-    assert few.value.code == (
-        f'error: {tmp_path / "few/images"} holds 4 pictures; the demo needs at least 16, and some '
-        'hundreds to learn from'
-    )
-    none = demo(tmp_path, '--data', str(tmp_path / 'none'))
-    assert none.returncode == 1
-    assert 'error: no such folder of images' in none.stderr.splitlines()[-1]
+    few = f'{tmp_path / "few/images"} holds 4 pictures; the demo needs at least 16, and some '
+    none = f'no such folder of images: {tmp_path / "none"}'
+    for folder, message in (('few/images', few), ('none', none)):
+        given = ['demo.py', '--work-dir', str(tmp_path / 'run'), '--data', str(tmp_path / folder)]
+        monkeypatch.setattr(sys, 'argv', given)
+        with pytest.raises(SystemExit) as stop:  # its message goes to stderr, and its code is 1
+            runpy.run_path(str(ROOT / 'tools/demo.py'), run_name='__main__')
+        assert stop.value.code.startswith(f'error: {message}') and '\n' not in stop.value.code

@@ -149,6 +149,16 @@ def test_norms_of_the_update_before_the_log_line(accumulation):
     assert not wrapper.optimizer._optimizer_step_pre_hooks
 
 
+@pytest.mark.parametrize(('rates', 'largest'), [((1e-4, 1e-3), 1e-3), ((2e-3, 1e-4), 2e-3)])
+def test_the_largest_learning_rate_is_a_scalar(rates, largest):
+    model = small_mirl()
+    parts = (model.backbone.parameters(), [*model.neck.parameters(), *model.head.parameters()])
+    groups = [dict(params=part, lr=lr) for part, lr in zip(parts, rates, strict=True)]
+    wrapper = OptimWrapper(torch.optim.AdamW(groups, lr=1.0))  # the base rate, which nothing has
+    found = train(HealthHook(1), fake_runner(model, wrapper, IterBasedTrainLoop, 1), 1)
+    assert found['max_lr'] == largest
+
+
 @pytest.mark.parametrize('fused', [False, True])
 @pytest.mark.parametrize('clip', [False, True])
 def test_gradients_are_unscaled(fused, clip):

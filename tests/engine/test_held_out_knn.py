@@ -65,6 +65,14 @@ def test_by_iterations(run):
     assert [row['step'] for row in rows(runner) if 'knn/cls_k1' in row] == [3, 5]
 
 
+def test_ks_that_12_images_do_not_allow_are_left_out(run):
+    runner = run('few', {}, **{'train_cfg.max_epochs': 1})
+    (found,) = [row for row in rows(runner) if 'knn/cls_k10' in row]
+    assert found.keys() == {'knn/cls_k10', 'knn/avg_k10', 'step'}
+    word = 'WARNING - k-NN without k = 20, 100, 200: there are 12 training images'
+    assert word in Path(runner.logger.log_file).read_text()
+
+
 def test_training_does_not_notice(run):
     hook = dict(interval=1, at_start=True, ks=(1,), num_workers=1)
     runs = [run(name, h, **{'train_cfg.max_epochs': 2}) for name, h in (('a', None), ('b', hook))]
@@ -76,7 +84,8 @@ def test_training_does_not_notice(run):
 
 
 def test_settings_that_do_not_fit_stop_at_the_start(run):
-    with pytest.raises(ValueError, match='k=100 is larger than the number of training images, 12'):
+    accepted = 'accepted are 1 to 12, the number of training images'
+    with pytest.raises(ValueError, match=f'^ks of KNNHook is 100; {accepted}$'):
         run('k', dict(ks=(10, 100)))
     with pytest.raises(FileNotFoundError, match='no such folder of class folders: nowhere'):
         run('folder', dict(val='nowhere'))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mirl_mm.measure.knn import check_ks, knn_accuracy, neighbours
+from mirl_mm.errors import UserError
+from mirl_mm.measure.knn import check_ks, fitting_ks, knn_accuracy, neighbours
 
 
 def problem(seed: int = 0, num: int = 60, queries: int = 25, classes: int = 4):
@@ -64,10 +65,30 @@ def test_half_precision_features_are_enough():
 
 @pytest.mark.parametrize(
     ('ks', 'message'),
-    [([5, 61], 'k=61 is larger than the number of training images, 60'), ([0], 'at least 1')],
+    [([5, 61], 'ks is 61'), ([0, 60], 'ks is 0'), ([-3, 61], 'ks is -3, 61'), ([], 'ks is empty')],
 )
 def test_k_must_fit(ks, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError) as raised:
         knn_accuracy(*problem(), ks)
-    with pytest.raises(ValueError, match='at least 1'):
+    assert str(raised.value) == f'{message}; accepted are 1 to 60, the number of training images'
+
+
+@pytest.mark.parametrize(
+    ('images', 'ks', 'left_out'),
+    [(10, [10], '20, 100, 200'), (99, [10, 20], '100, 200'), (170, [10, 20, 100], '200')],
+)
+def test_default_ks_that_are_too_many_are_left_out_with_a_word(images, ks, left_out):
+    found, word = fitting_ks(None, images, '--k')
+    assert list(found) == ks
+    assert word == f'k-NN without k = {left_out}: there are {images} training images'
+
+
+def test_ks_that_fit_or_are_given_are_not_left_out():
+    assert fitting_ks(None, 200, '--k') == ((10, 20, 100, 200), '')
+    assert fitting_ks([200, 3], 200, '--k') == ([200, 3], '')
+    for given, images, wrong in ((None, 9, 10), ([10, 200], 170, 200)):
+        accepted = f'accepted are 1 to {images}, the number of training images'
+        with pytest.raises(UserError, match=f'^--k is {wrong}; {accepted}$'):
+            fitting_ks(given, images, '--k')
+    with pytest.raises(UserError, match=r'^ks is empty; accepted are 1 to 10, the'):
         check_ks([], 10)

@@ -40,6 +40,13 @@ def test_errors_are_means_over_all_images():
     assert metric.evaluate(3) == pytest.approx({'recon/error': 3.0, 'recon/pair_0_1': 30.0})
 
 
+def test_pairs_have_one_order():
+    names = [f'pair_{g}_{23 - g}' for g in range(12)]
+    metric = ReconstructionError()
+    metric.process({}, [dict.fromkeys([*names[::-1], 'recon_error'], 1.0)])
+    assert list(metric.evaluate(1)) == ['recon/error', *(f'recon/{name}' for name in names)]
+
+
 def test_an_unknown_pairing_is_refused():
     with pytest.raises(ValueError, match="unknown pairing 'nearest'; known are mirrored"):
         MIRLHead(pairing='nearest')

@@ -27,15 +27,17 @@ def test_every_curve_is_drawn(drawn, tmp_path):
         *curve([(2, 0.5)], 'run, held out', 'run-0', dash=True),
         *curve([], 'nothing', 'run-1'),
     ]
-    deep = curve([(1, 1.0)], 'segments 1 + 2', 'depth-5')
+    deep = curve([(1, 1.0)], 'pair_0_1', 'depth-5')
     charts = [chart('Training', 'Loss', series), chart('Training', 'Pairs', deep, log=True)]
     draw_charts(charts, tmp_path / 'loss.png')
     assert drawn == {
         'run': ([1, 2, 3], [2.0, None, 1.0], LIGHT['run'][0], '-'),
         'run, held out': ([2], [0.5], LIGHT['run'][0], '--'),
-        'segments 1 + 2': ([1], [1.0], LIGHT['depth'][5], '-'),
+        'pair_0_1': ([1], [1.0], LIGHT['depth'][5], '-'),
     }
-    assert Image.open(tmp_path / 'loss.png').size == (1430, 546)
+    picture = Image.open(tmp_path / 'loss.png')
+    assert (picture.size, picture.mode, picture.format) == ((1430, 546), 'RGB', 'PNG')
+    assert picture.getpixel((2, 2)) == (255, 255, 255)
     assert [path.name for path in tmp_path.iterdir()] == ['loss.png']
 
 
@@ -62,6 +64,27 @@ def test_probes_by_depth(drawn, tmp_path):
     assert [line['name'] for line in alone] == ['mirl', 'mae']
     twice = depth_charts([dict(rows[0], run=run) for run in (0, 1)])[0]['series']
     assert [(line['x'], line['colour']) for line in twice] == [([6], 'run-0'), ([6], 'run-1')]
+
+
+@pytest.mark.parametrize(
+    ('blocks', 'marked'),
+    [
+        ([2, 4, 6], [2, 4, 6]),
+        ([1, 4, 8, 12], [1, 4, 8, 12]),
+        (range(1, 49), range(4, 49, 4)),
+        (range(1, 55), range(4, 55, 5)),
+    ],
+)
+def test_ticks_are_at_probed_blocks(blocks, marked, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    found, set_xticks = [], Axes.set_xticks
+    monkeypatch.setattr(
+        Axes, 'set_xticks', lambda self, x: found.append(sorted(x)) or set_xticks(self, x)
+    )
+    rows = [dict(label='a', block=block, pool='avg', knn=1.0, linear=2.0) for block in blocks]
+    draw_charts(depth_charts(rows), tmp_path / 'depth.png')
+    assert found == [list(marked)] * 2
 
 
 def test_many_points_are_thinned_without_losing_extremes():

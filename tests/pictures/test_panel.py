@@ -34,14 +34,14 @@ def painted() -> tuple[torch.Tensor, Reconstruction]:
 def test_panel_columns(painted):
     imgs, result = painted
     neighbours = panel_columns(imgs, replace(result, pairs=[(0, 1), (2, 3)]))
-    assert list(neighbours)[2:5] == ['main 1', 'residual 2', 'sum 1 + 2']
-    assert list(neighbours)[5:] == ['main 3', 'residual 4', 'sum 3 + 4']
+    assert list(neighbours)[2:5] == ['main 0', 'residual 1', 'pair_0_1']
+    assert list(neighbours)[5:] == ['main 2', 'residual 3', 'pair_2_3']
     columns = panel_columns(imgs, result)
     assert list(columns) == [
         'original',
         'masked',
-        *('main 1', 'residual 4', 'sum 1 + 4'),
-        *('main 2', 'residual 3', 'sum 2 + 3'),
+        *('main 0', 'residual 3', 'pair_0_3'),
+        *('main 1', 'residual 2', 'pair_1_2'),
     ]
     assert torch.equal(columns['original'], imgs)
     hidden = result.mask.bool()
@@ -49,9 +49,9 @@ def test_panel_columns(painted):
     masked = patchify(columns['masked'], 4)
     assert torch.equal(masked[~hidden], original[~hidden])
     assert not masked[hidden].any()
-    assert torch.equal(columns['main 2'], torch.full_like(imgs, 1 * 2 + 10))
-    assert torch.equal(columns['residual 3'], torch.full_like(imgs, 2 * 2 + 10))
-    both = patchify(columns['sum 2 + 3'], 4)
+    assert torch.equal(columns['main 1'], torch.full_like(imgs, 1 * 2 + 10))
+    assert torch.equal(columns['residual 2'], torch.full_like(imgs, 2 * 2 + 10))
+    both = patchify(columns['pair_1_2'], 4)
     assert torch.equal(both[hidden], torch.full_like(both[hidden], (1 + 2) * 2 + 10))
     assert torch.equal(both[~hidden], original[~hidden])
 
@@ -71,7 +71,7 @@ def test_a_written_panel_shows_the_pixels_twice_as_large(painted, tmp_path):
     pixels = np.asarray(Image.open(path).convert('RGB'))
     assert pixels.shape == (2 * (HEADER + 2 * TILE) + GAP, 8 * (2 * TILE + GAP) - GAP, 3)
     assert (pixels[2 * HEADER :, : 2 * TILE] == (255, 0, 0)).all(axis=2).mean() > 0.99
-    assert (pixels == (255, 12, 12)).all(axis=2).any()  # main 2
+    assert (pixels == (255, 12, 12)).all(axis=2).any()  # main 1
     small = panel(columns, mean, std)
     assert np.array_equal(pixels[2 * HEADER :: 2, ::2][:TILE, :TILE], small[HEADER:][:TILE, :TILE])
 

@@ -1,15 +1,14 @@
 """tools/knn.py and tools/probe_depth.py from the command line."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.class_folders import MAE, MIRL, write_checkpoint, write_classes, write_config
+from tests.processes import run_forked
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +63,12 @@ test_dataloader = dict(dataset=dict(
     assert 'avg  100.00' in tool('knn.py', 'own.py', 'mirl.pth', '--k', '2', '--workers', '0')
 
 
+def test_knn_leaves_out_default_ks_that_do_not_fit(setting, tool):
+    out = tool('knn.py', 'mirl.py', 'mirl.pth', *OTHER, '--workers', '0').splitlines()
+    assert out[-4] == 'k-NN without k = 20, 100, 200: there are 12 training images'
+    assert [line.split()[0] for line in out[-3:]] == ['k=10', 'cls', 'avg']
+
+
 def test_probe_depth_writes_its_files(setting, tool):
     with pytest.raises(SystemExit, match='at least 10 training images, got 9'):
         tool('probe_depth.py', 'mirl.py', 'mirl.pth', *FOLDERS, '--k', '2')
@@ -85,7 +90,8 @@ def test_probe_depth_writes_its_files(setting, tool):
         ('knn.py', ['deep.py', 'mirl.pth', *FOLDERS], 'of another arch: it lacks'),
         ('knn.py', ['mirl.py', 'none.pth', *FOLDERS], 'no checkpoint at none.pth'),
         ('knn.py', ['mirl.py', 'mirl.py', *FOLDERS], 'mirl.py is not a checkpoint'),
-        ('knn.py', ['mirl.py', 'mirl.pth', *FOLDERS], 'k=200 is larger than'),
+        ('knn.py', ['mirl.py', 'mirl.pth', *FOLDERS], '--k is 10; accepted are 1 to 9, the number'),
+        ('knn.py', ['mirl.py', 'mirl.pth', *FOLDERS, '--k', '3', '200'], '--k is 200; accepted'),
         ('knn.py', ['mirl.py', 'mirl.pth', *FOLDERS, '--k', '1', '--temperature', '0'], 'above 0'),
         (
             'knn.py',
@@ -119,14 +125,9 @@ def test_two_processes_find_what_one_finds(setting, tool):
                  '0', '--k', '1', '4', '9']  # fmt: skip
     write_noise(setting / 'data/noise')
     tool('knn.py', *arguments, '--out', 'one.json')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-               ROOT / 'tools/knn.py', *arguments, '--out', 'two.json', '--launcher', 'pytorch',
-               '--batch-size', '2']  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1')
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('k=9') == 1
+    more = ('--out', 'two.json', '--batch-size', '2')
+    first, second = run_forked('knn.py', *arguments, *more, cwd=setting, processes=2)
+    assert first.count('k=9') == 1 and 'k=9' not in second
     one, two = (json.loads(Path(name).read_text())['top1'] for name in ('one.json', 'two.json'))
     assert one == two
     assert len(set(one.values())) > 1

@@ -130,8 +130,8 @@ def test_what_is_drawn_is_what_the_model_computes(folder):
     kept = result.mask == 0
     assert (noise[kept].view(2, 8).amax(1) < noise[~kept].view(2, 8).amin(1)).all()
     columns = panel_columns(imgs, result)
-    assert list(columns)[:5] == ['original', 'masked', 'main 1', 'residual 6', 'sum 1 + 6']
-    assert list(columns)[-1] == 'sum 3 + 4' and len(columns) == 11
+    assert list(columns)[:5] == ['original', 'masked', 'main 0', 'residual 5', 'pair_0_5']
+    assert list(columns)[-1] == 'pair_2_3' and len(columns) == 11
     edge, crop = pipeline_of(Config(dict(model=cfg.model)), 64)[1:3]  # without test images
     assert (edge['scale'], crop['crop_size']) == (73, 64)
 

@@ -1,4 +1,4 @@
-"""The tools from the command line: most in this process, the distributed one as users start it."""
+"""The tools from the command line, in this process or forks of it."""
 
 import json
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch.distributed.elastic.utils.distributed import get_free_port
+
+from tests.processes import run_forked
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / 'tests' / 'data' / 'mae-tiny.py'
@@ -210,17 +211,14 @@ def test_what_is_found_when_it_is_built_is_one_line_too(tool, images, tmp_path, 
 
 
 def test_two_processes_from_another_folder(images, tmp_path):
-    environ = dict(os.environ, PYTHON=sys.executable, PORT=str(get_free_port()),
-                   CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')  # fmt: skip
-    command = [ROOT / 'tools' / 'dist_train.sh', TINY, '2', '--work-dir', 'run', '--cfg-options',
-               f'train_dataloader.dataset.data_root={images}']  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout.count('effective batch       8 = batch 2 x processes 2 x accumulation 2') == 1
+    options = (f'train_dataloader.dataset.data_root={images}', f'experiment_name={tmp_path.name}')
+    out = run_forked(
+        'train.py', TINY, '--work-dir', 'run', '--cfg-options', *options, cwd=tmp_path, processes=2
     )
-    assert done.stdout.count('gloo backend') == 1
-    assert done.stdout.count('unreadable image') == 1  # from the process that met it
+    both = ''.join(out)
+    assert both.count('effective batch       8 = batch 2 x processes 2 x accumulation 2') == 1
+    assert both.count('gloo backend') == 1
+    assert both.count('unreadable image') == 1  # from the process that met it
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
     assert len(losses(tmp_path / 'run')) == 3
 
@@ -231,3 +229,23 @@ def test_scripts_say_how_they_are_used(script, arguments):
         [ROOT / 'tools' / script] + ['x'] * arguments, capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stderr.startswith('usage: ')
+
+
+def test_scripts_start_the_tools_on_all_processes():
+    """With a Python that says what it is given; tests/training starts the real one."""
+    launched = '-m torch.distributed.run --nnodes=2 --node_rank=1 --master_addr=host '
+    launched += f'--master_port=1234 --nproc_per_node=4 {ROOT}/tools'
+    where = dict(
+        os.environ, NNODES='2', NODE_RANK='1', MASTER_ADDR='host', PORT='1234', PYTHON='echo'
+    )
+    for script, given, started in (
+        ('dist_train.sh', ['c.py', '4', '--amp'], 'train.py c.py --launcher pytorch --amp'),
+        (
+            'dist_test.sh',
+            ['c.py', 'a b', '4', '--amp'],
+            'test.py c.py a b --launcher pytorch --amp',
+        ),
+    ):
+        command = [ROOT / 'tools' / script, *given]
+        done = subprocess.run(command, env=where, capture_output=True, text=True)
+        assert done.stdout == f'{launched}/{started}\n', done.stderr

@@ -19,6 +19,7 @@ from mirl_mm.apps.predict import predict_pictures
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.engine import launch
 from mirl_mm.engine.launch import build_runner, training_config
+from tests.processes import run_forked
 
 pytestmark = pytest.mark.xdist_group('dense')  # one worker: the runs are shared
 
@@ -261,19 +262,15 @@ def test_two_processes_train_and_test(task, scenes, encoder, tmp_path):
     assert 'gloo backend, running on the CPU' in output
     assert 'effective batch       8 = batch 2 x processes 2 x accumulation 2' in output
     (held,) = [row for row in rows(tmp_path / 'run') if METRICS[task][0] in row]
-    if task == 'mask-rcnn':
-        tool, processes = ('bash', ROOT / 'tools/dist_test.sh'), [2]
-    else:
-        tool, processes = (sys.executable, ROOT / 'tools/test.py'), []
-    run(
-        *tool,
+    run_forked(
+        'test.py',
         CONFIGS[task],
         tmp_path / f'run/iter_{LENGTH}.pth',
-        *processes,
         '--work-dir',
         tmp_path / 'test',
         *as_arguments({key: value for key, value in given.items() if 'checkpoint' not in key}),
         cwd=tmp_path,
+        processes=2 if task == 'mask-rcnn' else 1,
     )
     found = json.loads(next((tmp_path / 'test').glob('*/2*_*.json')).read_text())
     for metric in METRICS[task]:  # each process validated UperNet with statistics of its own BN
@@ -282,7 +279,7 @@ def test_two_processes_train_and_test(task, scenes, encoder, tmp_path):
 
 
 def test_the_libraries_own_inferencers_in_a_fresh_process(trained, scenes, tmp_path):
-    """From the config, and from the checkpoint alone, which carries its config."""
+    """From the checkpoint alone, which carries its config, and from the config."""
     task, work_dir, _ = trained
     checkpoint = str(work_dir / f'iter_{LENGTH}.pth')
     image = str(scenes.images('val') / '000001.jpg')
@@ -290,8 +287,8 @@ def test_the_libraries_own_inferencers_in_a_fresh_process(trained, scenes, tmp_p
     script = f"""
 import numpy as np
 from {library}.apis import {kind}
-for arguments in (dict(model={CONFIGS[task]!r}), dict(model=None)):
-    inferencer = {kind}(**arguments, weights={checkpoint!r}, device='cpu')
+for config in (None, {CONFIGS[task]!r}):
+    inferencer = {kind}(config, {checkpoint!r}, device='cpu')
     result = inferencer({image!r}, return_vis=True)
     prediction, drawing = result['predictions'], result['visualization']
     if {task == 'upernet'}:

@@ -15,6 +15,7 @@ from mmengine.runner import set_random_seed
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from mirl_mm.demo.scene_set import write_scenes
+from tests.processes import run_forked
 
 pytestmark = pytest.mark.xdist_group('training')  # one worker: the runs are shared
 
@@ -103,32 +104,29 @@ def test_training_validates_saves_and_resumes(trained):
     assert len(held) == 2
     assert held[1] < held[0]
     assert (work_dir / 'epoch_2.pth').is_file()
-    more = run(
-        sys.executable,
-        ROOT / 'tools/train.py',
-        config,
-        '--work-dir',
-        work_dir,
-        '--resume',
-        '--cfg-options',
-        'train_cfg.max_epochs=3',
-        cwd=work_dir,
+    pairs = ['pair_0_5', 'pair_1_4', 'pair_2_3']
+    lines = [row for row in scalars if 'loss' in row]
+    assert len(lines) == 8
+    for row in lines:  # all four are means over the same iterations
+        assert row['loss'] == pytest.approx(sum(row[pair] for pair in pairs) / 3, rel=1e-4)
+        assert [name for name in row if name.startswith('pair_')] == pairs
+        assert row['max_lr'] == max(row['lr'], row.get('base_lr', 0))
+    last = [row for row in scalars if 'recon/error' in row][-1]
+    assert [name for name in last if '/pair' in name] == [f'recon/{pair}' for pair in pairs]
+    assert last['recon/error'] == pytest.approx(
+        sum(last[f'recon/{pair}'] for pair in pairs) / 3, rel=1e-5
     )
+    options = ('--cfg-options', 'train_cfg.max_epochs=3')
+    where = ('--work-dir', work_dir)
+    (more,) = run_forked('train.py', config, '--resume', *where, *options, cwd=work_dir)
     assert 'resuming from' in more
     assert (work_dir / 'epoch_3.pth').is_file()
 
 
 def test_test_tool_repeats_the_last_validation(trained):
     config, work_dir, _ = trained
-    output = run(
-        sys.executable,
-        ROOT / 'tools/test.py',
-        config,
-        work_dir / 'epoch_2.pth',
-        '--work-dir',
-        work_dir / 'test',
-        cwd=work_dir,
-    )
+    arguments = (config, work_dir / 'epoch_2.pth', '--work-dir', work_dir / 'test')
+    (output,) = run_forked('test.py', *arguments, cwd=work_dir)
     assert 'recon/error' in output
     tested = json.loads(next((work_dir / 'test').glob('*/2*.json')).read_text())
     scalars = [
@@ -140,8 +138,9 @@ def test_test_tool_repeats_the_last_validation(trained):
         assert tested[name] == pytest.approx(held[1][name], rel=1e-5), name
 
 
-def test_two_processes_walk_the_path_of_one(tmp_path, scenes):
+def test_two_processes_walk_the_path_of_one(tmp_path, scenes, monkeypatch):
     """Same global batch, same masks: the same losses and weights within float noise."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     results = []
     for processes, batch in ((1, 8), (2, 4)):
         config = tmp_path / f'on{processes}.py'
@@ -156,15 +155,8 @@ val_evaluator = None
 val_cfg = None
 custom_hooks = [dict(type='RecordLosses', path='{tmp_path}/{processes}.json')]
 """)
-        run(
-            'bash',
-            ROOT / 'tools/dist_train.sh',
-            config,
-            processes,
-            '--work-dir',
-            tmp_path / f'run{processes}',
-            cwd=tmp_path,
-        )
+        where = ('--work-dir', tmp_path / f'run{processes}')
+        run_forked('train.py', config, *where, cwd=tmp_path, processes=processes)
         results.append(json.loads((tmp_path / f'{processes}.json').read_text()))
     one, two = results
     assert len(one['losses']) == 8

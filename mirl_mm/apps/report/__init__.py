@@ -125,12 +125,14 @@ def facts(run: Run) -> dict[str, Cell]:
         found['seed'] = str(record['seed'])
     if run.training:
         found['progress'] = progress(run)
-    if times := [r['seconds'] for r in run.records if 'seconds' in r and r['kind'] == 'train']:
-        starts = len(run.records)
-        several = f' in {len(times)} finished of {starts} starts' if starts > 1 else ''
+    resumed = len(run.starts) - 1
+    if times := [start['seconds'] for start in run.starts if 'seconds' in start]:
+        several = f' in {len(times)} finished of {resumed + 1} starts' if resumed > 0 else ''
         found['training time'] = f'{timedelta(seconds=sum(times))}{several}'
     if record:
-        found['started'] = record['started'][:16].replace('T', ' ')
+        found['started'] = (run.starts or [record])[0]['started'][:16].replace('T', ' ')
+        if resumed > 0:
+            found['started'] += f', resumed {"once" if resumed == 1 else f"{resumed} times"}'
         found['hardware'] = f'{record["processes"]} x {record["hardware"]}'
         found['processor'] = record.get('cpu', '—')
         if memory := record.get('gpu_memory'):

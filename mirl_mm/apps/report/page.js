@@ -99,7 +99,9 @@
         add('text', {x: M.left - 6, y: py(y) + 4, 'text-anchor': 'end'}, short(log ? 10 ** y : y));
       }
       const middle = {y: FOOT + 15, 'text-anchor': 'middle'};
-      for (const x of ticks(x0, x1, Math.floor(width / 90))) add('text', {x: px(x), ...middle}, short(x));
+      const most = Math.floor(width / 90), probed = steps().reverse(), every = Math.ceil(probed.length / most);
+      const marks = spec.x === 'block' ? probed.filter((_, i) => i % every === 0) : ticks(x0, x1, most);
+      for (const x of marks) add('text', {x: px(x), ...middle}, short(x));
       add('text', {x: right, y: HEIGHT - 2, 'text-anchor': 'end'}, byImages() ? 'images seen' : spec.x);
     }
     function show(step) {

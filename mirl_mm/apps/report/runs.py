@@ -32,10 +32,14 @@ class Run:
     unreadable: int = 0  # lines of logs
 
     @property
+    def starts(self) -> list[dict]:
+        """The records of training, the first start and what resumed it."""
+        return [record for record in self.records if record.get('kind') == 'train']
+
+    @property
     def record(self) -> dict:
         """The newest record of training, else of testing; empty for runs older than records."""
-        trained = [record for record in self.records if record.get('kind') == 'train']
-        return (trained or self.records or [{}])[-1]
+        return (self.starts or self.records or [{}])[-1]
 
     def metrics(self) -> list[str]:
         """Names of evaluation results."""
@@ -76,6 +80,8 @@ def read_run(folder: Path) -> Run:
 def add_start(run: Run, log: Path) -> None:
     """Add one start: what it logged replaces what earlier ones had logged for the same steps."""
     record, lines = read_json(log / FILE), read_lines(log / 'vis_data/scalars.json')
+    if record.get('kind') == 'train' and not record.get('first_iteration'):  # started anew
+        run.records = [other for other in run.records if other.get('kind') != 'train']
     run.records += [record] if record else []
     run.unreadable += lines.count({})
     training, evaluations = [], []
@@ -85,6 +91,9 @@ def add_start(run: Run, log: Path) -> None:
             last = row['iter']
             if row.get('time') and 'data_time' in row:
                 row['waiting'] = 100 * row['data_time'] / row['time']  # percent
+            # MMEngine's lr is the first group's, its base_lr what groups take a share of.
+            rates = [row[name] for name in ('max_lr', 'base_lr', 'lr') if name in row]
+            row |= dict(lr=rates[0]) if rates else {}
             training.append(row)
         else:  # its step is the epoch, where the run goes by epochs
             at = round(row.get('step', 0) * record['iterations'] / epochs) if epochs else last

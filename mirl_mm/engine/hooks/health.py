@@ -74,6 +74,7 @@ class HealthHook(Hook):
         if until_log(runner, batch_idx, self.interval):
             return
         scalars = self._norms()
+        scalars['max_lr'] = max(g['lr'] for g in runner.optim_wrapper.optimizer.param_groups)
         if self.scaler is not None and self.scaler.is_enabled():
             scalars['amp_scale'] = self.scaler.get_scale()
         for name, value in (scalars | self._rates(runner)).items():

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from mirl_mm.datasets.class_folders import check_classes, class_folders
 from mirl_mm.errors import UserError
 from mirl_mm.measure.features import Loading, evaluating, preprocessor_of, test_pipeline_of
-from mirl_mm.measure.knn import KS, TEMPERATURE, check_ks, evaluate_knn
+from mirl_mm.measure.knn import TEMPERATURE, evaluate_knn, fitting_ks
 from mirl_mm.models import MIRL
 from mirl_mm.models.segments import is_sharded, unwrapped
 from mirl_mm.pictures.panel import paint, panel, spread_over
@@ -33,7 +33,8 @@ class KNNHook(Hook):
     Accuracies (in percent) go to the log and, as ``knn/cls_k10`` and the like, to the run's
     scalars; their step and ``interval`` are in epochs, in an iteration-based loop in iterations.
     Training does not notice: no random number is used up. ``amp`` encodes in bfloat16;
-    ``batch_size`` and ``num_workers`` are those of one process.
+    ``batch_size`` and ``num_workers`` are those of one process. ``ks`` are numbers of neighbours;
+    None takes those of 10, 20, 100 and 200 that the training images allow.
     """
 
     priority = 'LOW'
@@ -44,7 +45,7 @@ class KNNHook(Hook):
         val: str,
         interval: int = 20,
         at_start: bool = False,
-        ks: Sequence[int] = KS,
+        ks: Sequence[int] | None = None,
         limit: int | None = None,
         batch_size: int = 256,
         num_workers: int = 4,
@@ -65,7 +66,9 @@ class KNNHook(Hook):
         pipeline = test_pipeline_of(runner.cfg, self.encoder.img_size[0])
         self.sets = [class_folders(folder, pipeline, self.limit) for folder in self.folders]
         check_classes(*self.sets)
-        check_ks(self.ks, len(self.sets[0]))
+        self.ks, left_out = fitting_ks(self.ks, len(self.sets[0]), 'ks of KNNHook')
+        if left_out:
+            runner.logger.warning(left_out)
         self.preprocessor = preprocessor_of(runner.cfg.model).to(get_device())
         self.by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if self.at_start:
