@@ -5,9 +5,9 @@ import sys
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mirl_mm.datasets.images import list_files, read_list
+from mirl_mm.datasets.listing import is_image, list_files, read_list
 from mirl_mm.datasets.packed import Packed
-from mirl_mm.datasets.packed.writing import is_image, pack_images, verify
+from mirl_mm.datasets.packed.writing import pack_images, verify
 from mirl_mm.errors import UserError, one_line
 
 

@@ -1,6 +1,12 @@
 # Any class folders at 64 px, data/classes/{train,val}/<class>: for tests and first tries.
 data_root = 'data/classes/'
 
+# Pillow reads more: every ending of a picture that is left out is named in the log.
+_endings = (
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.pbm', '.pnm',
+    '.tif', '.tiff', '.gif', '.jp2', '.avif',
+)  # fmt: skip
+
 train_pipeline = [
     dict(type='LoadAnyImage'),
     dict(type='RandomResizedCrop', scale=64, backend='pillow', interpolation='bicubic'),
@@ -21,7 +27,11 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline
+        type='CustomDataset',
+        data_root=data_root,
+        data_prefix='train',
+        extensions=_endings,
+        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
@@ -30,7 +40,11 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='val', pipeline=test_pipeline
+        type='CustomDataset',
+        data_root=data_root,
+        data_prefix='val',
+        extensions=_endings,
+        pipeline=test_pipeline,
     ),
 )
 val_evaluator = dict(type='Accuracy', topk=(1,))

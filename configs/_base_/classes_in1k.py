@@ -6,6 +6,12 @@
 #     model.data_preprocessor.num_classes=N
 data_root = 'data/imagenet/'
 
+# Pillow reads more: every ending of a picture that is left out is named in the log.
+_endings = (
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.pbm', '.pnm',
+    '.tif', '.tiff', '.gif', '.jp2', '.avif',
+)  # fmt: skip
+
 test_pipeline = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow'),
     dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
@@ -18,7 +24,7 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='ImageNet', data_root=data_root, data_prefix='train'),
+    dataset=dict(type='ImageNet', data_root=data_root, data_prefix='train', extensions=_endings),
 )
 val_dataloader = dict(
     batch_size=128,
@@ -26,7 +32,13 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='ImageNet', data_root=data_root, data_prefix='val', pipeline=test_pipeline),
+    dataset=dict(
+        type='ImageNet',
+        data_root=data_root,
+        data_prefix='val',
+        extensions=_endings,
+        pipeline=test_pipeline,
+    ),
 )
 val_evaluator = dict(type='Accuracy', topk=(1, 5))
 val_cfg = dict()

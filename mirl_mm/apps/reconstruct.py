@@ -10,7 +10,7 @@ from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
 
 from mirl_mm.checkpoint import load_weights
-from mirl_mm.datasets.images import EXTENSIONS
+from mirl_mm.datasets.listing import EXTENSIONS, is_image, list_files
 from mirl_mm.engine.launch import load_config
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder
@@ -97,8 +97,8 @@ def assign_panels(pictures: str, out: str, rows: int = PAGE_ROWS) -> dict[Path, 
     root, out, panels = Path(pictures), Path(out), {}
     if not root.exists():
         raise FileNotFoundError(f'no image or folder at {root}')
-    found = [root] if root.is_file() else sorted(root.rglob('*'))
-    found = [path for path in found if path == root or path.suffix.lower() in EXTENSIONS]
+    is_file = root.is_file()
+    found = [root] if is_file else sorted(root / name for name in list_files(root, is_image))
     if not found:
         raise UserError(f'no image in {root}; accepted are files ending in {" ".join(EXTENSIONS)}')
     if out.suffix.lower() in PAGE_ENDINGS:

@@ -1,22 +1,19 @@
 """Images without labels: those of a folder, of a list, or of any iterable of paths."""
 
-import os
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mmengine import fileio
-from mmengine.fileio import LocalBackend
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.datasets.base_dataset import expanduser
-from mmpretrain.datasets.custom import get_samples
 
 from mirl_mm.errors import UserError
 
+from .listing import EXTENSIONS, list_files, read_list
 from .skipping import SkipUnreadable
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
 Paths = Iterable[str | Path]
 
 
@@ -31,7 +28,7 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
         data_root, data_prefix: the folder, ``data_root/data_prefix``, holds images in any nesting;
             ``packed://FOLDER`` is one that was packed (see packed/).
         ann_file: a list below ``data_root`` instead of all files: one path a line, relative to
-            the folder. A label behind the path is ignored.
+            the folder. Columns behind the path (labels) are ignored.
         paths: instead of both, paths of images as they are to be opened; or a function that gives
             them for the folder; or, for a config, its name (``package.module.function``).
         extensions: endings of the files to take from a folder or a list, in any case.
@@ -75,10 +72,7 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
         if self.ann_file:
             names = read_list(self.ann_file, self.is_valid_file)
             return [backend.join_path(folder, name) for name in names]
-        if isinstance(backend, LocalBackend):
-            names = list_files(folder, self.is_valid_file)
-        else:
-            names = get_samples(folder, None, self.is_valid_file, backend)[0]
+        names = list_files(folder, self.is_valid_file)
         folder = backend.join_path(folder, '')
         return [f'{folder}{name}' for name in names]
 
@@ -98,31 +92,3 @@ class UnlabelledImages(SkipUnreadable, CustomDataset):
     @property
     def _accepted(self) -> str:
         return f'; accepted are files that end in {", ".join(sorted(self.extensions))}'
-
-
-def list_files(root: str | Path, accepts: Callable[[str], bool]) -> list[str]:
-    """Paths of the accepted files below a local folder, relative to it and sorted.
-
-    As MMEngine's local backend lists them: links are followed, hidden files are left out.
-    """
-    names, folders = [], ['']
-    for folder in folders:  # which grows
-        inside, files = [], []
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    inside.append(f'{folder}{entry.name}/')
-                elif accepts(entry.name) and not entry.name.startswith('.') and entry.is_file():
-                    files.append(folder + entry.name)
-        names += sorted(files)
-        folders += sorted(inside)
-    return sorted(names)  # mostly they are: fast
-
-
-def read_list(path: str | Path, accepts: Callable[[str], bool]) -> list[str]:
-    """The file names of a list, one a line; what follows behind a space (a label) is left out."""
-    if not fileio.isfile(path):
-        raise FileNotFoundError(f'no such list of images: {path}; one path a line is accepted')
-    lines = (line.strip() for line in fileio.list_from_file(path))
-    names = (line if accepts(line) else line.rpartition(' ')[0] for line in lines)
-    return [name for name in names if accepts(name)]

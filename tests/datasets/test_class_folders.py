@@ -23,6 +23,20 @@ def test_a_limit_takes_the_first_of_each_class(tmp_path):
     assert first_of_each(np.array([1, 0, 1, 1, 0, 0]), 2) == [0, 1, 2, 4]
 
 
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
+    root = write_classes(tmp_path, ('red', 'blue'), 3)
+    for name in ('.ipynb_checkpoints/0.png', '__MACOSX/red/._0.png', 'red/._0.png', 'red/.a/0.png'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((tmp_path / 'red/0.png').read_bytes())
+    found = class_folders(root, [], limit=3)
+    assert list(found.metainfo['classes']) == ['blue', 'red']
+    assert found.get_gt_labels().tolist() == [0, 0, 0, 1, 1, 1]
+    (tmp_path / 'green/.a').mkdir(parents=True)
+    (tmp_path / 'green/.a/0.png').touch()
+    with pytest.raises(ValueError, match=f'{root} has no image of the class green'):
+        class_folders(root, [])
+
+
 def test_an_empty_class_is_an_error(tmp_path):
     root = write_classes(tmp_path)
     (tmp_path / 'empty').mkdir()

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from mmengine import fileio
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
-from mirl_mm.datasets import LoadAnyImage, UnlabelledImages
-from mirl_mm.datasets.images import list_files, read_list
+from mirl_mm.datasets import LoadAnyImage, UnlabelledImages, listing
+from mirl_mm.datasets.listing import list_files, read_list
 from mirl_mm.engine.launch import load_config
+from mirl_mm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LOAD = [LoadAnyImage()]
@@ -177,6 +178,117 @@ def test_lists_with_labels_and_spaces(tmp_path):
     assert read_list(tmp_path / 'l.txt', accepts) == ['a.png', 'b c.png', 'b c.png']
     with pytest.raises(FileNotFoundError, match=r'no such list of images: .*x\.txt'):
         read_list(tmp_path / 'x.txt', accepts)
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """What the log is told of what is left out."""
+    lines = []
+    monkeypatch.setattr(listing, '_warn', lines.append)
+    return lines
+
+
+def put(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize('kind', ['UnlabelledImages', 'CustomDataset'])
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (['.thumbs/0.png', '.Trash-1000/files/1.png'], '2 hidden (.'),
+        (['a/.ipynb_checkpoints/2.png'], '1 hidden (a/.ipynb_checkpoints)'),
+        (['a/._2.png', '._0.png', '.DS_Store', '.notes'], '2 hidden ('),
+        (['__MACOSX/a/._2.png', '@eaDir/0.png/SYNO_M.jpg'], '2 hidden ('),
+        (['a/2.heic', 'a/3.HEIC', 'a/notes.txt'], '2 .heic (a/'),
+        (['a/2.webp', 'b/n.json', 'README.md'], '1 .webp (a/2.webp); accepted are .jpg, .png'),
+        (['a/2.json', 'b/labels.csv'], None),
+    ],
+)
+def test_hidden_files_and_other_endings_are_said(root, said, kind, names, message):
+    put(root, *names)
+    (root / 'b/.h.png').unlink()
+    settings = dict(type=kind, data_root=str(root), extensions=['.png', '.jpg'])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        dataset = DATASETS.build(settings | (dict(with_label=False) if kind[0] == 'C' else {}))
+    assert paths(dataset, root) == NAMES
+    start = f'{root}: left out {message}'
+    assert [line[: len(start)] for line in said] == ([] if message is None else [start])
+
+
+@pytest.mark.parametrize(
+    'name', ['A.JPG', 'b.jfif', 'c.AVIF', 'd.jpe', 'e.webp', 'f.gif', 'g.jp2', 'h.TIFF', 'i.pbm']
+)
+def test_endings_that_people_have(folder, said, name):
+    mode = '1' if name.endswith('pbm') else 'RGB'
+    Image.new(mode, (8, 8)).save(
+        folder / name, format=Image.registered_extensions()[name[1:].lower()]
+    )
+    dataset = UnlabelledImages(data_root=str(folder), pipeline=LOAD)
+    found = {path.rsplit('/')[-1]: i for i, path in enumerate(paths(dataset, folder))}
+    assert len(dataset) == 7 and said == []
+    assert dataset[found[name]]['img'].max() <= 2  # black, as it was written
+    assert dataset.bad_images() == []
+
+
+def test_links_in_circles_end_and_give_no_file_twice(root, tmp_path, said):
+    (root / 'b/.h.png').unlink()
+    elsewhere = tmp_path / 'elsewhere'
+    put(elsewhere, '9.png')
+    targets = {
+        'itself': '.', 'me': 'me', 'a/up': '..', 'a/deep/far': root.parent, 'b/as_a': '../a',
+        'more': elsewhere, 'gone': 'nowhere', 'b/gone.png': 'nowhere.png', 'folder.png': 'a',
+    }  # fmt: skip
+    for name, target in targets.items():
+        (root / name).symlink_to(target)
+    (elsewhere / 'back').symlink_to(root)
+    assert list_files(root, accepts) == sorted([*NAMES, 'more/9.png'])
+    (line,) = said
+    assert line.startswith(f'{root}: left out 3 broken links (')
+    assert ', 6 links in a circle or twice (' in line
+
+
+def test_a_folder_of_hidden_folders_is_no_hidden_one(tmp_path):
+    put(tmp_path, '.cache/pictures/a/0.png')
+    assert list_files(tmp_path / '.cache/pictures', accepts) == ['a/0.png']
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('0.png\ta cat\n1.png\t0\nwith  blank.png\tdog\n', None),
+        ('0.png,0,cat\n1.png, 1\nwith  blank.png,2\n', None),
+        ('0.png;0\r\n1.png;1\r\nwith  blank.png;2\r\n', None),
+        ('"0.png",0\n\'1.png\' 1\n"with  blank.png"\n', None),
+        (b'\xef\xbb\xbf' + b'0.png\n\n1.png  \n  \n with  blank.png\n\n', None),
+        ('# my list\n0.png # good\n1.png\n#\nwith  blank.png -1', None),
+        ('0.png\n1.heic\n1.png\nwith  blank.png\n2', "2 of 5 lines name no picture that is taken; "
+         "the first is line 2, '1.heic'"),
+        ('path,label\n0.png,1\n1.png,2\nwith  blank.png,3', "1 of 4 lines name no picture that is "
+         "taken; the first is line 1, 'path,label'"),
+        ('0.png\n\n./.thumbs/0.png 1\n1.png\n._1.png\nwith  blank.png', "2 of 5 lines name no "
+         "picture that is taken; the first is line 3, './.thumbs/0.png 1'"),
+    ],
+)  # fmt: skip
+def test_forms_of_a_list(folder, said, text, message):
+    put(folder, 'with  blank.png')
+    (folder / 'list.txt').write_bytes(text if isinstance(text, bytes) else text.encode())
+    dataset = UnlabelledImages(data_root=str(folder), ann_file='list.txt')
+    assert paths(dataset, folder) == ['0.png', '1.png', 'with  blank.png']
+    assert said == ([f'{folder}/list.txt: {message}'] if message else [])
+
+
+def test_a_list_in_another_encoding_is_refused(folder):
+    (folder / 'list.txt').write_text('0.png\n', encoding='utf-16')
+    with pytest.raises(UserError, match=r'list\.txt is no text in UTF-8 \(invalid start byte\)'):
+        UnlabelledImages(data_root=str(folder), ann_file='list.txt')
+
+
+def test_absolute_paths_of_a_list_may_lie_below_a_hidden_folder(tmp_path):
+    (tmp_path / 'l.txt').write_text('/home/me/.data/0.png\n/home/me/.data/._0.png\n')
+    assert read_list(tmp_path / 'l.txt', accepts) == ['/home/me/.data/0.png']
 
 
 def test_the_source_of_paths_of_the_page(folder, monkeypatch):

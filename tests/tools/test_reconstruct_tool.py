@@ -146,6 +146,16 @@ def test_pictures_and_panels(folder, tmp_path):
         assign_panels(str(tmp_path), 'page.png')
 
 
+def test_pictures_of_a_folder_are_no_hidden_ones_and_no_folders(tmp_path):
+    root = tmp_path / 'pictures'
+    for name in ('album.jpg/1.JFIF', '2.avif', '._2.avif', '.thumbs/2.jpg', '__MACOSX/3.jpg'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (root / 'album.jpg/up').symlink_to('..')
+    found = assign_panels(str(root), str(tmp_path / 'out'))
+    assert list(found.values()) == [[root / '2.avif'], [root / 'album.jpg/1.JFIF']]
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

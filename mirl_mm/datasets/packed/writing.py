@@ -20,7 +20,7 @@ import numpy as np
 from mirl_mm.errors import PackedError, UserError
 from mirl_mm.files import complete_file, remove_parts, write_complete
 
-from ..images import EXTENSIONS, list_files
+from ..listing import is_image, list_files
 from . import FORMAT, INDEX, MANIFEST, Packed
 
 READ_AHEAD = 64  # images that are read at once
@@ -88,10 +88,6 @@ def check(source: Path, destination: Path, names: Sequence | None, shard_bytes: 
     destination.mkdir(parents=True, exist_ok=True)
     remove_parts(destination)
     return sorted(set(names))
-
-
-def is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
 
 
 def sources(folder: Path, names: Sequence[str], pool: ThreadPoolExecutor) -> Iterator[File]:

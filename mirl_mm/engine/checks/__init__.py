@@ -33,7 +33,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
             found |= _datasets(cfg[name].dataset, f'{name}.dataset')
     with DefaultScope.overwrite_default_scope(scope):
         if (cfg.get('model') or {}).get('type') == 'ImageClassifier':
-            notes += check_labelled(cfg.model, found)
+            notes += check_labelled(cfg.model, found, cfg.get('check_files', True))
         elif scope in ('mmdet', 'mmseg'):
             for key, settings in found.items():
                 notes += _check_dense(cfg, key, settings)
