@@ -56,7 +56,8 @@ def test_the_knn_hook_joins_those_of_the_configs():
 def test_the_error_is_the_one_shown(tmp_path, monkeypatch):
     (shown,) = re.findall(r'\n    \$ python (tools/convert_.*)\n    (error: .*)\n', PAGE)
     tool, source, _, *rest = shlex.split(shown[0])
-    monkeypatch.setattr(sys, 'argv', [tool, str(ROOT / source), str(tmp_path / 'o.pth'), *rest])
+    monkeypatch.setattr(sys, 'argv', [tool, source, str(tmp_path / 'o.pth'), *rest])
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / tool), run_name='__main__')
     assert stop.value.code == shown[1]

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from mirl_mm import __version__
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file
-from mirl_mm.models.archs import BACKBONE, EncoderArch, check_same
+from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same
 from mirl_mm.models.fit import Shapes, compare, shapes, summary
 from mirl_mm.models.neck import MIRLNeck
 
-from .loading import config_shapes
+from .config_text import heads_in
+from .loading import config_shapes, naming
 from .names import backbone_state, to_ours, to_timm
-from .reading import CheckpointFile, open_checkpoint
+from .reading import FORMS, CheckpointFile, open_checkpoint
 from .safety import META_KEY
 
 TARGETS = {'mirl': dict, 'backbone': backbone_state, 'timm': to_timm}
-FORMS = {'paddle-mirl': 'official MIRL', 'mae': 'names of MAE or timm'}
 PARTS = dict(backbone='encoder', neck='decoders')
 KEPT_META = ('cfg', 'epoch', 'iter', 'time', 'mmengine_version')
 
@@ -49,29 +49,27 @@ def convert_file(
     if arch and config:
         raise UserError('give an arch or a config, not both: the config has its arch')
     check_destination(destination, source)
-    file = open_checkpoint(source, raw)
-    state, unused = to_ours(file.state)
-    encoder, stored = EncoderArch.of_state(state), EncoderArch.of_meta(file.meta)
-    check_same(encoder, stored, 'the arch stored with it')
-    if stored is not None:
-        encoder = replace(encoder, num_heads=stored.num_heads)
-    elif file.form == 'paddle-mirl' and encoder.name:
-        encoder = encoder.named(encoder.name)
-    if config:
-        (wanted, model_arch), who = config_shapes(config), config
-    else:
-        model_arch = encoder.named(arch) if arch else encoder
-        wanted, who = expected_shapes(state, model_arch), arch or 'a ViT of this arch'
-    fit = compare(shapes(state), wanted, who)
-    check_same(encoder, model_arch, who)
-    if encoder.num_heads is None and model_arch is not None:
-        encoder = replace(encoder, num_heads=model_arch.num_heads)
+    file, who = open_checkpoint(source, raw), config or arch or 'a ViT of this arch'
+    wanted, model_arch = config_shapes(config) if config else ({}, None)
+    with naming(source):
+        state, unused, encoder = _in_our_names(file, model_arch)
+        if not config:
+            model_arch = encoder.named(arch) if arch else encoder
+            wanted = expected_shapes(state, model_arch)
+        fit = compare(shapes(state), wanted, who)
+        check_same(encoder, model_arch, who)
+        if to == 'timm' and (lost := [n for n in fit.missing if n.startswith(BACKBONE)]):
+            raise UserError(f"timm's ViT needs {summary(lost)}, which it or {who} lacks")
+    number = _number(state)
+    encoder = encoder.completed(model_arch, number)
+    given = {BACKBONE + n.removeprefix(BACKBONE): x for n, x in file.state.items()}
+    alone = _number(given) == number - 1
 
     converted = TARGETS[to]({name: state[name] for name in fit.matched})
     meta = {key: file.meta[key] for key in KEPT_META if key in file.meta}
-    classes = (file.meta.get('dataset_meta') or {}).get('classes')
+    classes = getattr(file.meta.get('dataset_meta'), 'get', lambda _: None)('classes')
     if to == 'mirl' and classes is not None:
-        meta['dataset_meta'] = dict(classes=list(classes))
+        meta['dataset_meta'] = dict(classes=[classes] if isinstance(classes, str) else [*classes])
     meta |= dict(form=to, mirl_mm_version=__version__, source=Path(source).name)
     write_checkpoint(destination, converted, meta | dict(arch=encoder.to_meta()), to == 'timm')
 
@@ -84,6 +82,7 @@ def convert_file(
         f'matched   {len(fit.matched)} of the {len(wanted)} of {who}: {by_part(fit.matched)}',
         f'unused    {counted(unused + fit.unused)}',
         f'missing   {counted(fit.missing)}',
+        'positions zeros for the cls token, which has none in the file' if alone else '',
         f'resized   when loaded: {summary(fit.resized)}' if fit.resized else '',
         f'left out  {counted(left)}' if left else '',
         f'written   {destination}: {to}, {len(converted)} tensors, {size:.1f} MB',
@@ -100,11 +99,35 @@ def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
     numbers = dict(arch.to_meta(), num_heads=arch.num_heads or 1)
     with torch.device('meta'):
         vit = VisionTransformer(numbers, size, arch.patch_size, arch.in_channels, **norm)
-        parts = {BACKBONE: vit.state_dict(), 'neck.': _neck_like(state, arch.embed_dims)}
+        encoder = vit.state_dict()
+        if arch.img_size is None and _number(state):  # of a grid that is not known
+            encoder[POSITIONS] = state[BACKBONE + POSITIONS]
+        parts = {BACKBONE: encoder, 'neck.': _neck_like(state, arch.embed_dims)}
         for head in ('head.fc.', 'head.layers.head.'):
             if classes := len(state.get(head + 'weight', ())):
                 parts[head] = nn.Linear(arch.embed_dims, classes).state_dict()
     return {start + name: x.shape for start, part in parts.items() for name, x in part.items()}
+
+
+def _in_our_names(
+    file: CheckpointFile, model_arch: EncoderArch | None
+) -> tuple[dict[str, Tensor], list[str], EncoderArch]:
+    """Weights, names that have no place among ours, and the size that weights and meta tell."""
+    stored = EncoderArch.of_meta(file.meta)
+    state, unused = to_ours(file.state, getattr(stored or model_arch, 'positions', 0))
+    encoder = EncoderArch.of_state(state)
+    check_same(encoder, stored, 'the arch stored with it')
+    if stored is None and file.form == 'paddle-mirl' and encoder.name:
+        return state, unused, encoder.named(encoder.name)
+    encoder = encoder.completed(stored, _number(state))
+    heads = encoder.num_heads or heads_in(str(file.meta.get('cfg', '')))
+    return state, unused, replace(encoder, num_heads=heads)
+
+
+def _number(state: Mapping[str, Tensor]) -> int:
+    """Of positions [1, L, D]; 0 where there are none, or in another shape."""
+    positions = state.get(BACKBONE + POSITIONS)
+    return positions.shape[1] if positions is not None and positions.ndim == 3 else 0
 
 
 def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]:
@@ -122,7 +145,8 @@ def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]
 
 def _described(file: CheckpointFile) -> str:
     """What kind of file it is, and what it holds beside the weights."""
-    form = FORMS.get(file.form, 'names of mirl_mm or mmpretrain')
+    form = FORMS[file.form]
+    form += '' if file.place in ('', 'model/', 'state_dict/') else f' at {file.place}'
     ema = '' if file.weights == 'plain' else f', {file.weights} weights of a run with EMA'
     beside = f', beside them {", ".join(file.beside)}' if file.beside else ''
     return f'{form}, {file.layout} layout, {len(file.state)} tensors{ema}{beside}'
@@ -142,15 +166,21 @@ def counted(names: Collection[str]) -> str:
 def _timm_call(arch: EncoderArch, converted: dict[str, Tensor]) -> list[str]:
     """The call of ``timm.create_model`` whose model takes the weights, and what it still needs."""
     pool = 'avg' if 'fc_norm.weight' in converted else 'token'
+    size = arch.img_size or '?'
+    size = size[0] if len(set(size)) == 1 and arch.img_size else size
     call = (
         "load with timm.create_model('vit_base_patch16_224', "
-        f'img_size={(arch.img_size or [224])[0]}, num_heads={arch.num_heads or "?"}, '
+        f'img_size={size}, num_heads={arch.num_heads or "?"}, '
         f'patch_size={arch.patch_size}, in_chans={arch.in_channels}, embed_dim={arch.embed_dims}, '
         f'depth={arch.num_layers}, mlp_ratio={arch.feedforward_channels / arch.embed_dims:g}, '
         f"num_classes={len(converted.get('head.weight', ()))}, global_pool='{pool}')"
     )
-    heads = 'heads     the file does not tell their number; --arch or --config does'
-    return [call] if arch.num_heads else [call, heads]
+    lines = [call]
+    if not arch.num_heads:
+        lines.append('heads     the file does not tell their number; --arch or --config does')
+    if not arch.img_size:
+        lines.append('img_size  the positions are of no square; --config tells height and width')
+    return lines
 
 
 def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = False) -> None:
@@ -168,7 +198,10 @@ def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = Fal
     try:
         with complete_file(path) as part:
             if path.suffix == '.safetensors':
+                part.touch()
+                mode = part.stat().st_mode  # (safetensors gives other users no right to read)
                 save_file(state, part, metadata={'format': 'pt', META_KEY: json.dumps(meta)})
+                part.chmod(mode)
             else:
                 with part.open('wb') as file:
                     torch.save(state if flat else dict(state_dict=state, meta=meta), file)

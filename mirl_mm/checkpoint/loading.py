@@ -1,6 +1,9 @@
 """Weights of any form into a model, and what a config's model would take."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 
@@ -13,12 +16,12 @@ from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
-from mirl_mm.models.archs import BACKBONE, EncoderArch, check_same
-from mirl_mm.models.fit import Fit, Shapes, compare, difference, shapes
+from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same
+from mirl_mm.models.fit import Fit, Shapes, compare, difference, shapes, summary
 from mirl_mm.models.segments import strip_wrappers
 
 from .names import to_ours
-from .reading import open_checkpoint
+from .reading import FORMS, check_finite, open_checkpoint
 
 
 def load_weights(model: nn.Module, path: str | Path) -> Fit:
@@ -27,14 +30,27 @@ def load_weights(model: nn.Module, path: str | Path) -> Fit:
     What did not match (full-model names) is told: a part of the model may stay as it is.
     """
     file = open_checkpoint(path)
-    state, unused = to_ours(file.state)
     who, backbone = f'this {type(model).__name__}', getattr(model, 'backbone', model)
     prefix = BACKBONE if backbone is model else ''
-    fit = compare(shapes(state), {prefix + n: t.shape for n, t in model.state_dict().items()}, who)
-    check_same(EncoderArch.of_meta(file.meta), EncoderArch.of_module(backbone), who)
-    model.load_state_dict({n.removeprefix(prefix): state[n] for n in fit.matched}, strict=False)
+    own = {prefix + n: t.shape for n, t in model.state_dict().items()}
+    stored = EncoderArch.of_meta(file.meta)
+    positions = getattr(stored, 'positions', 0) or own.get(BACKBONE + POSITIONS, (1, 0))[1]
+    with naming(path):
+        state, unused = to_ours(file.state, positions)
+        fit = compare(shapes(state), own, who)
+        check_same(stored, EncoderArch.of_module(backbone), who)
+        model.load_state_dict({n.removeprefix(prefix): state[n] for n in fit.matched}, strict=False)
     fit.unused += unused
     return fit
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Put a file's name before what an error inside the block says of its weights."""
+    try:
+        yield
+    except UserError as error:
+        raise error if str(path) in str(error) else type(error)(f'{path}: {error}') from error
 
 
 def check_whole(model: nn.Module, given: dict[str, Tensor], path: str | Path) -> None:
@@ -42,25 +58,79 @@ def check_whole(model: nn.Module, given: dict[str, Tensor], path: str | Path) ->
 
     For files that MMEngine loads: it logs what does not fit, leaves it random, and goes on.
     """
+    check_finite(given, path)
     there = shapes(given)
     found = {short: there[name] for name, short in strip_wrappers(there).items()}
-    # (old files lack the counters of batch norms)
-    wanted = {n: x.shape for n, x in model.state_dict().items() if 'num_batches_tracked' not in n}
-    if reason := difference(found, wanted, 'this model', known=None, resized=True):
+    if reason := difference(found, _filled(model), 'this model', known=None, resized=True):
         accepted = 'Accepted is what a training run of this config wrote; an encoder alone goes to'
         fault = f'{path} does not fit this {type(model).__name__}: {reason}'
         raise CheckpointError(f'{fault}. {accepted} model.backbone.init_cfg')
 
 
-def check_stored_arch(path: str | Path, encoder: nn.Module) -> None:
-    """CheckpointError if a local file stores an arch (its heads, above all) that is another one.
+def part_taken(model: nn.Module, given: dict[str, Tensor], path: str | Path) -> str:
+    """What a start from a file's weights leaves as before training, in words; '' for nothing.
 
-    Reads as MMEngine's own ``Pretrained`` does; other encoders than plain ViTs are left alone.
+    CheckpointError where nothing at all would be taken: MMEngine goes on with random weights.
     """
-    if isinstance(encoder, VisionTransformer) and os.path.isfile(os.path.expanduser(path)):
-        content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
-        meta = content.get('meta') if isinstance(content, dict) else None
-        stored = EncoderArch.of_meta(meta) if isinstance(meta, dict) else None
+    found, wanted, who = shapes(given), _filled(model), f'this {type(model).__name__}'
+    matched = [n for n in wanted if n in found and not difference(found, {n: wanted[n]}, who, None,
+                                                                  None, resized=True)]  # fmt: skip
+    if not matched:
+        names = f'its names are {summary([*found])}, and needed are {summary([*wanted])}'
+        raise CheckpointError(f'{path} holds no weight of {who}, name and shape: {names}')
+    left = [name for name in wanted if name not in matched]
+    unused = [name for name in found if name not in wanted]
+    start = f'{len(matched)} of the {len(wanted)} tensors of {who} start from {path}'
+    rest = f'as before training stay {summary(left)}; the file has unused {summary(unused)}'
+    return f'{start}; {rest}' if left else ''
+
+
+def _filled(model: nn.Module) -> Shapes:
+    """The shapes of what a file has to fill (old ones lack the counters of batch norms)."""
+    return {n: x.shape for n, x in model.state_dict().items() if 'num_batches_tracked' not in n}
+
+
+def check_start(path: str, prefix: str | None, key: str) -> None:
+    """UserError if MMEngine would find no plain ViT in a local file, under a prefix of its names.
+
+    It takes names as they are: for files of others, the converter's command is told. ``key`` is the
+    setting that names the file.
+    """
+    if not os.path.isfile(os.path.expanduser(path)):
+        return
+    start, names, state = f'{(prefix or "").rstrip(".")}.'.lstrip('.'), [], {}
+    with suppress(CheckpointError, AttributeError):  # what it is, is said below
+        content = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+        state = content.get('state_dict', content)
+        clean = strip_wrappers(shapes(state))
+        names = list(clean.values() if key == 'load_from' else clean)
+    if any(name.startswith(f'{start}layers.0.') for name in names):
+        return check_finite(state, path)
+    file = open_checkpoint(path)
+    with naming(path):
+        to_ours(file.state)  # raises, and says why, for what no converter makes a ViT of
+    near = [m[1] for name in names if (m := re.match(r'((?:[a-z_]+\.)*)layers\.0\.', name))]
+    fix = f'set {key}.prefix={near[0]!r}' if near and near[0] else f'leave {key}.prefix out'
+    if not near or key == 'load_from':
+        target = 'mirl' if start else 'backbone'
+        fix = f'convert it: python tools/convert_checkpoint.py {path} NEW.pth --to {target}'
+    has = f'it has {FORMS[file.form]} ({summary([*file.state][:3])}, ...), and not {start}layers.*'
+    raise CheckpointError(f'{key}: nothing of {path} would be loaded: {has}; {fix}')
+
+
+def check_stored_arch(path: str | Path, encoder: nn.Module) -> None:
+    """CheckpointError if a local file has NaN weights, or stores another arch (heads, above all).
+
+    Reads as MMEngine's own ``Pretrained`` does; the arch is that of plain ViTs alone.
+    """
+    if not os.path.isfile(os.path.expanduser(path)):
+        return
+    content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
+    if not isinstance(content, dict):
+        return
+    check_finite(content.get('state_dict', content), path)
+    if isinstance(encoder, VisionTransformer) and isinstance(content.get('meta'), dict):
+        stored = EncoderArch.of_meta(content['meta'])
         check_same(stored, EncoderArch.of_module(encoder), f'this {type(encoder).__name__}')
 
 
@@ -70,8 +140,9 @@ def hold_pretrained_to_its_arch() -> None:
 
     @wraps(initialize)
     def checked(self: PretrainedInit, module: nn.Module) -> None:
-        check_stored_arch(self.checkpoint, module)
-        initialize(self, module)
+        with naming(self.checkpoint):
+            check_stored_arch(self.checkpoint, module)
+            initialize(self, module)
 
     PretrainedInit.__call__ = checked
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from mirl_mm.errors import UserError
-from mirl_mm.models.archs import BACKBONE
+from mirl_mm.models.archs import BACKBONE, POSITIONS
+from mirl_mm.models.fit import with_cls_place
 from mirl_mm.models.segments import strip_wrappers
 
 # Inside blocks, our names follow mmpretrain (encoder) and mirl_mm.models.decoder.
@@ -65,23 +66,28 @@ _BACK = {where: {ours: timm for timm, ours in names.items()} for where, names in
 _timm_name = _renamer([(ours, timm) for timm, ours in _ENCODER], _BACK)
 
 
-def to_ours(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def to_ours(state: dict[str, Tensor], positions: int = 0) -> tuple[dict[str, Tensor], list[str]]:
     """Any known naming to ours with full-model prefixes, and the names that have no place in it.
 
-    UserError: no plain ViT, or one with parts that ours lacks (layer scale, register tokens, ...).
+    Positions of patches alone get a place for the cls token, of zeros; ``positions`` is how many
+    there have to be, if that is known. UserError: no plain ViT, or one with parts that ours lacks
+    (layer scale, register tokens, ...).
     """
     clean = strip_wrappers(state)
     if len(set(clean.values())) < len(clean):
         raise UserError('two names differ only in the prefixes of wrappers such as _orig_mod.')
     state = {clean[name]: tensor for name, tensor in state.items()}
-    if any(name.startswith(BACKBONE + 'layers.') for name in state):
-        return state, []
+    unused: list[str] = []
     if any(name.startswith('layers.') for name in state):
-        return {BACKBONE + name: tensor for name, tensor in state.items()}, []
-    # MAE's decoder and its linear probe's head: not ours, and the encoder is whole without them.
-    others = filter(re.compile(r'decoder_|mask_token$|head\.').match, state)
-    unused = [name for name in others if _our_name(name) is None]
-    return convert_official({n: t for n, t in state.items() if n not in unused}), unused
+        state = {BACKBONE + name: tensor for name, tensor in state.items()}
+    elif not any(name.startswith(BACKBONE + 'layers.') for name in state):
+        # MAE's decoder and its linear probe's head: not ours, and the encoder is whole without.
+        others = filter(re.compile(r'decoder_|mask_token$|head\.').match, state)
+        unused = [name for name in others if _our_name(name) is None]
+        state = convert_official({n: t for n, t in state.items() if n not in unused})
+    if {BACKBONE + 'cls_token', BACKBONE + POSITIONS} <= state.keys():
+        state[BACKBONE + POSITIONS] = with_cls_place(state[BACKBONE + POSITIONS], positions)
+    return state, unused
 
 
 def convert_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -90,7 +96,7 @@ def convert_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     The layout is read off ``blocks.0.attn.qkv.weight`` for the whole dict. Every tensor is only
     renamed, transposed or reshaped, so dtypes stay and gradients flow. Positions may be absent.
     """
-    if PROBE not in state:
+    if PROBE not in state or state[PROBE].ndim != 2:
         given = f'it has {len(state)} names such as {list(state)[:3]}'
         missing = f'{PROBE!r} is missing, and so are our names'
         raise UserError(f'not a plain ViT of a known naming: {missing}; {given}')

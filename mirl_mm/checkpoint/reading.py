@@ -1,7 +1,9 @@
 """Checkpoint files of any form to tensors, under the names in the file."""
 
 import argparse
+import json
 import pickle
+import re
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -12,15 +14,22 @@ import torch
 from torch import Tensor
 
 from mirl_mm.errors import CheckpointError
+from mirl_mm.models.fit import summary
 from mirl_mm.models.segments import strip_wrappers
 
-from .safety import BROKEN, CORES, file_kind, in_words, multiarray, safely
+from .finding import EMA_KEY, choose, find_weights, usual_weights
+from .safety import BROKEN, CORES, PLAIN, file_kind, in_words, multiarray, safely
 
 _CLASSES = (tuple, OrderedDict, argparse.Namespace, np.ndarray, np.dtype)
 PADDLE_GLOBALS = {f'{kind.__module__}.{kind.__name__}': kind for kind in _CLASSES}
 for core in CORES:
     PADDLE_GLOBALS[f'numpy.{core}.multiarray._reconstruct'] = multiarray._reconstruct
-EMA_KEY = 'ema_state_dict'
+    PADDLE_GLOBALS[f'numpy.{core}.multiarray.scalar'] = multiarray.scalar
+FORMS = {
+    'paddle-mirl': 'official MIRL',
+    'mae': 'names of MAE or timm',
+    'mirl_mm': 'names of mirl_mm or mmpretrain',
+}
 
 
 class CheckpointFile(NamedTuple):
@@ -29,17 +38,19 @@ class CheckpointFile(NamedTuple):
     state: dict[str, Tensor]  # the weights, under the names in the file
     form: str  # paddle-mirl, mae (also the authors' conversion and timm) or mirl_mm (mmpretrain)
     layout: str  # paddle: matrices are [in, out]; torch: [out, in]
-    weights: str  # averaged or raw, where the run had an EMAHook; else plain
+    weights: str  # averaged or raw, where the file has or names both; else plain
     meta: dict  # MMEngine's: cfg (text), epoch, iter, ...; ours: arch
     beside: tuple[str, ...]  # other top-level entries, such as optimizer
+    place: str = ''  # of the weights in the file: keys and the prefix of names, teacher/backbone.
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Read the model weights of a checkpoint file, under the names in the file.
 
-    Knows official Paddle files, the MAE form (key ``model``), MMEngine's (key ``state_dict``), bare
-    dicts of tensors and safetensors. Nothing in the file is executed. The second of the two has
-    ``form`` and ``layout``, as :class:`CheckpointFile` has them.
+    Knows official Paddle files, MMEngine's, bare dicts of tensors, safetensors, shards with an
+    index, and dicts in dicts, in which a ViT is found by its structure: MAE's, timm's, DINO's and
+    Lightning's. Nothing in the file is executed. The second of the two has ``form`` and ``layout``,
+    as :class:`CheckpointFile` has them.
     """
     file = open_checkpoint(path)
     return file.state, dict(form=file.form, layout=file.layout)
@@ -48,41 +59,81 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     """As :func:`read_checkpoint`, with what else the file tells.
 
-    ``raw`` takes the raw weights of a run with an EMAHook: MMEngine stores the averaged ones as
-    ``state_dict`` and the raw ones as ``ema_state_dict``.
+    Where averaged weights stand beside raw ones the averaged are taken, or with ``raw`` the others.
+    A CheckpointError names the file, also where weights in it are NaN or infinite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint at {path}')
-    layout = 'paddle' if file_kind(path) == 'paddle' else 'torch'
-    content = _read_paddle(path) if layout == 'paddle' else _read_torch(str(path))
+    paddle = file_kind(path) == 'paddle'
+    content = _read_paddle(path) if paddle else _read_shards(path) or _read_torch(str(path))
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}, not a dict of weights')
-    dicts = [key for key, value in content.items() if isinstance(value, dict)]
     keys = f'its keys are {sorted(map(str, content))[:8]}'
-    if raw and EMA_KEY not in dicts:
+    found = choose([*find_weights(content)] or [*usual_weights(content)], content, raw, path)
+    if raw and found.weights != 'raw':
         raise CheckpointError(f'{path} has no raw weights beside averaged ones ({EMA_KEY}); {keys}')
-    known = (EMA_KEY,) if raw else ('model', 'state_dict')
-    key = next((key for key in known if key in dicts), None)
-    # (beside the raw weights stands the number of steps, which is no weight)
-    start, entries = 'module.' if raw else '', (content[key] if key else content).items()
-    found = {n: _as_tensor(x) for n, x in entries if isinstance(n, str) and n.startswith(start)}
-    state = {name: tensor for name, tensor in found.items() if tensor is not None}
-    if not state:
+    if not found.state:
         raise CheckpointError(f'{path} holds no tensors; {keys}')
-    ours = any(name.startswith(('backbone.', 'layers.')) for name in strip_wrappers(state).values())
-    form = 'paddle-mirl' if layout == 'paddle' else 'mirl_mm' if ours else 'mae'
-    weights = 'raw' if raw else 'averaged' if EMA_KEY in dicts else 'plain'
-    meta = content['meta'] if 'meta' in dicts else {}
-    beside = tuple(str(other) for other in content if key and other not in (key, 'meta'))
-    return CheckpointFile(state, form, layout, weights, meta, beside)
+    check_finite(found.state, path)
+    ours = any(n.startswith(('backbone.', 'layers.')) for n in strip_wrappers(found.state).values())
+    form = 'paddle-mirl' if paddle else 'mirl_mm' if ours else 'mae'
+    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
+    key = found.place.rpartition('/')[0].split('/')[0]
+    beside = tuple(str(other) for other in content if key and str(other) not in (key, 'meta'))
+    beside += (summary(found.others),) if found.others else ()
+    layout = 'paddle' if paddle else 'torch'
+    return CheckpointFile(found.state, form, layout, found.weights, meta, beside, found.place)
+
+
+def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
+    """CheckpointError if a weight of a file is NaN or infinite: nothing computes with it."""
+    dense = {n: x for n, x in state.items() if isinstance(x, Tensor) and x.layout is torch.strided}
+    floats = {n: x for n, x in dense.items() if x.is_floating_point() and x.numel()}
+    wide = ((n, x.float() if x.itemsize == 1 else x) for n, x in floats.items())  # (of 8 bits)
+    if bad := [n for n, x in wide if not torch.stack(x.aminmax()).isfinite().all()]:
+        what = f'{len(bad)} of {len(floats)} tensors hold NaN or infinity: {summary(bad, 3)}'
+        raise CheckpointError(f'{path} cannot be used: {what}')
+
+
+def _read_shards(path: Path) -> dict | None:
+    """All weights of a set of files, given its index or one of them; None for a file of its own."""
+    part = re.search(r'-(\d+)-of-(\d+)\.', path.name)
+    index = path if path.name.endswith('.json') else None
+    if part and int(part[2]) > 1:
+        indices = sorted(path.parent.glob('*.index*.json'))
+        index = next((each for each in indices if path.name in _shards_of(each)), None)
+        if index is None:
+            alone = f'{path} is part {int(part[1])} of {int(part[2])}'
+            raise CheckpointError(f'{alone}, and no *.index.json beside it lists the others')
+    if index is None:
+        return None
+    state: dict = {}
+    for name in _shards_of(index):
+        if not (shard := index.parent / name).is_file():
+            raise FileNotFoundError(f'{index} lists {name}, and there is no {shard}')
+        content = _read_torch(str(shard))
+        state |= content.get('state_dict', content)
+    return {f'all parts of {index.name}': state}
+
+
+def _shards_of(index: Path) -> list[str]:
+    """The files that an index lists; CheckpointError for another JSON file."""
+    try:
+        places = json.loads(index.read_text(encoding='utf-8-sig'))['weight_map'].values()
+        return sorted({Path(name).name for name in places})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f'no index of shards, which has a weight_map ({type(error).__name__}: {error})'
+        raise CheckpointError(f'{index} is {reason}') from error
 
 
 class _PaddleUnpickler(pickle.Unpickler):
     """Unpickles what ``paddle.save`` wrote for MIRL and nothing else."""
 
     def find_class(self, module: str, name: str) -> object:
-        if (wanted := f'{module}.{name}') not in PADDLE_GLOBALS:
+        if (wanted := f'{module}.{name}') in PLAIN:
+            return partial(PLAIN[wanted])  # (attributes could be put on the class itself)
+        if wanted not in PADDLE_GLOBALS:
             raise CheckpointError(f'it asks for {wanted}; accepted: {", ".join(PADDLE_GLOBALS)}')
         return PADDLE_GLOBALS[wanted]
 
@@ -98,11 +149,3 @@ def _read_paddle(path: Path) -> object:
 
 
 _read_torch = safely(in_words(partial(torch.load, map_location='cpu')))
-
-
-def _as_tensor(value: object) -> Tensor | None:
-    if isinstance(value, tuple) and len(value) == 2:  # Paddle: (variable name, array)
-        value = value[1]
-    if isinstance(value, np.ndarray) and value.dtype.kind in 'fiub':
-        return torch.from_numpy(value.copy())
-    return value.detach() if isinstance(value, Tensor) else None

@@ -1,13 +1,15 @@
 """Files without their code: what may be unpickled, and MMEngine's loaders held to it."""
 
 import argparse
+import datetime
 import json
 import os
 import pickle
 import re
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 
 import mmengine.runner.checkpoint
 import numpy as np
@@ -33,10 +35,28 @@ def _history_buffer_attribute(obj: object, name: str) -> object:
     return getattr(obj, name)
 
 
+def _plain_dict(*_: object) -> dict:
+    """Stands in for ``defaultdict``, without its factory, which a file would have called later."""
+    return {}
+
+
+_PATHLIBS = ('pathlib', 'pathlib._local')  # as of Python 3.13
+# Python's own plain data in arguments and settings. Paths become pure ones, which reach no file.
+PLAIN: dict[str, object] = {
+    **{f'{room}.{pure}PosixPath': PurePosixPath for room in _PATHLIBS for pure in ('', 'Pure')},
+    **{f'{room}.{pure}WindowsPath': PureWindowsPath for room in _PATHLIBS for pure in ('', 'Pure')},
+    **{f'builtins.{kind.__name__}': kind for kind in (set, frozenset, list, dict, tuple)},
+    **{f'builtins.{kind.__name__}': kind for kind in (int, float, bool, str, range, slice)},
+    **{f'datetime.{k}': getattr(datetime, k) for k in ('date', 'datetime', 'timedelta')},
+    'datetime.timezone': datetime.timezone,
+    'collections.defaultdict': _plain_dict,
+    'types.SimpleNamespace': SimpleNamespace,
+}
 # What checkpoints hold beside tensors: MAE's arguments, and MMEngine's logs, of numpy 1 and 2.
 SAFE_GLOBALS = [
+    *((kind, name) for name, kind in PLAIN.items()),
     *(argparse.Namespace, HistoryBuffer, (_history_buffer_attribute, 'builtins.getattr')),
-    *(np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in 'bBhHiIlLqQefd?'}),
+    *(np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in 'bBhHiIlLqQefdFD?US'}),
     *((multiarray._reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in CORES),
     *((multiarray.scalar, f'numpy.{core}.multiarray.scalar') for core in CORES),
 ]

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mirl_mm.checkpoint.loading import check_start
 from mirl_mm.errors import ResumeError, UserError, did_you_mean
 from mirl_mm.files import check_folder
 
@@ -187,12 +188,22 @@ def check_file(path: str, what: str, hint: str = '') -> None:
 
 def check_init(cfg: Config) -> None:
     """Is the encoder there that a run starts from? MMEngine reads it in a resumed one too."""
-    found = ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg') or []
-    key = 'model.backbone.init_cfg'
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    found, key = backbone.get('init_cfg') or [], 'model.backbone.init_cfg'
     hint = f'. Set {key}.checkpoint=FILE, or {key}=None to train from scratch'
     for settings in found if isinstance(found, list) else [found]:
         if settings.get('type') == 'Pretrained':
-            check_file(settings.get('checkpoint', ''), 'pre-trained encoder', hint)
+            path = settings.get('checkpoint', '')
+            check_file(path, 'pre-trained encoder', hint)
+            if is_plain_vit(backbone) and cfg.get('check_files', True):
+                check_start(path, settings.get('prefix'), key)
+
+
+def is_plain_vit(backbone: Mapping) -> bool:
+    """Whether the names of a backbone's weights are those of mmpretrain's VisionTransformer."""
+    kind = getattr(kind := backbone.get('type'), '__name__', kind)
+    plain = ('MIRLViT', 'MIRLDenseViT', 'MAEViT', 'VisionTransformer')
+    return str(kind).rpartition('.')[2] in plain
 
 
 def set_work_dir(cfg: Config, work_dir: str | None = None) -> None:
@@ -225,6 +236,9 @@ def set_resume(cfg: Config, resume: str | None) -> list[str]:
     if cfg.get('load_from'):
         check_file(cfg.load_from, 'checkpoint')
     if not cfg.get('resume'):
+        backbone = (cfg.get('model') or {}).get('backbone') or {}
+        if cfg.get('load_from') and is_plain_vit(backbone) and cfg.get('check_files', True):
+            check_start(cfg.load_from, 'backbone.', 'load_from')
         return notes
     if Path(cfg.load_from).is_file() and not is_whole(cfg.load_from):
         raise ResumeError(f'{cfg.load_from} is cut short, or no checkpoint of a training run')

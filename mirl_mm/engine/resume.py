@@ -3,9 +3,8 @@
 A run goes on to the bit where its checkpoint is of the same settings; loops.py does the rest.
 """
 
-import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -15,12 +14,16 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mirl_mm.checkpoint.loading import check_whole
+from mirl_mm.checkpoint.config_text import read_config
+from mirl_mm.checkpoint.loading import check_whole, part_taken
+from mirl_mm.checkpoint.reading import check_finite
+from mirl_mm.datasets.class_folders import quoted
 from mirl_mm.errors import CheckpointError, ResumeError
 from mirl_mm.models.archs import EncoderArch, check_same
 from mirl_mm.models.fit import difference, shapes
 from mirl_mm.models.segments import strip_wrappers, unwrapped
 
+from .class_names import class_names, follow_names, other_names
 from .loops import ExactLoop
 from .run_facts import accumulation_of, batch_size
 from .seeding import SeededLoader
@@ -52,8 +55,9 @@ class ExactResumeHook(Hook):
     another number of processes or another batch the run goes on at the same place of its schedule,
     and says what cannot be exact.
 
-    ``whole`` refuses a checkpoint that is not all of the model, as an encoder lacks the heads:
-    tools/test.py sets it; a training run may well start from a part.
+    ``whole`` refuses a checkpoint that is not all of the model, as an encoder lacks the heads, or
+    was trained on other classes than the test data have: tools/test.py sets it. A training run may
+    well start from a part; it says what stays as before.
     """
 
     priority = 'VERY_HIGH'  # before other hooks load their part of the checkpoint
@@ -67,9 +71,19 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta, path = checkpoint.get('meta') or {}, runner._load_from
+        model = unwrapped(runner.model)
+        own = {short: name for name, short in strip_wrappers(model.state_dict()).items()}
+        state = checkpoint.get('state_dict', checkpoint)
+        for name, short in strip_wrappers(shapes(state)).items():  # MMEngine strips module. alone
+            if short != name and short in own:
+                state[own[short]] = state.pop(name)
+        check_finite(state, path)
         if self.whole:
-            check_whole(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), path)
+            check_whole(model, state, path)
+            self.compare_classes(runner, class_names(meta))
         if not runner._resume:
+            if not self.whole and (note := part_taken(model, state, path)):
+                runner.logger.warning(note)
             return
         missing = {'optimizer', 'message_hub'} - checkpoint.keys() | {'iter', 'epoch'} - meta.keys()
         if missing:
@@ -88,6 +102,19 @@ class ExactResumeHook(Hook):
         if changed:
             lines = [f'  {text} ({why or "takes effect"})' for text, why in changed]
             runner.logger.warning(f'{path} was written with other settings:\n' + '\n'.join(lines))
+
+    def compare_classes(self, runner: Runner, there: list[str]) -> None:
+        """Refuse test data with other classes than ``there``; those in another order are mapped."""
+        here = class_names(getattr(runner.test_loop.dataloader.dataset, 'metainfo', None))
+        if not there or not here or there == here:
+            return
+        if reason := other_names(there, here):
+            fault = f'{runner._load_from} cannot be tested on these data: {reason}'
+            how = 'names that mean the same have to be the same'
+            raise CheckpointError(f'{fault}; {how}')
+        follow_names(unwrapped(runner.model), there, here)
+        orders = f'{quoted(there)} in the checkpoint, {quoted(here)} in the data'
+        runner.logger.warning(f'the classes are in another order: {orders}; mapped by their names')
 
     def before_train(self, runner: Runner) -> None:
         loop, now = runner.train_loop, layout(runner)
@@ -143,6 +170,11 @@ def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
         check_same(given, EncoderArch.of_module(encoder), 'this model')
     except CheckpointError as error:
         return str(error)
+    there = class_names(checkpoint['meta'])
+    here = class_names(getattr(runner.train_dataloader.dataset, 'metainfo', None))
+    if there and here and there != here:
+        order = f'the classes are in another order: {quoted(there)} there, {quoted(here)} here'
+        return other_names(there, here) or order
     state, wrapper = checkpoint['optimizer'], runner.optim_wrapper
     if 'param_groups' in state and hasattr(wrapper, 'optimizer'):
         kind = type(wrapper.optimizer).__name__
@@ -223,45 +255,11 @@ def differences(old: str, new: str) -> list[tuple[str, str]]:
 
     The second is empty where the new value takes effect. Only what decides what is trained.
     """
-    before, now, found = read_config(old), read_config(new), []
+    before, now = (read_config(text, TRAINED_KEYS) for text in (old, new))
+    found = []
     for path in sorted(before.keys() | now.keys()):
         left, right = before.get(path, 'not set'), now.get(path, 'not set')
         if left != right and not path.endswith('.pin_memory'):
             reason = next((why for key, why in _STORED.items() if re.match(key, path)), '')
             found.append((f'{path}: {left!r} there, {right!r} here', reason))
     return found
-
-
-def read_config(text: str) -> dict[str, object]:
-    """What decides what is trained in a dumped config, as {dotted path: value}, without running it.
-
-    What is no literal stays text. A SyntaxError where it is not Python.
-    """
-    flat: dict[str, object] = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) in TRAINED_KEYS:
-            flat |= _flatten(node.targets[0].id, _value(node.value))
-    return flat
-
-
-def _value(node: ast.expr) -> object:
-    if isinstance(node, ast.Call) and getattr(node.func, 'id', None) == 'dict' and not node.args:
-        return {word.arg: _value(word.value) for word in node.keywords}
-    if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
-        return {k.value: _value(v) for k, v in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(item) for item in node.elts]
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return ast.unparse(node)
-
-
-def _flatten(path: str, value: object) -> Iterator[tuple[str, object]]:
-    inner = value.items() if isinstance(value, dict) else ()
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        inner = enumerate(value)
-    if not inner:
-        yield path, value
-    for key, part in inner:
-        yield from _flatten(f'{path}.{key}', part)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
 
-BACKBONE = 'backbone.'
+BACKBONE, POSITIONS = 'backbone.', 'pos_embed'
 DECODERS = ('decoder_embed_dim', 'decoder_depth', 'decoder_num_heads')  # arguments of MIRLNeck
 
 _LAYER = re.compile(r'backbone\.layers\.(\d+)\.')
@@ -54,11 +54,15 @@ class EncoderArch:
         for name in (projection, mlp):
             if BACKBONE + name not in state:
                 raise CheckpointError(f'no whole encoder: {BACKBONE + name!r} is missing')
+        if state[BACKBONE + projection].ndim != 4:
+            kind = f'{tuple(state[BACKBONE + projection].shape)}, and no convolution'
+            raise CheckpointError(f'no encoder of ours: {BACKBONE + projection!r} is {kind}')
         width, channels, patch, _ = state[BACKBONE + projection].shape
         depth = 1 + max(int(found[1]) for name in state if (found := _LAYER.match(name)))
-        hidden, positions = len(state[BACKBONE + mlp]), state.get(BACKBONE + 'pos_embed')
-        side = 0 if positions is None else math.isqrt(positions.shape[1] - 1)  # of a square grid
-        size = (side * patch,) * 2 if side and side**2 == positions.shape[1] - 1 else None
+        hidden, positions = len(state[BACKBONE + mlp]), state.get(BACKBONE + POSITIONS)
+        number = 0 if positions is None or positions.ndim != 3 else positions.shape[1] - 1
+        side = math.isqrt(max(number, 0))  # of a square grid
+        size = (side * patch,) * 2 if side and side**2 == number else None
         return cls(width, depth, hidden, patch, in_channels=channels, img_size=size)
 
     @classmethod
@@ -80,8 +84,9 @@ class EncoderArch:
         if not all(isinstance(stored.get(key), int) for key in _SIZES if key != 'num_heads'):
             return None
         fields = {key: stored[key] for key in cls.__dataclass_fields__ if key in stored}
-        size = fields.pop('img_size', None)
-        return cls(**fields, img_size=size and tuple(size))
+        heads, size = fields.pop('num_heads', None), fields.pop('img_size', None)
+        size = tuple(size) if isinstance(size, list | tuple) and len(size) == 2 else None
+        return cls(**fields, num_heads=heads if isinstance(heads, int) else None, img_size=size)
 
     def to_meta(self) -> dict:
         """Plain data, with the name from the table (or None)."""
@@ -90,6 +95,19 @@ class EncoderArch:
     def named(self, name: str) -> 'EncoderArch':
         """This arch with the numbers of the table; patch, channels and positions stay."""
         return replace(self, **{key: arch_settings(name)[key] for key in _ENCODER})
+
+    def completed(self, known: 'EncoderArch | None', positions: int) -> 'EncoderArch':
+        """With the heads and the size that another one knows; ``positions`` of patches and cls."""
+        if known is None:
+            return self
+        size = self.img_size or (known.img_size if known.positions == positions else None)
+        heads = known.num_heads if self.num_heads is None else self.num_heads
+        return replace(self, num_heads=heads, img_size=size)
+
+    @property
+    def positions(self) -> int:
+        """Of patches and cls; 0 where the size is not known."""
+        return math.prod(self.img_size) // self.patch_size**2 + 1 if self.img_size else 0
 
     @property
     def name(self) -> str | None:

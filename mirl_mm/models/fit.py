@@ -1,10 +1,12 @@
 """Names and shapes of a checkpoint against a model's: one comparison, with one wording."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Size, Tensor
 
 from mirl_mm.errors import CheckpointError
@@ -76,6 +78,19 @@ def difference(
             more = f' and {len(names) - 1} more' if names[1:] else ''
             return f'it {has} {names[0]!r}{more}, which {who} {lacks}'
     return ''
+
+
+def with_cls_place(positions: Tensor, needed: int = 0) -> Tensor:
+    """Positions [1, L, D] with zeros in front where they are of patches alone.
+
+    That is one less than ``needed``, or where it is not known or another, a square number. A cls
+    token without a place, as timm's ``no_embed_class`` leaves it, has none added.
+    """
+    number = positions.shape[1] if positions.ndim == 3 else 0
+    square = number and math.isqrt(number) ** 2 == number
+    if number != needed and (square or number + 1 == needed):
+        return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    return positions
 
 
 def shapes(state: Mapping[str, Tensor]) -> Shapes:

@@ -3,10 +3,12 @@
 Shapes: B batch, L patches, K kept patches, D width, G segments.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from mmpretrain.models import VisionTransformer
@@ -16,7 +18,7 @@ from mirl_mm.errors import CheckpointError, UserError
 
 from .archs import ARCHS, arch_settings, check_segments
 from .block import BlockSettings, adopt
-from .fit import compare, shapes
+from .fit import compare, shapes, with_cls_place
 from .masking import check_image_size, gather_tokens, num_kept, random_masking, sincos_positions
 
 
@@ -142,9 +144,26 @@ class MIRLViT(VisionTransformer):
             like = f'none of its names starts like {next(iter(own))!r}'
             raise CheckpointError(f'the checkpoint holds no weight of {who}: {like}')
         compare(shapes(state_dict), own, who, prefix)
-        if not self.final_norm:  # MMEngine need not warn of the norm that is left out
-            for name in ('ln1.weight', 'ln1.bias'):
-                state_dict.pop(prefix + name, None)
+        if self.final_norm or prefix + 'ln1.weight' not in state_dict:
+            return
+        for kind in ('weight', 'bias'):  # MMEngine need not warn of the norm that is left out
+            state_dict.pop(f'{prefix}ln1.{kind}', None)
+        if self.out_type == 'avg_featmap' and f'{prefix}ln2.weight' not in state_dict:
+            state_dict.update({f'{prefix}ln2.{k}': x for k, x in self.ln2.state_dict().items()})
+            new = 'the norm behind the pooling (ln2) starts new: a pre-trained encoder has none'
+            print_log(new, logger='current')
+
+    def _prepare_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
+        """Resize positions of a square grid; those of this grid may have no place for cls."""
+        name, own = f'{prefix}pos_embed', self.pos_embed.shape
+        if name in state_dict and self.cls_token is not None:
+            if (given := state_dict[name]).ndim == 3 and given.shape[1] + 1 == own[1]:
+                given = state_dict[name] = with_cls_place(given, own[1])
+            square = given.ndim == 3 and math.isqrt(max(given.shape[1] - 1, 0)) ** 2 + 1
+            if given.shape != own and square != given.shape[1]:
+                fault = f'{name!r} is {tuple(given.shape)} there and {tuple(own)} in this encoder'
+                raise CheckpointError(f'{fault}; resized is from a square grid alone')
+        super()._prepare_pos_embed(state_dict, prefix, *args)
 
 
 def is_pretrained(init_cfg: dict | list[dict] | None) -> bool:

@@ -148,6 +148,37 @@ def test_run_goes_on_from_the_state_and_not_from_the_encoder(run, tmp_path):
     assert load(tmp_path / 'right/encoder.pth')['meta']['epoch'] == 3
 
 
+def test_the_advice_to_start_from_weights_works(run, tmp_path):
+    """Of weights alone, of the encoder, and of another run, also a compiled one."""
+    work_dir, _ = run
+    state = torch.load(work_dir / 'epoch_2.pth', weights_only=False)['state_dict']
+    encoder = {name: x for name, x in state.items() if name.startswith('backbone.')}
+    files = dict(
+        weights=dict(state_dict=state),
+        bare=dict(state),
+        compiled=dict(state_dict={f'_orig_mod.{name}': x for name, x in state.items()}),
+        part=dict(state_dict=encoder | {'neck.other': torch.ones(1)}),
+    )
+    hooks, still = [dict(type='ExactResumeHook')], dict(optimizer=dict(type='SGD', lr=0.0))
+    for name, content in files.items():
+        torch.save(content, tmp_path / f'{name}.pth')
+        path = str(tmp_path / f'{name}.pth')
+        started = runner(tmp_path, name, hooks, load_from=path, optim_wrapper=still)
+        model = started.train()
+        taken = encoder if name == 'part' else state
+        assert all(torch.equal(model.state_dict()[n], x) for n, x in taken.items()), name
+        log = Path(started.logger.log_file).read_text()
+        told = f'{len(encoder)} of the {len(state)} tensors of this MIRL start from {path}; as bef'
+        assert (told in log) == (name == 'part'), name
+    torch.save(dict(state_dict={'other.weight': torch.ones(1)}), tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'other\.pth holds no weight of this MIRL, name an'):
+        runner(tmp_path, 'o', hooks, load_from=str(tmp_path / 'other.pth')).train()
+    state['backbone.cls_token'].fill_(float('nan'))
+    torch.save(dict(state_dict=state), tmp_path / 'nan.pth')
+    with pytest.raises(ValueError, match=r'nan\.pth cannot be used: 1 of .*: backbone\.cls_token'):
+        runner(tmp_path, 'n', hooks, load_from=str(tmp_path / 'nan.pth')).train()
+
+
 def test_other_heads_are_refused_where_shapes_agree(run, tmp_path):
     work_dir, _ = run
     model = dict(MODEL, backbone=dict(MODEL['backbone'], arch=dict(ARCH, num_heads=4)))

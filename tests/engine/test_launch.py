@@ -12,6 +12,7 @@ from mirl_mm.engine.launch import (
     HELPER_KEYS,
     RUNNER_KEYS,
     check_file,
+    check_init,
     check_keys,
     check_options,
     check_packages,
@@ -64,6 +65,26 @@ def test_resume_auto_without_a_checkpoint_keeps_load_from(tmp_path):
     notes = set_resume(cfg, 'auto')
     assert (cfg.load_from, cfg.resume) == (str(tmp_path / 'weights.pth'), False)
     assert 'starting anew' in notes[0]
+
+
+def test_a_start_that_would_load_nothing_ends_before_anything_is_built(tmp_path):
+    """With the converter's command; a resumed run does not read its load_from."""
+    path = tmp_path / 'mae.pth'
+    torch.save(dict(model={'blocks.0.attn.qkv.weight': torch.ones(144, 48)}), path)
+    model = dict(backbone=dict(type='mmpretrain.MAEViT'))
+    told = rf'load_from: nothing of {path} .*convert_checkpoint\.py {path} NEW\.pth --to mirl'
+    settings = dict(work_dir=str(tmp_path), load_from=str(path), model=model)
+    with pytest.raises(ValueError, match=told):
+        set_resume(Config(settings), 'auto')
+    assert len(set_resume(Config(dict(settings, check_files=False)), 'auto')) == 1
+    assert set_resume(Config(dict(settings, model=dict(backbone=dict(type='ResNet')))), None) == []
+    init = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    model['backbone'] = dict(type='MIRLViT', init_cfg=init)
+    with pytest.raises(ValueError, match=rf'model\.backbone\.init_cfg: nothing of {path} would be'):
+        check_init(Config(dict(model=model)))
+    check_init(Config(dict(model=model, check_files=False)))
+    torch.save({}, tmp_path / 'epoch_3.pth')
+    assert set_resume(Config(settings), 'auto') == [f'resuming from {tmp_path / "epoch_3.pth"}']
 
 
 def test_resume_auto_takes_the_last_checkpoint_also_of_a_moved_work_dir(tmp_path):
