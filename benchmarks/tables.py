@@ -37,6 +37,7 @@ WHOLE = {
 }
 LOADER = {'loader_cpu': 'loader'}
 STARTUP = {'startup_cpu': 'startup'}
+COCO_START = {'coco_start_cpu': 'coco_start'}
 SCALING = {'scaling_cpu': 'scaling'}
 MEMORY = {'largest_batch': 'largest_batch'}
 COST = {'step_cost': 'step_cost'}
@@ -169,6 +170,19 @@ def startup(found: Found) -> str:
     return '\n\n'.join(parts)
 
 
+def coco_start(found: Found) -> str:
+    """mmdet's parse of a large file, and our checks of it."""
+    parts = []
+    for result in present(found):
+        rows = [
+            [name, *(f'{run[key]:.1f}' for key in ('cpu', 'seconds', 'peak'))]
+            for name, run in result['medians'].items()
+        ]
+        parts.append(markdown(['a file of COCO size', 'CPU, s', 'wall, s', 'peak, GB'], rows))
+        parts.append(f'Ours / mmdet, CPU time, round by round: {listed(result["ratios"])}.')
+    return '\n\n'.join(parts)
+
+
 def scaling(found: Found) -> str:
     """Depths, and processes."""
     parts = []
@@ -236,6 +250,7 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'whole': (whole, WHOLE),
     'loader': (loader, LOADER),
     'startup': (startup, STARTUP),
+    'coco_start': (coco_start, COCO_START),
     'scaling': (scaling, SCALING),
     'memory': (memory, MEMORY),
     'on_paper': (on_paper, COST),

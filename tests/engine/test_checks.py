@@ -1,6 +1,5 @@
 """Data that is not there, or does not go with the model, is one clear error before a run."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from PIL import Image
 
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.engine.checks import check_data
-from mirl_mm.engine.checks.coco import first_value
 from mirl_mm.engine.launch import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -50,73 +48,6 @@ def test_other_scopes_and_other_machines_are_left_alone(scenes):
     check_data(cfg, ['train'])
 
 
-def wrapped(dataset: dict) -> dict:
-    return dict(
-        type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[dataset])
-    )
-
-
-BAD_COCO = [
-    (
-        {'train_dataloader.dataset.ann_file': 'annotations/instances_trian.json'},
-        FileNotFoundError,
-        r'no annotation file at .*instances_trian\.json; set train_dataloader\.dataset\.data_root',
-    ),
-    (
-        {'train_dataloader.dataset.data_root': 'data/nowhere/'},
-        FileNotFoundError,
-        r'no annotation file at data/nowhere/annotations/instances_train\.json',
-    ),
-    (
-        {'train_dataloader.dataset.data_prefix.img': 'pictures/'},
-        FileNotFoundError,
-        r'lists 000001\.jpg, and there is no .*pictures/000001\.jpg; set .*data_prefix\.img',
-    ),
-    (
-        {'val_dataloader.dataset.metainfo.classes': ('disc', 'rings', 'square')},
-        ValueError,
-        r"val_dataloader\.dataset asks for the categories 'rings', 'square', which "
-        r".*instances_val\.json does not have; it has 'disc', 'ring', .*'star'",
-    ),
-    (
-        {'train_dataloader.dataset.metainfo.classes': ('ring', 'disc')},
-        ValueError,
-        r"another order than the categories .* there is \('disc', 'ring'\)",
-    ),
-    (
-        {'train_dataloader.dataset.metainfo.classes': 'disc'},
-        ValueError,
-        r"classes='disc' is one string; accepted are a tuple of names \(one name: \('disc',\)\)",
-    ),
-    (
-        {'val_evaluator.ann_file': 'other.json'},
-        ValueError,
-        r'val_evaluator\.ann_file is other\.json, but val_dataloader\.dataset reads .*_val\.json',
-    ),
-]
-
-
-@pytest.mark.parametrize(('changes', 'kind', 'message'), BAD_COCO)
-@pytest.mark.parametrize('inside', [False, True], ids=['plain', 'wrapped'])
-def test_bad_annotations(scenes, changes, kind, message, inside):
-    cfg = config('mask-rcnn', scenes)
-    for key in changes:  # the number of classes is another test's
-        if key.endswith('classes'):
-            number = len(changes[key])
-            cfg.model.roi_head.bbox_head.num_classes = number
-            cfg.model.roi_head.mask_head.num_classes = number
-            other = 'val' if key.startswith('train') else 'train'
-            cfg[f'{other}_dataloader'] = None
-    cfg.merge_from_dict(changes)
-    if inside:
-        for loader in LOADERS:
-            if cfg[loader]:
-                cfg[loader].dataset = wrapped(cfg[loader].dataset)
-        message = message.replace(r'dataset', r'dataset[.\w]*')
-    with pytest.raises(kind, match=message):
-        check_data(cfg, ['train', 'val'])
-
-
 def test_another_number_of_classes(scenes):
     cfg = config('mask-rcnn', scenes)
     cfg.model.roi_head.mask_head.num_classes = 80
@@ -134,32 +65,6 @@ def test_another_number_of_classes(scenes):
     cascade.model.roi_head.bbox_head[1].num_classes = 79
     with pytest.raises(ValueError, match=r'roi_head\.bbox_head\.1\.num_classes=79, .* 80 classes'):
         check_data(cascade, ['train'])
-
-
-@pytest.mark.parametrize(
-    ('content', 'message'),
-    [
-        ('', r'is empty; accepted are COCO annotations'),
-        ('{"images": []}', r"has no 'categories'; accepted are COCO annotations"),
-        ('{"categories": [{"id": 1, "na', r'is no valid JSON'),
-    ],
-)
-def test_a_file_that_is_no_annotations(scenes, tmp_path, content, message):
-    cfg = config('mask-rcnn', scenes)
-    cfg.train_dataloader.dataset.ann_file = str(tmp_path / 'file.json')
-    (tmp_path / 'file.json').write_text(content)
-    with pytest.raises(ValueError, match=message):
-        check_data(cfg, ['train'])
-
-
-def test_values_of_a_large_file_are_found(tmp_path):
-    """The categories come last in COCO's files; long ones are read in more than one go."""
-    categories = [dict(id=i, name=f'category {i}' * 20) for i in range(20_000)]
-    content = dict(annotations=[0] * 100_000, images=[dict(file_name='a b.jpg')])
-    (tmp_path / 'file.json').write_text(json.dumps(content | dict(categories=categories), indent=1))
-    assert first_value(tmp_path / 'file.json', 'categories') == categories
-    assert first_value(tmp_path / 'file.json', 'file_name') == 'a b.jpg'
-    assert first_value(tmp_path / 'file.json', 'licenses') is None
 
 
 def without_the_first_mask(root: Path) -> None:

@@ -23,9 +23,9 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
 
     That is class folders and lists of an ImageClassifier and, in the scopes of mmdet and mmseg,
     annotations in COCO's format and folders of masks, also inside wrappers such as RepeatDataset.
-    Folders are listed, one mask is opened, and of annotations the categories alone are read. What
-    is not where the config says is a FileNotFoundError, what does not go together a UserError; what
-    the user should know beside these is returned, a line each.
+    Folders are listed, one mask is opened, and annotations are read. What is not where the config
+    says is a FileNotFoundError, what does not go together a UserError; what the user should know
+    beside these is returned, a line each.
     """
     scope, found, notes = cfg.get('default_scope') or 'mmpretrain', {}, []
     for name in (f'{split}_dataloader' for split in splits):
@@ -75,14 +75,7 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:
         raise UserError(f'{key}: {error}') from error
     if has_masks:
         return check_masks(cfg, dataset, classes, key)
-    notes = check_coco(cfg, dataset, classes, key)
-    evaluator = cfg.get(name := f'{key.partition("_")[0]}_evaluator')
-    for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]:
-        file = metric.get('ann_file')
-        if file and Path(file).absolute() != Path(dataset.ann_file).absolute():
-            both = f'{name}.ann_file is {file}, but {key} reads {dataset.ann_file}'
-            raise UserError(f'{both}: set both to the same file')
-    return notes
+    return check_coco(cfg, dataset, classes, key)
 
 
 def _class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequence[str]:
