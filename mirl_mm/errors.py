@@ -35,8 +35,16 @@ class BadImagesError(UserError):
 
 # What Python says of a call that it cannot make: of which class or function, and an argument.
 _CALL = re.compile(
-    r"(?P<called>\S+?)(\.__init__)?\(\) (got an unexpected|missing \d+ required) .*?'(?P<name>\w+)'"
+    r'(?P<called>\S+?)(\.__init__)?\(\) (takes no arguments|'
+    r"(got an unexpected|missing \d+ required) .*?'(?P<name>\w+)')"
 )
+# What builds from a config in MMEngine, and its variables of the class and its arguments.
+_BUILDERS = dict(
+    build_from_cfg=('obj_cls', 'args'),
+    build_scheduler_from_cfg=('scheduler_cls', 'args'),
+    build_dataloader=('DataLoader', 'dataloader_cfg'),
+)
+_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg')
 
 
 def one_line(main: Callable[[], None]) -> None:
@@ -44,7 +52,11 @@ def one_line(main: Callable[[], None]) -> None:
 
     Our own mistakes keep their traceback. One of several processes leaves its end to
     ``sys.excepthook``, so that the job ends at once (see :mod:`mirl_mm.engine.stopping`).
+    What a terminal's encoding lacks is written in ASCII.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
     try:
         main()
     except KeyboardInterrupt:
@@ -82,41 +94,64 @@ def did_you_mean(name: str, accepted: Iterable[str], cutoff: float = 0.6) -> str
 
 
 def config_slip(error: BaseException) -> str:
-    """In words, an unknown type or key that MMEngine met in a config; '' for another error."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    build = next((f.f_locals for f in frames[::-1] if f.f_code.co_name == 'build_from_cfg'), {})
-    if isinstance(error, KeyError) and 'is not in the' in str(error) and 'registry' in build:
-        known, registry = set(), build['registry']
+    """In words, what MMEngine could not build or merge from a config; '' for another error."""
+    if isinstance(error, TypeError) and ' in <' in str(error) and error.__context__:
+        error = error.__context__  # of a hook, which MMEngine has put into words of its own
+    text, frames = str(error), [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    built = next((f for f in frames[::-1] if f.f_code.co_name in _BUILDERS), frames[-1])
+    inner = built.f_locals
+    kind_name, given_name = _BUILDERS.get(built.f_code.co_name, ('', ''))
+    kind = inner.get(kind_name, built.f_globals.get(kind_name))
+    given, theirs = (
+        inner.get(given_name) or {},
+        frames[-1].f_globals['__name__'].startswith(_PACKAGES),
+    )
+    if isinstance(error, KeyError) and 'is not in the' in text and 'registry' in inner:
+        known, registry = set(), inner['registry']
         while registry is not None:
             known, registry = known | registry.module_dict.keys(), registry.parent
-        near = did_you_mean(str(build.get('obj_type')), known)
+        near = did_you_mean(str(inner.get('obj_type', inner.get('scheduler_type'))), known)
         return f'unknown type: {error.args[0].split(". ")[0]}{near}'
-    if not isinstance(error, TypeError) or not (found := _CALL.match(str(error))):
-        return ''
-    called, unexpected, name = found['called'], 'unexpected' in found[0], found['name']
-    kind = build.get('obj_cls')
-    if called not in [getattr(k, '__qualname__', '') for k in getattr(kind, '__mro__', [kind])]:
-        caller = frames[-1].f_globals  # MMEngine calls DataLoader without a registry
-        kind = caller.get(called) if caller['__name__'].startswith('mmengine') else None
-    elif unexpected and name not in build['args']:
-        kind = None  # a class that calls its base wrongly: no slip of the user's
-    if kind is None:
-        return ''
-    accepted = _arguments(kind)
-    near = did_you_mean(name, accepted) if unexpected else ''
-    fault = 'has no' if unexpected else 'needs the'
-    return f'{kind.__name__} {fault} argument {name!r}{near}; accepted are {", ".join(accepted)}'
+    if 'collate_fn_type' in inner and inner.get('collate_fn') is None:
+        return f'unknown type: {inner["collate_fn_type"]} is no function to collate'
+    if isinstance(error, TypeError) and (found := _CALL.match(text)):
+        called, unexpected, name = found['called'], 'unexpected' in found[0], found['name']
+        if called not in [getattr(k, '__qualname__', '') for k in getattr(kind, '__mro__', [kind])]:
+            kind = frames[-1].f_globals.get(called) if theirs else None  # without a registry
+        elif unexpected and name not in given:
+            kind = None  # a class that calls its base wrongly: no slip of the user's
+        if kind is None or name is None:
+            return f'{called} has no arguments; got {", ".join(given)}' if kind else ''
+        accepted = _arguments(kind)
+        near = did_you_mean(name, accepted) if unexpected else ''
+        fault = 'has no' if unexpected else 'needs the'
+        return (
+            f'{kind.__name__} {fault} argument {name!r}{near}; accepted are {", ".join(accepted)}'
+        )
+    for name, parameter in (_arguments(kind) if given and callable(kind) else {}).items():
+        kinds = {type(parameter.default), parameter.annotation}
+        if isinstance(given.get(name), str) and kinds & {int, float, 'int', 'float'}:
+            return f'{kind.__name__}: {name} must be a number, got {given[name]!r}'
+    if 'need at least one array to concatenate' in text:  # BaseDataset's own
+        text = 'no image is there, or its filter_cfg leaves out all'
+    if isinstance(error, KeyError):
+        text = str(error.args[0])
+        if 'must contain the key "type"' in text:
+            return f'no type in {inner.get("cfg")}'
+    refused = isinstance(error, ValueError | TypeError | AssertionError | KeyError)
+    told = refused and theirs and callable(kind) and text
+    return f'{kind.__name__}: {text.splitlines()[0]}' if told else ''
 
 
-def _arguments(kind: Callable) -> list[str]:
-    """Names of the arguments; of a class's bases' too, as far as **kwargs hands on."""
-    names: list[str] = []
+def _arguments(kind: Callable) -> dict[str, inspect.Parameter]:
+    """The arguments by name; of a class's bases' too, as far as **kwargs hands on."""
+    found: dict[str, inspect.Parameter] = {}
     for call in getattr(kind, '__mro__', [kind]):
         if inspect.isclass(call) and (call := vars(call).get('__init__')) is None:
             continue
         parameters = inspect.signature(call).parameters.values()
-        named = (p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        names += [name for name in named if name not in ('self', *names)]
+        named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        found |= {p.name: p for p in named if p.name not in ('self', *found)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return names
+    return found

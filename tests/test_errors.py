@@ -1,10 +1,14 @@
 """The door through which every tool ends, and MMEngine's errors for a slip in a config."""
 
+import io
 import sys
 from pathlib import Path
 
 import pytest
-from mmengine.registry import MODELS, Registry
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
+from mmengine.runner import Runner
 
 from mirl_mm.errors import CheckpointError, PackedError, UserError, config_slip, one_line
 
@@ -14,7 +18,7 @@ SHELF = Registry('shelf')
 
 class Base:
     def __init__(self, size: int, *, colour: str = 'red') -> None:
-        self.size, self.colour = size, colour
+        self.size, self.colour = size + 1, colour
 
 
 @SHELF.register_module()
@@ -27,6 +31,11 @@ class Cup(Base):
 class Broken(Base):
     def __init__(self, handle: bool = True) -> None:
         super().__init__(1, color='blue')
+
+
+@SHELF.register_module()
+class Plain:
+    pass
 
 
 @SHELF.register_module()
@@ -116,6 +125,9 @@ def test_one_of_several_processes_gets_slips_in_words(monkeypatch):
             dict(type='Shelf', cup=dict(type='Cpu')),
             "unknown type: Cpu is not in the tests::shelf registry (did you mean 'Cup'?)",
         ),
+        (dict(type='Shelf', cup=dict(typ='Cup')), "no type in {'typ': 'Cup'}"),
+        (dict(type='Plain', colour='red'), 'Plain has no arguments; got colour'),
+        (dict(type='Cup', size='big'), "Cup: size must be a number, got 'big'"),
         (dict(type='Shelf', cups=1), "Shelf has no argument 'cups' (did you mean 'cup'?); accepted"
          ' are cup'),
     ],
@@ -141,3 +153,77 @@ def test_arguments_of_the_bases_are_known():
         "error: MIRLDenseViT has no argument 'windowsize' (did you mean 'window_"
     )
     assert all(f' {name},' in code for name in ('global_indices', 'with_cp', 'with_cls_token'))
+
+
+@pytest.mark.parametrize(
+    ('registry', 'config', 'given', 'words'),
+    [
+        (
+            OPTIMIZERS,
+            dict(type='AdamW', lr='fast'),
+            'params',
+            "AdamW: lr must be a number, got 'fa",
+        ),
+        (OPTIMIZERS, dict(type='AdamW', lr=-1), 'params', 'AdamW: Invalid learning rate: -1'),
+        (OPTIMIZERS, dict(type='AdamW', betas=3), 'params', "AdamW: 'int' object is not subscript"),
+        (HOOKS, dict(type='LoggerHook', interval='a'), '', 'LoggerHook: interval must be a number'),
+        (HOOKS, dict(type='ParamSchedulerHook', x=1), '', 'ParamSchedulerHook has no arguments'),
+        (HOOKS, dict(type='SafeCheckpointHook', intervall=1), '', "(did you mean 'interval'?)"),
+        (PARAM_SCHEDULERS, dict(type='LinearRL'), 'optimizer', "(did you mean 'LinearLR'?)"),
+        (
+            PARAM_SCHEDULERS,
+            dict(type='LinearRL', convert_to_iter_based=True, epoch_length=1),
+            'optimizer',
+            "(did you mean 'LinearLR'?)",
+        ),
+        (PARAM_SCHEDULERS, dict(type='StepLR', step_size=1, end=0), 'optimizer', 'StepLR: end sh'),
+    ],
+)
+def test_values_that_a_class_refuses(registry, config, given, words):
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    both = dict(params=parameters, optimizer=torch.optim.SGD(parameters, lr=1))
+    with pytest.raises(SystemExit) as stop:
+        one_line(lambda: registry.build(config, default_args={n: both[n] for n in [given] if n}))
+    code = stop.value.code
+    assert code.startswith('error: ') and words in code.replace('ParamScheduler:', 'LR:')
+    assert '\n' not in code
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        (dict(batch_size='a'), "DataLoader: batch_size must be a number, got 'a'"),
+        (dict(batch_size=0), 'DataLoader: batch_size should be a positive integer value, but got'),
+        (dict(num_workers=-1), 'DataLoader: num_workers option should be non-negative'),
+        (dict(bach_size=1), "DataLoader has no argument 'bach_size' (did you mean 'batch_size'?)"),
+        (dict(collate_fn=dict(type='defalt_collate')), 'unknown type: defalt_collate is no funct'),
+    ],
+)
+def test_slips_in_a_loader(settings, words):
+    loader = dict(dataset=[1, 2], sampler=dict(type='DefaultSampler'), batch_size=1)
+    with pytest.raises(SystemExit) as stop:
+        one_line(lambda: Runner.build_dataloader(loader | settings))
+    assert stop.value.code.startswith(f'error: {words}')
+
+
+def test_slips_that_a_hook_meets():
+    class Averaging(Hook):
+        def before_run(self, runner: object) -> None:
+            SHELF.build(dict(type='Cup', size=1, colur='blue'))
+
+    runner = object.__new__(Runner)
+    runner._hooks = [Averaging()]
+    with pytest.raises(SystemExit) as stop:
+        one_line(lambda: runner.call_hook('before_run'))
+    assert stop.value.code.startswith("error: Cup has no argument 'colur' (did you mean 'colour'?)")
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'utf-8'])
+def test_a_terminal_without_our_letters_gets_others(monkeypatch, encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr(sys, 'stdout', stream)
+    one_line(lambda: print('━ größe \udcff.jpg'))
+    written = stream.buffer.getvalue()
+    words = '━ größe' if encoding == 'utf-8' else '\\u2501 größe'
+    words = '\\u2501 gr\\xf6\\xdfe' if encoding == 'ascii' else words
+    assert written == (words + ' \\udcff.jpg\n').encode(encoding)

@@ -1,12 +1,40 @@
 """What tools call: a file an app. Here are the arguments that several tools have."""
 
-from argparse import ArgumentParser
+import re
+from argparse import ArgumentError, ArgumentParser
 
 from mmengine.config import DictAction
 
 from mirl_mm.engine.machine import LAUNCHERS
+from mirl_mm.errors import UserError
 
 OVERRIDE = 'settings that override the config'
+SPACE = '\0'  # stands for one inside a value, since MMEngine's action drops spaces
+
+
+class SpacedAction(DictAction):
+    """MMEngine's KEY=VALUE, without the loss of spaces inside names: ``a b.jpg``."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if wrong := [value for value in values if '=' not in value]:
+            raise ArgumentError(self, f'{wrong[0]!r} is no KEY=VALUE (quote values with spaces)')
+        super().__call__(parser, namespace, values, option_string)
+
+    @staticmethod
+    def _parse_iterable(val: str) -> object:
+        value = val.strip()
+        if value[:1] in ('(', '[') or ',' in value:
+            value = re.sub(r'(?<=[\[(,])\s+|\s+(?=[\]),])', '', value)
+        try:
+            return _spaced(DictAction._parse_iterable(value.replace(' ', SPACE)))
+        except AssertionError as error:
+            raise UserError(f'{val!r}: {error}'.replace(SPACE, ' ')) from error
+
+
+def _spaced(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_spaced, value))
+    return value.replace(SPACE, ' ') if isinstance(value, str) else value
 
 
 def add_run_options(parser: ArgumentParser, split: str) -> None:
@@ -22,4 +50,4 @@ def add_launcher(parser: ArgumentParser) -> None:
 
 
 def add_cfg_options(parser: ArgumentParser, words=OVERRIDE, flag='--cfg-options') -> None:
-    parser.add_argument(flag, nargs='+', action=DictAction, metavar='KEY=VALUE', help=words)
+    parser.add_argument(flag, nargs='+', action=SpacedAction, metavar='KEY=VALUE', help=words)

@@ -24,21 +24,31 @@ from .stopping import fail_fast
 Options = Mapping[str, object] | None  # --cfg-options: dotted key path to value, merged first
 # What MMEngine's backends import when the first value comes, after everything has been built.
 PACKAGES = ('tensorboard', 'wandb', 'mlflow', 'clearml', 'neptune', 'dvclive', 'aim')
+OWN_KEYS = {'check_files'}  # read in checks/
 # What has an effect at a config's top level: arguments of MMEngine's Runner, and what it reads.
 RUNNER_KEYS = TRAINED_KEYS | signature(Runner.__init__).parameters.keys() - {'self', 'cfg'} | {
     'model_wrapper_cfg', 'find_unused_parameters', 'activation_checkpointing', 'compile',
-    'runner_type', 'custom_imports', 'check_files',
-}  # fmt: skip
+    'runner_type', 'custom_imports',
+} | OWN_KEYS  # fmt: skip
 # Variables that config files of OpenMMLab share with the files that inherit from them.
 HELPER_KEYS = {
     'backend_args', 'base_lr', 'crop_size', 'data_root', 'dataset_type', 'image_size', 'max_epochs',
     'max_iters', 'metainfo', 'norm_cfg', 'num_classes', 'train_pipeline', 'val_pipeline',
     'test_pipeline', 'tta_model', 'tta_pipeline', 'vis_backends',
 }  # fmt: skip
+# Arguments that are dicts of settings, or lists of such.
+SETTINGS = {
+    name for name, each in signature(Runner.__init__).parameters.items()
+    if name != 'cfg' and 'Dict' in str(each.annotation)
+}  # fmt: skip
+WHOLE = dict(
+    train_cfg=('max_epochs', 'max_iters', 'val_begin', 'val_interval'), randomness=('seed',)
+)  # numbers that are read long after they have been built
 # The sections that MMEngine reads with ``get``, so that it never notices a misspelt key in them.
 SECTIONS = dict(
     env_cfg={'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
     auto_scale_lr={'enable', 'base_batch_size', 'base_lr'},
+    randomness={'seed', 'diff_rank_seed', 'deterministic'},
 )
 
 
@@ -103,12 +113,25 @@ def build_runner(cfg: Config, notes: Sequence[str] = ()) -> Runner:
 def load_config(path: str, options: Options = None, needed: Sequence[str] = ()) -> Config:
     """A config file with the options merged; UserError for a wrong key, or without a needed one."""
     check_file(path, 'config')
-    cfg = Config.fromfile(path)
-    check_options(cfg, options or {})
-    cfg.merge_from_dict(dict(options or {}))
+    try:
+        cfg = Config.fromfile(path)
+    except OSError:
+        raise
+    except Exception as error:  # it is a program, or lists modules to import
+        while error.__context__:  # MMEngine's words for a module are many lines
+            error = error.__context__
+        text = str(error).partition('\n')[0]
+        raise UserError(f'{path} cannot be read: {type(error).__name__}: {text}') from error
+    cfg.merge_from_dict(check_options(cfg, options or {}) | dict(options or {}))
     check_keys(cfg)
     if missing := [key for key in needed if cfg.get(key) is None]:
         raise UserError(f'{path} cannot be run: it has no {", ".join(missing)}')
+    for split in ('val', 'test') if needed else ():
+        parts = [f'{split}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
+        there = [key for key in parts if cfg.get(key) is not None]
+        if there and (missing := [key for key in parts if key not in there]):
+            how = f'give all three, or none: {" ".join(f"{key}=None" for key in there)}'
+            raise UserError(f'{", ".join(there)} without {" and ".join(missing)}: {how}')
     check_packages(cfg.get('visualizer'))
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         # torch refuses these two without workers, which one turns off to debug.
@@ -130,6 +153,20 @@ def check_keys(cfg: Mapping) -> None:
             near = did_you_mean(key, known)
             more = f'the helper variables {helpers} and names that start with an underscore'
             raise UserError(f'unknown config key {key!r}{near}; accepted are {own}, {more}')
+    for key in SETTINGS & cfg.keys():
+        if isinstance(cfg[key], str | int | float):
+            raise UserError(
+                f'{key} has to be settings (a dict, or a list of dicts), got {cfg[key]!r}'
+            )
+    hooks = (cfg.get('default_hooks') or {}).items()
+    numbers = {
+        f'default_hooks.{name}.interval': (hook or {}).get('interval') for name, hook in hooks
+    }
+    for section, keys in WHOLE.items():
+        numbers |= {f'{section}.{key}': (cfg.get(section) or {}).get(key) for key in keys}
+    for key, value in numbers.items():
+        if value is not None and (isinstance(value, str) or value % 1):
+            raise UserError(f'{key} has to be a whole number, got {value!r}')
     for section, accepted in SECTIONS.items():
         for key in (cfg.get(section) or {}).keys() - accepted:
             near, names = did_you_mean(key, accepted), ', '.join(sorted(accepted))
@@ -142,11 +179,13 @@ def check_keys(cfg: Mapping) -> None:
         raise UserError(f'auto_scale_lr: base_lr needs base_batch_size, both above 0; got {given}')
 
 
-def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
+def check_options(cfg: Mapping, options: Mapping[str, object]) -> dict[str, bool]:
     """UserError for a ``--cfg-options`` key that cannot have the wanted effect.
 
-    ``cfg`` is as its file says, before the options {dotted path: value} are merged.
+    ``cfg`` is as its file says, before the options {dotted path: value} are merged; returned are
+    options to merge with them, so that a dict replaces a name (``arch.embed_dims`` over 'b12').
     """
+    more = {}
     for path in options:
         given, (first, *others) = f'--cfg-options {path}=...', path.split('.')
         if first in HELPER_KEYS or first.startswith('_'):
@@ -158,13 +197,26 @@ def check_options(cfg: Mapping, options: Mapping[str, object]) -> None:
             raise UserError(f'{given}: unknown config key {first!r}{near}; accepted are {names}')
         # A new last key is usual (a constructor rejects it if it is wrong). A new section that
         # is nearly an existing one is a slip that would leave the existing one as it was.
-        node = cfg.get(first)
-        for section in others[:-1]:
-            if not isinstance(node, Mapping):
-                break
-            if section not in node and (near := did_you_mean(section, node, cutoff=0.8)):
-                raise UserError(f'{given}: the config has no {section!r} there{near}')
-            node = node.get(section)
+        node, place = cfg.get(first), first
+        for i, section in enumerate(others, 1):
+            if isinstance(node, list | tuple):
+                if not section.isdigit() or int(section) >= len(node):
+                    numbers = f'accepted are 0 to {len(node) - 1}, got {section}'
+                    raise UserError(f'{given}: {place} is a list; {numbers}')
+                node = node[int(section)]
+            elif node is None and section.isdigit():
+                raise UserError(f'{given}: the config has no list {place}')
+            elif isinstance(node, Mapping):
+                near = did_you_mean(section, node, cutoff=0.8)
+                if section not in node and near and i < len(others):
+                    raise UserError(f'{given}: the config has no {section!r} there{near}')
+                node = node.get(section)
+            elif node is not None:
+                if not isinstance(node, str):
+                    raise UserError(f'{given}: {place} is {node!r}, which has no {section!r}')
+                more[f'{place}._delete_'], node = True, None
+            place += f'.{section}'
+    return more
 
 
 def check_packages(visualizer: Mapping | None) -> None:

@@ -20,7 +20,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from torch import nn
 from torch.optim import Optimizer
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import UserError, did_you_mean
 
 from .machine import accumulative_counts
 
@@ -28,6 +28,10 @@ NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 STEM = ('pos_embed', 'cls_token', 'patch_embed')
 RATE = 'layer_decay_rate'
 DECAYS = ('norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult')
+PARAMWISE = (  # what MMEngine's default constructor reads, with get
+    *DECAYS, 'custom_keys', 'bias_lr_mult', 'dwconv_decay_mult', 'dcn_offset_lr_mult',
+    'bypass_duplicate',
+)  # fmt: skip
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -55,9 +59,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if set(setting) != {'decay_mult'}:
                 why = 'it takes decay_mult alone (the learning rate follows from the layer)'
                 raise UserError(f'custom_keys[{key!r}] is {setting}; {why}')
-        if self.base_lr is None or self.base_wd is None:
+        if not all(isinstance(each, int | float) for each in (self.base_lr, self.base_wd)):
             given = f'lr={self.base_lr}, weight_decay={self.base_wd}'
-            raise UserError(f'the optimizer needs lr and weight_decay; got {given}')
+            raise UserError(f'the optimizer needs lr and weight_decay, numbers; got {given}')
         if (factors := sorted(set(cfg) - {RATE})) and not self.base_wd:
             raise UserError(f'{factors} have no effect with weight_decay={self.base_wd}')
 
@@ -100,6 +104,12 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     MMEngine makes a group of every single parameter, hundreds in a deep ViT; fused and foreach
     optimizers then work on one tensor at a time, and schedulers walk hundreds of groups.
     """
+
+    def _validate_cfg(self) -> None:
+        super()._validate_cfg()
+        if unknown := sorted(self.paramwise_cfg.keys() - set(PARAMWISE)):
+            near, known = did_you_mean(unknown[0], PARAMWISE), ', '.join(PARAMWISE)
+            raise UserError(f'paramwise_cfg has {unknown}{near}; known are {known}')
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
         super().add_params(params, module, prefix=prefix, **kwargs)
@@ -230,8 +240,9 @@ class RawWeightsHook(Hook):
         interval, updates = hook.ema_model.interval, accumulative_counts(runner.cfg)
         if interval != updates:
             often = f'every {interval} iterations, but there is an update every {updates}'
-            how = f'give it interval={updates}, and gamma={updates} times its value for 1'
-            runner.logger.warning(f'EMAHook averages {often}: {how}')
+            gamma = getattr(hook.ema_model, 'gamma', None)  # that fits the interval it has
+            how = f' and gamma={gamma * updates / interval:g}' if gamma else ''
+            runner.logger.warning(f'EMAHook averages {often}: give it interval={updates}{how}')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if not self.training:

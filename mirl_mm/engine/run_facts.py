@@ -26,6 +26,7 @@ from mirl_mm.files import write_json
 from mirl_mm.models.segments import unwrapped
 
 from .runner import FOR_TERMINAL
+from .schedules import schedule_warning
 
 FILE = 'run.json'
 
@@ -35,8 +36,9 @@ class RunSummaryHook(Hook):
     """Say what a run is before its first step, and write it down: ``run.json`` beside its log.
 
     A warning says where learning rate and batch do not fit: in the config's ``auto_scale_lr``,
-    ``base_lr`` is the rate for ``base_batch_size``; without both there is no check. At the end come
-    the seconds, and the most memory of tensors on a GPU. ``show=False`` writes the file alone.
+    ``base_lr`` is the rate for ``base_batch_size``; without both there is no check. Another says
+    where schedule and run end at different times. At the end come the seconds, and the most memory
+    of tensors on a GPU. ``show=False`` writes the file alone.
     """
 
     priority = 'LOWEST'  # when the other hooks have settled, CheckpointHook its folder
@@ -77,8 +79,9 @@ class RunSummaryHook(Hook):
         ]
         if self.show:
             runner.logger.info('Run summary\n' + table(rows), extra=FOR_TERMINAL)
-        if self.show and warning:
-            runner.logger.warning(warning)
+        for line in filter(None, (warning, schedule_warning(runner))):
+            if self.show:
+                runner.logger.warning(line)
         self._write(runner)
 
     def before_test(self, runner: Runner) -> None:

@@ -9,17 +9,21 @@ they are and mmdet and mmseg out of the imports.
 import logging
 
 import torch
-from mmengine.dist import barrier
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+from torch.utils.data import IterableDataset
+
+from mirl_mm.errors import UserError
 
 from .optim import gathered_state
 
@@ -77,6 +81,21 @@ class MIRLRunner(Runner):
         copy_ahead(built.data_preprocessor)
         return built
 
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        return with_batches(super().build_train_loop(loop), 'train_dataloader')
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        return with_batches(super().build_val_loop(loop), 'val_dataloader')
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        return with_batches(super().build_test_loop(loop), 'test_dataloader')
+
+    def build_param_scheduler(self, scheduler: list | dict) -> list | dict:
+        built = super().build_param_scheduler(scheduler)
+        if getattr(self.optim_wrapper, '_accumulative_counts', 1) > 1:
+            self.optim_wrapper._global_step = 0  # else MMEngine warns that the update comes later
+        return built
+
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         kept = {n: hook for n, hook in (hooks or {}).items() if hook is not None or n in OWN_HOOKS}
         super().register_default_hooks(kept)
@@ -85,6 +104,22 @@ class MIRLRunner(Runner):
         self.call_hook('settle')
         with gathered_state(self.optim_wrapper):
             super().save_checkpoint(*args, **kwargs)
+
+
+def with_batches(loop: BaseLoop, key: str) -> BaseLoop:
+    """The loop; UserError where its loader, ``key`` in a config, gives no batch."""
+    loader, processes = loop.dataloader, get_world_size()
+    batches = getattr(loader, 'batch_sampler', None)
+    endless = isinstance(getattr(batches, 'sampler', batches), InfiniteSampler)
+    if batches is None or isinstance(loader.dataset, IterableDataset):
+        return loop
+    images = len(loader.dataset)
+    if not images or (len(loader) == 0 and not endless):
+        per = loader.batch_size or batches.batch_size
+        fewer = f'{images} images, fewer than batch {per} x processes {processes}'
+        how = f'set {key}.batch_size={max(images // processes, 1)} or less, or drop_last=False'
+        raise UserError(f'{key} gives no batch: it has {fewer}; {how}')
+    return loop
 
 
 def copy_ahead(preprocessor: nn.Module) -> None:

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from mirl_mm.engine.launch import (
     HELPER_KEYS,
+    OWN_KEYS,
     RUNNER_KEYS,
     check_file,
     check_init,
@@ -23,6 +24,7 @@ from mirl_mm.engine.launch import (
     training_config,
 )
 from mirl_mm.engine.resume import ResumeError
+from mirl_mm.errors import UserError
 
 TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
 testing_config.__test__ = False  # its name looks like a test's to pytest
@@ -148,7 +150,9 @@ def test_runner_keys_are_those_that_the_runner_reads():
         if isinstance(call, ast.Call) and ast.unparse(call.func) == 'self.cfg.get'
     }
     assert 'compile' in read
-    assert arguments | read | {'runner_type', 'strategy', 'custom_imports'} == RUNNER_KEYS
+    assert (
+        arguments | read | {'runner_type', 'strategy', 'custom_imports'} == RUNNER_KEYS - OWN_KEYS
+    )
     assert not RUNNER_KEYS & HELPER_KEYS
 
 
@@ -181,6 +185,36 @@ def test_a_rate_that_is_meant_for_no_batch_fails(wrong):
         check_keys(dict(model={}, auto_scale_lr=wrong))
 
 
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        ({'randomness': {'sed': 1}}, "unknown config key randomness.sed .*'seed'"),
+        ({'model': 'x'}, r"model has to be settings \(a dict, or a list of dicts\), got 'x'"),
+        ({'train_dataloader': 3}, 'train_dataloader has to be settings .* got 3'),
+        ({'train_cfg': {'max_epochs': 'a'}}, "train_cfg.max_epochs has to be a whole number.* 'a'"),
+        ({'train_cfg': {'val_interval': 0.5}}, 'train_cfg.val_interval has to be a whole.* 0.5'),
+        ({'randomness': {'seed': 'a'}}, "randomness.seed has to be a whole number, got 'a'"),
+        (
+            {'default_hooks': {'logger': None, 'checkpoint': {'interval': 'a'}}},
+            "default_hooks.checkpoint.interval has to be a whole number, got 'a'",
+        ),
+    ],
+)
+def test_values_that_are_read_late_are_looked_at_first(wrong, message):
+    with pytest.raises(UserError, match=message):
+        check_keys({'model': {}, **wrong})
+    check_keys(
+        dict(
+            model={},
+            train_cfg=dict(max_iters=1e5, val_interval=1),
+            default_hooks=dict(logger=dict(interval=5), finite=None),
+            custom_hooks=[],
+            resume=True,
+            log_level='INFO',
+        )
+    )
+
+
 def test_known_helper_and_private_keys_pass():
     check_keys({'model': {}, 'data_root': 'x', '_size': 3, 'env_cfg': None, 'auto_scale_lr': {}})
 
@@ -192,10 +226,16 @@ def test_known_helper_and_private_keys_pass():
         ('default_hooks.chekpoint.interval', "did you mean 'checkpoint'"),
         ('data_root', 'would have no effect'),
         ('_size', 'would have no effect'),
+        ('custom_hooks.2.interval', 'custom_hooks is a list; accepted are 0 to 0, got 2'),
+        ('custom_hooks.first.interval', 'custom_hooks is a list; accepted are 0 to 0, got first'),
+        ('param_scheduler.0.end', 'the config has no list param_scheduler'),
+        ('custom_hooks.3', 'custom_hooks is a list; accepted are 0 to 0, got 3'),
+        ('default_hooks.checkpoint.interval.x', "interval is 1, which has no 'x'"),
     ],
 )
 def test_options_without_the_wanted_effect_fail(path, message):
-    cfg = Config(dict(default_hooks=dict(checkpoint=dict(interval=1)), data_root='x', _size=1))
+    hooks = dict(default_hooks=dict(checkpoint=dict(interval=1)), custom_hooks=[dict(type='A')])
+    cfg = Config(dict(hooks, data_root='x', _size=1))
     with pytest.raises(ValueError, match=message):
         check_options(cfg, {path: 1})
 
@@ -248,3 +288,80 @@ def test_enabled_scaling_in_the_config_is_ours_too(tmp_path):
     cfg, _ = training_config(TINY, work_dir=str(tmp_path), cfg_options=options)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.0016 * 4 / 16)
     assert not cfg.auto_scale_lr.enable
+
+
+def test_an_encoder_of_ones_own_size_replaces_a_named_one(tmp_path):
+    base, child = tmp_path / 'base.py', tmp_path / 'child.py'
+    base.write_text("model = dict(backbone=dict(arch='b12', img_size=64))\n")
+    size = dict(embed_dims=96, num_layers=12, num_heads=3, feedforward_channels=384)
+    options = {f'model.backbone.arch.{key}': value for key, value in size.items()}
+    assert load_config(str(base), options).model.backbone == dict(arch=size, img_size=64)
+    child.write_text(f"_base_ = './base.py'\nmodel = dict(backbone=dict(arch={size}))\n")
+    with pytest.raises(
+        UserError, match=r'child\.py cannot be read: TypeError: arch=.*_delete_=True'
+    ):
+        load_config(str(child))
+    size['_delete_'] = True
+    child.write_text(f"_base_ = './base.py'\nmodel = dict(backbone=dict(arch={size}))\n")
+    assert load_config(str(child)).model.backbone.arch.embed_dims == 96
+    base.write_text(child.read_text().replace('./base.py', './child.py'))
+    child.write_text(f'model = dict(backbone=dict(arch={size}))\n')
+    base.write_text("_base_ = './child.py'\nmodel = dict(backbone=dict(arch='b12'))\n")
+    assert load_config(str(base)).model.backbone.arch == 'b12'
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(', 'SyntaxError: .*line 1'),
+        ('model = dict(backbone=width)', "NameError: name 'width' is not defined"),
+        (
+            "custom_imports = dict(imports=['nowhere_to_be_found'])",
+            "No module named 'nowhere_to_be",
+        ),
+    ],
+)
+def test_config_files_that_cannot_be_read(tmp_path, text, message):
+    (tmp_path / 'config.py').write_text(text)
+    with pytest.raises(UserError, match=f'config.py cannot be read: .*{message}') as error:
+        load_config(str(tmp_path / 'config.py'))
+    assert '\n' not in str(error.value)
+    (tmp_path / 'config.py').write_text("_base_ = './missing.py'")
+    with pytest.raises(FileNotFoundError):
+        load_config(str(tmp_path / 'config.py'))
+
+
+def test_validation_needs_three_parts_or_none(tmp_path):
+    config = str(Path(__file__).parents[2] / 'configs/mirl/vit-test_2e.py')
+    message = (
+        'val_dataloader, val_evaluator without val_cfg: give all three, or none: '
+        'val_dataloader=None val_evaluator=None'
+    )
+    with pytest.raises(UserError, match=message):
+        training_config(config, str(tmp_path), cfg_options={'val_cfg': None})
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_folders_of_images_are_looked_for_before_anything_is_built(tmp_path, split):
+    config = str(Path(__file__).parents[2] / 'configs/mirl/vit-test_2e.py')
+    for name in ('train', 'val'):
+        (tmp_path / 'images' / name / 'deeper').mkdir(parents=True)
+        (tmp_path / 'images' / name / 'deeper' / '1.JPG').touch()
+    options = {f'{name}_dataloader.dataset.data_root': str(tmp_path) for name in ('train', 'val')}
+    training_config(config, str(tmp_path / 'run'), cfg_options=options)
+    key = f'{split}_dataloader.dataset'
+    how = f'set {key}.data_root and data_prefix'
+    if split == 'val':
+        how += ', or no validation: val_dataloader=None val_cfg=None val_evaluator=None'
+    (tmp_path / 'images' / split / 'deeper' / '1.JPG').rename(tmp_path / 'images' / split / '1.txt')
+    folder = f'{tmp_path}/images/{split}'
+    with pytest.raises(UserError) as error:
+        training_config(config, str(tmp_path / 'run'), cfg_options=options)
+    assert str(error.value).startswith(f'no image in {folder}; accepted are files that end in .bmp')
+    assert str(error.value).endswith(how)
+    options[f'{key}.data_root'] = f'{tmp_path}/nowhere'
+    with pytest.raises(FileNotFoundError) as error:
+        training_config(config, str(tmp_path / 'run'), cfg_options=options)
+    assert str(error.value) == (
+        f'no such folder of images: {tmp_path}/nowhere/images/{split}; {how}'
+    )

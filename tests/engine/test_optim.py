@@ -14,6 +14,7 @@ from torch import nn
 
 from mirl_mm.checkpoint import convert_official, read_checkpoint
 from mirl_mm.engine.optim import merged
+from mirl_mm.errors import UserError
 from tests.models.downstream import classifier, mask_rcnn, upernet
 
 DATA = Path(__file__).parents[1] / 'data'
@@ -407,3 +408,26 @@ def test_merging_keeps_the_order():
         dict(params=[1], lr=2.0),
         dict(params=[3], lr=3.0),
     ]
+
+
+def test_merged_groups_take_no_unknown_factor():
+    cfg = dict(
+        constructor='MergedOptimWrapperConstructor',
+        optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1),
+        paramwise_cfg=dict(norm_decay_mul=0.0),
+    )
+    with pytest.raises(UserError) as error:
+        build_optim_wrapper(nn.Linear(2, 2), cfg)
+    assert str(error.value).startswith(
+        "paramwise_cfg has ['norm_decay_mul'] (did you mean 'norm_decay_mult'?); known are norm_d"
+    )
+
+
+def test_a_rate_in_words_is_none():
+    cfg = dict(
+        constructor='LayerDecayOptimWrapperConstructor',
+        optimizer=dict(type='SGD', lr='fast', weight_decay=0.1),
+        paramwise_cfg=dict(layer_decay_rate=0.5),
+    )
+    with pytest.raises(UserError, match='needs lr and weight_decay, numbers; got lr=fast, weight'):
+        build_optim_wrapper(nn.Linear(2, 2), cfg)

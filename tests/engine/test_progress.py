@@ -213,3 +213,14 @@ def test_a_tensors_loss_is_read(monkeypatch):
     monkeypatch.setattr(sys, 'stdout', stream)
     walk(ProgressHook(lines=1), 1, torch.tensor(0.25, requires_grad=True))
     assert 'loss 0.2500' in stream.getvalue()
+
+
+def test_the_loss_of_several_processes_is_the_newest_mean(monkeypatch):
+    runner = fake_runner(3)
+    outputs = dict(loss=torch.tensor(0.5))
+    monkeypatch.setattr(progress, 'get_world_size', lambda: 2)
+    assert progress.training_fields(runner, outputs, 0, 1.0)[0] == 'loss 0.5000'
+    runner.message_hub.update_scalar('train/loss', 0.75)
+    assert progress.training_fields(runner, outputs, 0, 1.0)[0] == 'loss 0.7500'
+    monkeypatch.setattr(progress, 'get_world_size', lambda: 1)
+    assert progress.training_fields(runner, outputs, 0, 1.0)[0] == 'loss 0.5000'

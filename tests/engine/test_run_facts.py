@@ -1,9 +1,11 @@
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from PIL import Image
 from torch import nn
@@ -18,6 +20,8 @@ from mirl_mm.engine.run_facts import (
     precision,
     table,
 )
+from mirl_mm.engine.runner import with_batches
+from mirl_mm.errors import UserError, reason_of
 
 TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
 
@@ -184,3 +188,59 @@ def test_git_state(tmp_path):
     below = tmp_path / 'site-packages'
     below.mkdir()
     assert git_state(below) is None
+
+
+ITERATIONS = {
+    'train_cfg': dict(_delete_=True, type='ExactIterLoop', max_iters=2),
+    'train_dataloader.sampler': dict(_delete_=True, type='InfiniteSampler'),
+    'param_scheduler': None,
+}
+DROPPED = {'train_dataloader.batch_size': 16, 'train_dataloader.drop_last': True}
+
+
+def held_out(images: str) -> dict:
+    """Validation of no batch: its ten images are fewer than a batch, and dropped."""
+    dataset = dict(type='UnlabelledImages', data_root=images, pipeline=[])
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    loader = dict(batch_size=11, drop_last=True, num_workers=0, sampler=sampler, dataset=dataset)
+    evaluator = dict(type='ReconstructionError')
+    return dict(val_dataloader=loader, val_evaluator=evaluator, val_cfg={})
+
+
+@pytest.mark.parametrize('loop', ['EpochBasedTrainLoop', 'ExactEpochLoop'])
+def test_fewer_images_than_a_batch_are_told_before_schedules_are_built(run, loop):
+    with pytest.raises(UserError) as error:
+        run(**DROPPED, **{'runner_type': 'MIRLRunner', 'train_cfg.type': loop})
+    assert str(error.value) == (
+        'train_dataloader gives no batch: it has 10 images, fewer than batch 16 x processes 1; '
+        'set train_dataloader.batch_size=10 or less, or drop_last=False'
+    )
+
+
+def test_validation_without_a_batch_is_told_before_training(run, tmp_path):
+    with pytest.raises(UserError, match='val_dataloader gives no batch: it has 10 images, fewer'):
+        run(runner_type='MIRLRunner', **held_out(str(tmp_path)))
+    assert not any(tmp_path.rglob('*.pth'))
+
+
+def test_no_image_is_an_error_where_there_are_passes_without_end(run, tmp_path):
+    log = run(**DROPPED, **ITERATIONS, runner_type='MIRLRunner')  # a batch has images twice
+    assert summary(log)['iterations'] == '2 (updates: 1; passes over 10 images: 3.2)'
+    none = {'train_dataloader.dataset.indices': 0, 'experiment_name': f'{tmp_path.name}-2'}
+    with pytest.raises(ValueError, match='array') as error:
+        run(**ITERATIONS, **none, runner_type='MIRLRunner')
+    words = 'UnlabelledImages: no image is there, or its filter_cfg leaves out all'
+    assert reason_of(error.value) == words
+    loader = SimpleNamespace(dataset=[], batch_size=2, batch_sampler=InfiniteSampler([]))
+    with pytest.raises(UserError, match='val_dataloader gives no batch: it has 0 images'):
+        with_batches(SimpleNamespace(dataloader=loader), 'val_dataloader')
+
+
+def test_the_schedule_may_go_on_before_the_first_of_several_micro_batches(run, tmp_path, recwarn):
+    log = run(runner_type='MIRLRunner', **{'train_cfg.max_epochs': 2})
+    assert not [each for each in recwarn if 'scheduler.step()' in str(each.message)]
+    assert 'The schedule of the learning rate' not in log  # warm-up alone, and it ends
+    longer = {'param_scheduler.0.end': 3, 'experiment_name': f'{tmp_path.name}-2'}
+    log = run(runner_type='MIRLRunner', **longer)
+    said = 'takes 3 epochs, but the run ends after 1'
+    assert log.count('The schedule of the learning rate') == 1 and said in log

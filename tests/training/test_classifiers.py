@@ -110,7 +110,8 @@ def test_another_accumulation_is_warned_of(tmp_path, options):
     options |= {'optim_wrapper.accumulative_counts': 1, 'train_cfg.max_epochs': 1}
     options |= {'param_scheduler': None}
     log = Path(train(FINETUNE, tmp_path, options).logger.log_file).read_text()
-    assert 'EMAHook averages every 2 iterations, but there is an update every 1: give it' in log
+    averages = 'EMAHook averages every 2 iterations, but there is an update every 1: give it'
+    assert f'{averages} interval=1 and gamma=9' in log
 
 
 def test_both_weights_need_an_average(tmp_path, options):

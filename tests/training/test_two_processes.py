@@ -46,7 +46,8 @@ train_dataloader = dict(batch_size=4, dataset=dict(
 val_dataloader = None
 val_evaluator = None
 val_cfg = None
-default_hooks = dict(checkpoint=dict(interval=1))
+default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
+log_processor = dict(window_size=1)
 custom_hooks = [dict(type='RecordLosses', path='{root}/{name}.json')]
 model = dict(type='MIRLWithFixedMasks')
 {lines}
@@ -74,6 +75,10 @@ def test_losses_weights_and_checkpoints(name, lines, root, scenes, plain):
     assert plain['losses'][-1] < plain['losses'][0]
     assert found['losses'] == pytest.approx(plain['losses'], rel=1e-5)
     assert found['norms'] == pytest.approx(plain['norms'], rel=1e-4, abs=1e-6)
+
+    log = next((root / name).glob('*/vis_data/scalars.json')).read_text()
+    logged = [json.loads(line)['loss'] for line in log.splitlines()]
+    assert logged == pytest.approx(found['losses'], rel=1e-6)  # of both processes
 
     states = [
         torch.load(root / run / 'epoch_2.pth', weights_only=False)['optimizer']['state']

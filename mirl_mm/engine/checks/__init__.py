@@ -4,6 +4,7 @@ Without it a run trains on the categories that it happens to find, labels shift 
 ends in a traceback. An error here names the file, the entry in it and the setting.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
 from mirl_mm.datasets.class_folders import check_labelled, quoted
+from mirl_mm.datasets.images import UnlabelledImages
+from mirl_mm.datasets.listing import visible_files
 from mirl_mm.errors import UserError
 
 from .coco import check_coco
@@ -34,6 +37,9 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     with DefaultScope.overwrite_default_scope(scope):
         if (cfg.get('model') or {}).get('type') == 'ImageClassifier':
             notes += check_labelled(cfg.model, found, cfg.get('check_files', True))
+        elif scope == 'mmpretrain':
+            for key, settings in found.items():
+                _check_unlabelled(key, settings)
         elif scope in ('mmdet', 'mmseg'):
             for key, settings in found.items():
                 notes += _check_dense(cfg, key, settings)
@@ -49,6 +55,28 @@ def _datasets(settings: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:
             yield from _datasets(inner, f'{key}.datasets.{i}')
     else:
         yield key, settings
+
+
+def _check_unlabelled(key: str, settings: Mapping) -> None:
+    """Is there the folder of UnlabelledImages, or its list, and an image in it?"""
+    kind = settings.get('type')
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    own = isinstance(kind, type) and issubclass(kind, UnlabelledImages)
+    if not own or kind.paths is not UnlabelledImages.paths or settings.get('paths') is not None:
+        return
+    dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
+    folder = dataset.img_prefix
+    if not folder or '://' in folder:
+        return
+    how = f'set {key}.data_root and data_prefix'
+    if key.startswith('val'):
+        how += ', or no validation: val_dataloader=None val_cfg=None val_evaluator=None'
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f'no such folder of images: {folder}; {how}')
+    shown = visible_files(folder, '', dataset.is_valid_file, defaultdict(list))
+    if not dataset.ann_file and next(shown, None) is None:
+        accepted = ', '.join(sorted(dataset.extensions))
+        raise UserError(f'no image in {folder}; accepted are files that end in {accepted}; {how}')
 
 
 def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:

@@ -33,6 +33,12 @@ class SafeCheckpointHook(CheckpointHook):
     failed: OSError | None = None  # why the newest regular checkpoint is not there
     saved_iter: int | None = None  # iterations that the newest checkpoint holds
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args:  # MMEngine would find that out at the first checkpoint
+            wrong = f'an unexpected keyword argument {next(iter(self.args))!r}'
+            raise TypeError(f'SafeCheckpointHook() got {wrong}')
+
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
         if type(self.file_backend) is LocalBackend and self.file_client_args is None:

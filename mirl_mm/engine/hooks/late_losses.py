@@ -6,6 +6,7 @@ to use the run's state says ``runner.call_hook('settle')`` on all processes; twi
 """
 
 import torch
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -45,7 +46,8 @@ def until_log(runner: Runner, batch_idx: int, interval: int | None = None) -> in
 class LateLossesHook(Late, RuntimeInfoHook):
     """MMEngine's RuntimeInfoHook, but the model's outputs are read when it is time to look.
 
-    The histories in the message hub are the same; between looks they lack the newest iterations.
+    The histories in the message hub are the same, with the mean over processes instead of the
+    first one's losses; between looks they lack the newest iterations.
     """
 
     def __init__(self) -> None:
@@ -60,6 +62,14 @@ class LateLossesHook(Late, RuntimeInfoHook):
 
     def settle(self, runner: Runner) -> None:
         pending, self.pending = self.pending, {}
+        losses = {}
         for name, values in pending.items():
-            for value in torch.stack(values).tolist():
+            losses[name] = torch.stack(values).tolist()
+        if get_world_size() > 1:
+            found = all_gather_object(losses)  # (bears that a process lacks one)
+            for name in losses:
+                at = zip(*(each[name] for each in found if name in each), strict=False)
+                losses[name] = [sum(values) / len(values) for values in at]
+        for name, values in losses.items():
+            for value in values:
                 runner.message_hub.update_scalar(f'train/{name}', value)

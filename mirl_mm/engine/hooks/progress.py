@@ -131,8 +131,11 @@ def training_fields(runner: Runner, outputs: dict, timed: int, left: float) -> l
     else:  # of this process: KiB on Linux, bytes on macOS
         unit = 1 if sys.platform == 'darwin' else 1024
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    hub = runner.message_hub
+    known = get_world_size() > 1 and 'train/loss' in hub.log_scalars  # the newest mean over them
+    loss = hub.get_scalar('train/loss').current() if known else outputs['loss'].item()
     fields = [
-        f'loss {outputs["loss"].item():.4f}',
+        f'loss {loss:.4f}',
         f'left {duration(left)}',
         f'until {clock(datetime.now(), left)}',
         f'lr {max(group["lr"] for group in runner.optim_wrapper.param_groups):.2e}',
