@@ -194,6 +194,11 @@ def test_what_the_headers_say(path):
         assert re.search(bar, text)
 
 
+@pytest.mark.parametrize('path', CONFIGS, ids=name)
+def test_a_run_that_starts_over_is_the_same_run(path):
+    assert config(path).randomness == dict(seed=0, diff_rank_seed=True)
+
+
 def test_the_data_root_stands_in_one_place():
     said = {}
     for base in (ROOT / 'configs/_base_').iterdir():

@@ -41,7 +41,7 @@ def mine(tmp_path, monkeypatch) -> Path:
     for split in ('train', 'val'):
         for folder in (split, f'{split}2017', f'images/{split}'):
             picture.save(root / folder / '1.jpg')
-        Image.new('L', (60, 40), 1).save(root / f'masks/{split}/1.png')
+        write_mask(root / f'masks/{split}/1.png', (0, 1))
         box = dict(id=1, image_id=1, bbox=[5, 5, 30, 20], area=600, iscrowd=0, category_id=1)
         box['segmentation'] = [[5, 5, 35, 5, 35, 25, 5, 25]]
         image = dict(id=1, file_name='1.jpg', width=60, height=40)
@@ -58,6 +58,12 @@ def mine(tmp_path, monkeypatch) -> Path:
         file.write_text(json.dumps(content | dict(categories=names)))
     monkeypatch.chdir(tmp_path)
     return root
+
+
+def write_mask(file: Path, values: tuple[int, int]) -> None:
+    mask = Image.new('L', (60, 40), values[0])
+    mask.paste(values[1], (0, 0, 30, 40))
+    mask.save(file)
 
 
 def build(cfg: Config):
@@ -91,7 +97,9 @@ def test_a_segmentor_of_ones_own(mine, tmp_path, extra):
     own = BLOCKS[2].replace("data_root='data/mine/'", f"data_root='data/mine/', {extra}"[:-2])
     assert len(BLOCKS[2].strip().splitlines()) <= 10
     cfg = load(tmp_path, own)
-    check_data(cfg, ['train', 'val', 'test'])
+    for mask in mine.glob('masks/*/*.png'):
+        write_mask(mask, (1, 2) if 'reduce' in extra else (0, 1))
+    assert check_data(cfg, ['train', 'val', 'test']) == []
     assert build(cfg).decode_head.num_classes == 2
     dataset = cfg.train_dataloader.dataset
     assert dataset.type == 'BaseSegDataset' and len(dataset.pipeline) == 7

@@ -12,5 +12,4 @@ param_scheduler = [
 ]
 train_cfg = dict(type='ExactIterLoop', max_iters=500, val_interval=500)
 
-randomness = dict(seed=0, diff_rank_seed=True)
 auto_scale_lr = dict(base_lr=1e-3, base_batch_size=4, enable=False)

@@ -9,3 +9,5 @@ default_hooks = dict(
     float32_boxes=dict(type='Float32BoxesHook'),
 )
 log_processor = dict(by_epoch=False)
+# A run that is killed before its first checkpoint starts again as the same run.
+randomness = dict(seed=0, diff_rank_seed=True)

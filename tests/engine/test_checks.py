@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mmengine.config import Config
-from PIL import Image
 
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.engine.checks import check_data
@@ -65,70 +63,3 @@ def test_another_number_of_classes(scenes):
     cascade.model.roi_head.bbox_head[1].num_classes = 79
     with pytest.raises(ValueError, match=r'roi_head\.bbox_head\.1\.num_classes=79, .* 80 classes'):
         check_data(cascade, ['train'])
-
-
-def without_the_first_mask(root: Path) -> None:
-    (root / 'masks/train/000001.png').unlink()
-
-
-def in_colour(root: Path) -> None:
-    for file in (root / 'masks/train').glob('*.png'):
-        Image.open(file).convert('RGB').save(file)
-
-
-def with_16_bits(root: Path) -> None:
-    for file in (root / 'masks/train').glob('*.png'):
-        Image.fromarray(np.full((64, 64), 300, np.uint16)).save(file)
-
-
-BAD_MASKS = [
-    (
-        {'train_dataloader.dataset.data_prefix.img_path': 'pictures'},
-        None,
-        FileNotFoundError,
-        r'no folder .*/pictures; set train_dataloader\.dataset\.data_root and .*img_path',
-    ),
-    (
-        {'train_dataloader.dataset.data_prefix.seg_map_path': 'labels'},
-        None,
-        FileNotFoundError,
-        r'no folder .*/labels; set .*seg_map_path',
-    ),
-    (
-        {'train_dataloader.dataset.img_suffix': '.png'},
-        None,
-        FileNotFoundError,
-        r"no image in .*images/train ends in '\.png'; set train_dataloader\.dataset\.img_suffix",
-    ),
-    (
-        {'train_dataloader.dataset.ann_file': 'train.txt'},
-        None,
-        FileNotFoundError,
-        r'no list of images at .*train\.txt; set train_dataloader\.dataset\.ann_file',
-    ),
-    (
-        {},
-        without_the_first_mask,
-        FileNotFoundError,
-        r'1 of 3 images in .* have no mask; the first is 000001\.jpg, whose mask would be .*png',
-    ),
-    ({}, in_colour, ValueError, r'000001\.png is an image of mode RGB; accepted are masks of one'),
-    ({}, with_16_bits, ValueError, r'of mode I;16; accepted are masks of one 8-bit channel'),
-    (
-        {'train_dataloader.dataset.metainfo': dict(_delete_=True)},
-        None,
-        ValueError,
-        r'train_dataloader\.dataset names no classes: give train_dataloader\.dataset\.metainfo',
-    ),
-]
-
-
-@pytest.mark.parametrize(('changes', 'damage', 'kind', 'message'), BAD_MASKS)
-def test_bad_masks(tmp_path, changes, damage, kind, message):
-    scenes = write_scenes(tmp_path / 'set', num_train=3, num_val=1, size=64)
-    cfg = config('upernet', scenes)
-    cfg.merge_from_dict(changes)
-    if damage:
-        damage(scenes.root)
-    with pytest.raises(kind, match=message):
-        check_data(cfg, ['train'])

@@ -18,7 +18,7 @@ from mirl_mm.datasets.listing import visible_files
 from mirl_mm.errors import UserError
 
 from .coco import check_coco
-from .masks import check_masks
+from .masks import check_masks, check_one_class
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
@@ -26,9 +26,9 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
 
     That is class folders and lists of an ImageClassifier and, in the scopes of mmdet and mmseg,
     annotations in COCO's format and folders of masks, also inside wrappers such as RepeatDataset.
-    Folders are listed, one mask is opened, and annotations are read. What is not where the config
-    says is a FileNotFoundError, what does not go together a UserError; what the user should know
-    beside these is returned, a line each.
+    Folders are listed, masks opened and annotations read. What is not where the config says is a
+    FileNotFoundError, what does not go together a UserError; what the user should know beside these
+    is returned, a line each.
     """
     scope, found, notes = cfg.get('default_scope') or 'mmpretrain', {}, []
     for name in (f'{split}_dataloader' for split in splits):
@@ -37,6 +37,11 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     with DefaultScope.overwrite_default_scope(scope):
         if (cfg.get('model') or {}).get('type') == 'ImageClassifier':
             notes += check_labelled(cfg.model, found, cfg.get('check_files', True))
+            head = cfg.model.get('head') or {}
+            by_sigmoid = (head.get('loss') or {}).get('use_sigmoid') or 'Multi' in str(head)
+            if head.get('num_classes') == 1 and not by_sigmoid:
+                one = 'model.head.num_classes=1: nothing to tell one class from, and the loss is 0'
+                raise UserError(f'{one}; accepted are two classes or more')
         elif scope == 'mmpretrain':
             for key, settings in found.items():
                 _check_unlabelled(key, settings)
@@ -89,6 +94,8 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:
     if not is_coco and not has_masks:
         return []
     classes = _class_names(kind, settings, key)
+    if has_masks:
+        check_one_class(cfg.model, classes, key)
     for place, number in _class_numbers(cfg.model, 'model'):
         if number != len(classes):
             has = f'{key} has {len(classes)} classes ({quoted(classes)})'
@@ -98,7 +105,9 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:
     if settings.get('backend_args') or '://' in paths:
         return []  # the files are elsewhere
     try:  # nothing is read yet, but paths are joined and defaults filled in
-        dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
+        steps = settings.get('pipeline') or []
+        steps = [step for step in steps if has_masks and 'Load' in str(step)]
+        dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=steps))
     except ValueError as error:  # classes that are no part of the dataset's own
         raise UserError(f'{key}: {error}') from error
     if has_masks:

@@ -1,18 +1,28 @@
 """Folders of images and of masks, one a picture, whose values are class indices."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_dir_or_file
+from mmengine.registry import TRANSFORMS
 from PIL import Image
 
+from mirl_mm.datasets.class_folders import quoted
+from mirl_mm.datasets.decode import ACROSS, ORIENTATION
+from mirl_mm.datasets.listing import EXTENSIONS, PICTURES
 from mirl_mm.errors import UserError
+from mirl_mm.files import some_of
 
 
 def check_masks(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: str) -> list[str]:
-    """Has every image of mmseg's dataset a mask, and holds that classes?"""
+    """Has every image of mmseg's dataset a mask of its size, and does that hold its classes?
+
+    The dataset has the transforms that load as its pipeline.
+    """
     images, masks = (dataset.data_prefix.get(part) for part in ('img_path', 'seg_map_path'))
     for part, path in (('img_path', images), ('seg_map_path', masks)):
         if not path or not Path(path).is_dir():
@@ -23,17 +33,197 @@ def check_masks(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: 
     if not pairs:
         suffix = f'{dataset.img_suffix!r}; set {key}.img_suffix'
         raise FileNotFoundError(f'no image in {images} ends in {suffix}')
-    there = list_dir_or_file(masks, list_dir=False, suffix=dataset.seg_map_suffix, recursive=True)
-    there = {str(Path(masks, name)) for name in there}  # one listing, not a look at every file
+    notes = _check_names(dataset, pairs, key)
+    steps, check_files = dataset.pipeline.transforms, cfg.get('check_files', True)
+    if not (loaders := [step for step in steps if _reads_masks(step)]):
+        return notes  # masks of another kind, by another transform
+    opened, read = some_of(pairs) if check_files else pairs[:1], NamedMasks(loaders[0])
+    ignored, present, unseen = _last_head(cfg.model).get('ignore_index', 255), set(), []
+    given = dict(label_map=dataset.label_map, reduce_zero_label=dataset.reduce_zero_label)
+    for picture, mask in opened:
+        size, turn = _as_seen(picture, steps[0])
+        if turn in (2, 3, 4) or (turn in ACROSS and size[0] == size[1]):
+            unseen.append(picture)
+        paths = dict(img_path=picture, seg_map_path=mask, ori_shape=size, seg_fields=[])
+        counts = np.bincount(read(given | paths)['gt_seg_map'].ravel(), minlength=256)
+        values = np.flatnonzero(counts).tolist()
+        if wrong := [value for value in values if value >= len(classes) and value != ignored]:
+            raise wrong_labels(mask, wrong, len(classes), ignored, dataset.reduce_zero_label)
+        present.update(values)
+    if not check_files:
+        return notes
+    if len(opened) < len(pairs):
+        notes.append(f'{key}: {len(opened)} of {len(pairs)} masks were opened before the run')
+    if unseen:
+        which = f'turned by their EXIF tag so that no size shows it ({len(unseen)}, as {unseen[0]})'
+        notes.append(f'{key} has pictures {which}: see that their masks are turned, too')
+    return notes + _check_present(dataset, classes, key, present, ignored)
+
+
+def check_one_class(model: Mapping, classes: Sequence[str], key: str) -> None:
+    """UserError for a segmentor of one class, unless it has 'no object' beside it."""
+    if len(classes) == 1 and 'loss_cls' not in _last_head(model):
+        both = f'{key}.metainfo.classes={("background", *classes)}, num_classes=2, masks of 0 and 1'
+        why = 'nothing to tell it from, and the loss goes to 0'
+        raise UserError(f'{key} has one class ({quoted(classes)}): {why}; accepted are two: {both}')
+
+
+def _last_head(model: Mapping) -> Mapping:
+    heads = model.get('decode_head') or {}
+    return heads[-1] if isinstance(heads, list | tuple) else heads
+
+
+def _check_names(dataset: BaseDataset, pairs: Sequence[tuple[str, str]], key: str) -> list[str]:
+    """Are all pictures and masks there, and which are left out?"""
+    images, masks = dataset.data_prefix['img_path'], dataset.data_prefix['seg_map_path']
+    pictures, there = _files(images), _files(masks)  # not a look at every file
+    by_list = bool(dataset.ann_file) and Path(dataset.ann_file).is_file()
+    for number, (image, _) in enumerate(pairs, 1):
+        if by_list and str(Path(image)) not in pictures:
+            accepted = f'a name a line, without its ending ({key}.img_suffix)'
+            line = f'{dataset.ann_file} line {number}: no picture at {image}'
+            raise FileNotFoundError(f'{line}; accepted is {accepted}')
     if without := [pair for pair in pairs if str(Path(pair[1])) not in there]:
         image, mask = without[0]
         lack = f'{len(without)} of {len(pairs)} images in {images} have no mask'
-        first = f'{Path(image).name}, whose mask would be {mask} (see {key}.seg_map_suffix)'
-        raise FileNotFoundError(f'{lack}; the first is {first}')
-    mask = pairs[0][1]
-    with Image.open(mask) as image:
-        mode = image.mode
-    if mode not in ('1', 'L', 'P'):
-        accepted = 'masks of one 8-bit channel (L, or P with a palette) that holds class indices'
-        raise UserError(f'{mask} is an image of mode {mode}; accepted are {accepted}')
-    return []
+        first = f'{os.path.relpath(image, images)}, whose mask would be {mask}'
+        raise FileNotFoundError(f'{lack}; the first is {first} (see {key}.seg_map_suffix)')
+    notes, base, end = [], dataset.img_suffix.rpartition('.')[0], dataset.seg_map_suffix
+    if end.lower() in ('.jpg', '.jpeg'):
+        notes.append(f'{key}: masks in JPEG lose their exact values at edges; save them as PNG')
+    if hidden := [p for p, _ in pairs if '/.' in f'/{os.path.relpath(p, images)}']:
+        notes.append(f'{key} takes images in hidden folders, too ({len(hidden)}, as {hidden[0]})')
+    if by_list:
+        return notes
+    names = {p: os.path.relpath(p, masks) for p in there if p.lower().endswith(end.lower())}
+    stems = {f'{Path(images, n[: len(n) - len(end)])}{base}': p for p, n in names.items()}
+    others = pictures - {str(Path(path)) for pair in pairs for path in pair}
+    others = {p: os.path.splitext(p) for p in others}
+    ends = {*EXTENSIONS, *PICTURES}
+    if left_out := [p for p, (s, e) in others.items() if s in stems and e.lower() in ends]:
+        which = f'that do not end in {dataset.img_suffix!r} ({len(left_out)}, as {min(left_out)})'
+        notes.append(f'{key} leaves out pictures with a mask {which}: see img_suffix, or rename')
+    if alone := stems.keys() - {os.path.splitext(p)[0] for p in pictures}:
+        which = f'({len(alone)}, as {stems[min(alone)]})'
+        notes.append(f'{key} leaves out masks without a picture in {images} {which}')
+    return notes
+
+
+def _files(folder: str) -> set[str]:
+    names = list_dir_or_file(folder, list_dir=False, recursive=True)
+    return {str(Path(folder, name)) for name in names}
+
+
+def _check_present(
+    dataset: BaseDataset, classes: Sequence[str], key: str, present: set[int], ignored: int
+) -> list[str]:
+    """Refuse masks that teach nothing; a note about classes that occur in none."""
+    there, training = sorted(present - {ignored}), key.startswith('train_')
+    if len(there) > 1 or len(classes) == 1:
+        absent = [name for i, name in enumerate(classes) if i not in present]
+        what = f'{key}: no mask that was opened before the run has the class {quoted(absent)}'
+        return [what] if absent and training else []
+    has = f'one class alone, {there[0]} ({classes[there[0]]!r})' if there else 'no class'
+    how = f'accepted are masks with several of 0 to {len(classes) - 1}'
+    if ignored in present:
+        has = f'{has}; the rest is {ignored}, which is ignored'
+        what, value = ('the background', 0) if there not in ([], [0]) else ('objects', 1)
+        how = f'if {ignored} marks {what}, write {value} there: mask[mask == {ignored}] = {value}'
+    if dataset.reduce_zero_label:
+        how = f'if 0 is a class, set {key}.reduce_zero_label=False'
+    said = f'{key}: the masks in {dataset.data_prefix["seg_map_path"]} have {has}: {how}'
+    if there and (not training or '.datasets.' in key):
+        return [said]
+    raise UserError(said)
+
+
+class NamedMasks:
+    """mmseg's LoadAnnotations, whose every error names the mask: a UserError.
+
+    The mask cannot be read, is not of one 8-bit channel, or differs in size from its picture
+    (``ori_shape`` of the results).
+    """
+
+    def __init__(self, load: Callable) -> None:
+        self.load = load
+        self.modes = ('1', 'L', 'P') if load.imdecode_backend == 'pillow' else ('L',)
+
+    def __call__(self, results: dict) -> dict:
+        if (file := results.get('seg_map_path')) is None:
+            return self.load(results)
+        mode = None
+        try:
+            if not self.load.backend_args and '://' not in file:
+                with Image.open(file) as image:
+                    mode = image.mode
+            results = self.load(results)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # decoders raise whatever they like
+            raise UserError(f'the mask {file} cannot be read: {error}') from error
+        if mode not in (*self.modes, None):
+            accepted = 'masks of one 8-bit channel that holds class indices (L; for Pillow also P)'
+            raise UserError(f'{file} is an image of mode {mode}; accepted are {accepted}')
+        labels, size = results['gt_seg_map'], results.get('ori_shape')
+        if size and labels.shape != size:
+            raise UserError(_other_size(file, labels.shape, results['img_path'], size))
+        return results
+
+
+def name_masks(dataset: BaseDataset) -> None:
+    """Put NamedMasks round mmseg's LoadAnnotations in a dataset, also inside wrappers."""
+    for inner in (getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', ())):
+        if inner is not None:
+            name_masks(inner)
+    pipelines = [getattr(dataset, 'pipeline', None)]
+    for pipeline in pipelines:  # which grows
+        steps = getattr(pipeline, 'transforms', [])
+        for i, step in enumerate(steps):
+            steps[i] = NamedMasks(step) if _reads_masks(step) else step
+            pipelines += getattr(step, 'subroutines', [])  # of TestTimeAug
+
+
+def _reads_masks(step: Callable) -> bool:
+    return type(step) is TRANSFORMS.get('mmseg.LoadAnnotations')
+
+
+def _header(picture: str) -> tuple[tuple[int, int] | None, int, str]:
+    """(H, W) as stored, EXIF tag and format of a picture; None where it cannot be opened."""
+    try:
+        with Image.open(picture) as image:  # a PNG would be decoded to look for a tag at its end
+            tags = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
+            return image.size[::-1], tags.get(ORIENTATION, 1), image.format
+    except Exception:  # left to the loader
+        return None, 1, ''
+
+
+def _as_seen(picture: str, read: Callable) -> tuple[tuple[int, int] | None, int]:
+    """(H, W) of a picture as `read` turns it, and the EXIF tag that says how."""
+    size, turn, kind = _header(picture)
+    if turn not in ACROSS:
+        return size, turn
+    if kind != 'TIFF' and getattr(read, 'color_type', 'color') == 'color':
+        return size[::-1], turn
+    return read(dict(img_path=picture))['img'].shape[:2], turn
+
+
+def _other_size(mask: str, shape: Sequence[int], picture: str, size: Sequence[int]) -> str:
+    both = f'the mask {mask} has {shape[1]} x {shape[0]} pixels, its picture {picture} '
+    both += f'{size[1]} x {size[0]} (width x height)'
+    if shape == _header(picture)[0]:
+        how = 'turn the mask too, or remove the tag from the picture'
+        return f"{both}: the picture's EXIF tag turns it, and the mask is not turned; {how}"
+    return f'{both}; accepted are masks of the size of their picture'
+
+
+def wrong_labels(
+    mask: str, wrong: Sequence[int], number: int, ignored: int, reduced: bool
+) -> UserError:
+    """The error for a mask with values that are neither one of so many classes nor the ignored."""
+    values = ', '.join(str(value) for value in wrong[:5])
+    zero = ' (after 0 became the ignored one)' if reduced else ''
+    classes = f'0 to {number - 1}, for the {number} classes of the model, and {ignored}'
+    lossy = mask.lower().endswith(('.jpg', '.jpeg'))
+    png = ' (JPEG changes values: save masks as PNG)' if lossy else ''
+    said = f'the mask {mask} has the label {values}{zero}; accepted are {classes}'
+    return UserError(f'{said}, which is ignored{png}')

@@ -11,8 +11,10 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from mirl_mm.errors import BadImagesError, UserError
+from mirl_mm.errors import BadImagesError
 from mirl_mm.models.segments import unwrapped
+
+from ..checks.masks import name_masks, wrong_labels
 
 
 @HOOKS.register_module()
@@ -61,7 +63,18 @@ class CheckLabelsHook(Hook):
 
     Without it such a value stops training somewhere inside the loss (on a GPU with an assertion of
     the device), and counts as nothing in validation. It looks at masks before they go to the GPU.
+    What else is wrong with a mask (unreadable, of another kind or size than its picture) ends the
+    run with its name where it is loaded.
     """
+
+    def before_train(self, runner: Runner) -> None:
+        name_masks(runner.train_dataloader.dataset)
+
+    def before_val(self, runner: Runner) -> None:
+        name_masks(runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        name_masks(runner.test_dataloader.dataset)
 
     def _check(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         head = getattr(unwrapped(runner.model), 'decode_head', None)
@@ -79,12 +92,9 @@ def check_labels(samples: Sequence, num_classes: int, ignored: int) -> None:
         wrong = labels[(labels >= num_classes) & (labels != ignored)]
         if not wrong.size:
             continue
-        values = ', '.join(str(value) for value in np.unique(wrong)[:5])
         file = sample.metainfo.get('seg_map_path', sample.metainfo.get('img_path'))
-        zero = ' (after 0 became the ignored one)' if sample.get('reduce_zero_label') else ''
-        accepted = f'0 to {num_classes - 1}, for the {num_classes} classes of the model, and'
-        accepted += f' {ignored}, which is ignored'
-        raise UserError(f'the mask {file} has the label {values}{zero}; accepted are {accepted}')
+        reduced = sample.get('reduce_zero_label')
+        raise wrong_labels(file, np.unique(wrong).tolist(), num_classes, ignored, reduced)
 
 
 @HOOKS.register_module()
