@@ -53,6 +53,7 @@ def dtypes_of(model) -> set[torch.dtype]:
 
 
 def test_a_mask_rcnn_trains_in_bfloat16():
+    torch.manual_seed(0)
     with (
         torch.autocast('cpu', dtype=torch.bfloat16),
         pytest.raises((RuntimeError, NotImplementedError), match='BFloat16'),
