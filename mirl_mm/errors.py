@@ -97,50 +97,63 @@ def config_slip(error: BaseException) -> str:
     """In words, what MMEngine could not build or merge from a config; '' for another error."""
     if isinstance(error, TypeError) and ' in <' in str(error) and error.__context__:
         error = error.__context__  # of a hook, which MMEngine has put into words of its own
-    text, frames = str(error), [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    built = next((f for f in frames[::-1] if f.f_code.co_name in _BUILDERS), frames[-1])
-    inner = built.f_locals
-    kind_name, given_name = _BUILDERS.get(built.f_code.co_name, ('', ''))
-    kind = inner.get(kind_name, built.f_globals.get(kind_name))
-    given, theirs = (
-        inner.get(given_name) or {},
-        frames[-1].f_globals['__name__'].startswith(_PACKAGES),
-    )
-    if isinstance(error, KeyError) and 'is not in the' in text and 'registry' in inner:
-        known, registry = set(), inner['registry']
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    builder = next((f for f in frames[::-1] if f.f_code.co_name in _BUILDERS), frames[-1])
+    kind_name, given_name = _BUILDERS.get(builder.f_code.co_name, ('', ''))
+    kind = builder.f_locals.get(kind_name, builder.f_globals.get(kind_name))
+    given = builder.f_locals.get(given_name) or {}
+    module = frames[-1].f_globals
+    theirs = module['__name__'].startswith(_PACKAGES)
+    if unknown := _unknown_type(error, builder.f_locals):
+        return unknown
+    if isinstance(error, TypeError) and (call := _CALL.match(str(error))):
+        return _wrong_argument(call, kind, given, module if theirs else {})
+    return _wrong_value(error, kind, given, theirs) if callable(kind) else ''
+
+
+def _unknown_type(error: BaseException, building: dict) -> str:
+    """A type that no registry has, or none at all; ``building`` are the builder's variables."""
+    text = str(error.args[0]) if isinstance(error, KeyError) else ''
+    if 'is not in the' in text and 'registry' in building:
+        known, registry = set(), building['registry']
         while registry is not None:
             known, registry = known | registry.module_dict.keys(), registry.parent
-        near = did_you_mean(str(inner.get('obj_type', inner.get('scheduler_type'))), known)
-        return f'unknown type: {error.args[0].split(". ")[0]}{near}'
-    if 'collate_fn_type' in inner and inner.get('collate_fn') is None:
-        return f'unknown type: {inner["collate_fn_type"]} is no function to collate'
-    if isinstance(error, TypeError) and (found := _CALL.match(text)):
-        called, unexpected, name = found['called'], 'unexpected' in found[0], found['name']
-        if called not in [getattr(k, '__qualname__', '') for k in getattr(kind, '__mro__', [kind])]:
-            kind = frames[-1].f_globals.get(called) if theirs else None  # without a registry
-        elif unexpected and name not in given:
-            kind = None  # a class that calls its base wrongly: no slip of the user's
-        if kind is None or name is None:
-            return f'{called} has no arguments; got {", ".join(given)}' if kind else ''
-        accepted = _arguments(kind)
-        near = did_you_mean(name, accepted) if unexpected else ''
-        fault = 'has no' if unexpected else 'needs the'
-        return (
-            f'{kind.__name__} {fault} argument {name!r}{near}; accepted are {", ".join(accepted)}'
-        )
-    for name, parameter in (_arguments(kind) if given and callable(kind) else {}).items():
+        near = did_you_mean(str(building.get('obj_type', building.get('scheduler_type'))), known)
+        return f'unknown type: {text.split(". ")[0]}{near}'
+    if 'must contain the key "type"' in text:
+        return f'no type in {building.get("cfg")}'
+    if 'collate_fn_type' in building and building.get('collate_fn') is None:
+        return f'unknown type: {building["collate_fn_type"]} is no function to collate'
+    return ''
+
+
+def _wrong_argument(call: re.Match, kind: Callable | None, given: dict, module: dict) -> str:
+    """An argument that a class does not have, or one that it needs."""
+    called, name, unexpected = call['called'], call['name'], 'unexpected' in call[0]
+    if called not in [getattr(k, '__qualname__', '') for k in getattr(kind, '__mro__', [kind])]:
+        kind = module.get(called)  # built without a registry
+    elif unexpected and name not in given:
+        return ''  # a class that calls its base wrongly: no slip of the user's
+    if kind is None or name is None:
+        return f'{called} has no arguments; got {", ".join(given)}' if kind else ''
+    accepted = _arguments(kind)
+    near = did_you_mean(name, accepted) if unexpected else ''
+    fault = f'{"has no" if unexpected else "needs the"} argument {name!r}{near}'
+    return f'{kind.__name__} {fault}; accepted are {", ".join(accepted)}'
+
+
+def _wrong_value(error: BaseException, kind: Callable, given: dict, theirs: bool) -> str:
+    """Text for a number, or what a class of MMEngine and the like refuses itself."""
+    for name, parameter in (_arguments(kind) if given else {}).items():
         kinds = {type(parameter.default), parameter.annotation}
         if isinstance(given.get(name), str) and kinds & {int, float, 'int', 'float'}:
             return f'{kind.__name__}: {name} must be a number, got {given[name]!r}'
+    if not theirs or not isinstance(error, ValueError | TypeError | AssertionError | KeyError):
+        return ''
+    text = str(error.args[0] if isinstance(error, KeyError) else error)
     if 'need at least one array to concatenate' in text:  # BaseDataset's own
         text = 'no image is there, or its filter_cfg leaves out all'
-    if isinstance(error, KeyError):
-        text = str(error.args[0])
-        if 'must contain the key "type"' in text:
-            return f'no type in {inner.get("cfg")}'
-    refused = isinstance(error, ValueError | TypeError | AssertionError | KeyError)
-    told = refused and theirs and callable(kind) and text
-    return f'{kind.__name__}: {text.splitlines()[0]}' if told else ''
+    return f'{kind.__name__}: {text.splitlines()[0]}' if text else ''
 
 
 def _arguments(kind: Callable) -> dict[str, inspect.Parameter]:

@@ -4,6 +4,7 @@ import re
 from argparse import ArgumentError, ArgumentParser
 
 from mmengine.config import DictAction
+from torch.utils._pytree import tree_map
 
 from mirl_mm.engine.machine import LAUNCHERS
 from mirl_mm.errors import UserError
@@ -26,15 +27,10 @@ class SpacedAction(DictAction):
         if value[:1] in ('(', '[') or ',' in value:
             value = re.sub(r'(?<=[\[(,])\s+|\s+(?=[\]),])', '', value)
         try:
-            return _spaced(DictAction._parse_iterable(value.replace(' ', SPACE)))
+            found = DictAction._parse_iterable(value.replace(' ', SPACE))
         except AssertionError as error:
             raise UserError(f'{val!r}: {error}'.replace(SPACE, ' ')) from error
-
-
-def _spaced(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return type(value)(map(_spaced, value))
-    return value.replace(SPACE, ' ') if isinstance(value, str) else value
+        return tree_map(lambda x: x.replace(SPACE, ' ') if isinstance(x, str) else x, found)
 
 
 def add_run_options(parser: ArgumentParser, split: str) -> None:

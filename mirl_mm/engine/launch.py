@@ -24,12 +24,11 @@ from .stopping import fail_fast
 Options = Mapping[str, object] | None  # --cfg-options: dotted key path to value, merged first
 # What MMEngine's backends import when the first value comes, after everything has been built.
 PACKAGES = ('tensorboard', 'wandb', 'mlflow', 'clearml', 'neptune', 'dvclive', 'aim')
-OWN_KEYS = {'check_files'}  # read in checks/
 # What has an effect at a config's top level: arguments of MMEngine's Runner, and what it reads.
 RUNNER_KEYS = TRAINED_KEYS | signature(Runner.__init__).parameters.keys() - {'self', 'cfg'} | {
     'model_wrapper_cfg', 'find_unused_parameters', 'activation_checkpointing', 'compile',
-    'runner_type', 'custom_imports',
-} | OWN_KEYS  # fmt: skip
+    'runner_type', 'custom_imports', 'check_files',
+}  # fmt: skip
 # Variables that config files of OpenMMLab share with the files that inherit from them.
 HELPER_KEYS = {
     'backend_args', 'base_lr', 'crop_size', 'data_root', 'dataset_type', 'image_size', 'max_epochs',
@@ -41,9 +40,9 @@ SETTINGS = {
     name for name, each in signature(Runner.__init__).parameters.items()
     if name != 'cfg' and 'Dict' in str(each.annotation)
 }  # fmt: skip
-WHOLE = dict(
-    train_cfg=('max_epochs', 'max_iters', 'val_begin', 'val_interval'), randomness=('seed',)
-)  # numbers that are read long after they have been built
+# Whole numbers that are read long after they have been built, and their sections.
+WHOLE = dict.fromkeys(('max_epochs', 'max_iters', 'val_begin', 'val_interval'), 'train_cfg')
+WHOLE |= dict(seed='randomness')
 # The sections that MMEngine reads with ``get``, so that it never notices a misspelt key in them.
 SECTIONS = dict(
     env_cfg={'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
@@ -155,15 +154,10 @@ def check_keys(cfg: Mapping) -> None:
             raise UserError(f'unknown config key {key!r}{near}; accepted are {own}, {more}')
     for key in SETTINGS & cfg.keys():
         if isinstance(cfg[key], str | int | float):
-            raise UserError(
-                f'{key} has to be settings (a dict, or a list of dicts), got {cfg[key]!r}'
-            )
-    hooks = (cfg.get('default_hooks') or {}).items()
-    numbers = {
-        f'default_hooks.{name}.interval': (hook or {}).get('interval') for name, hook in hooks
-    }
-    for section, keys in WHOLE.items():
-        numbers |= {f'{section}.{key}': (cfg.get(section) or {}).get(key) for key in keys}
+            raise UserError(f'{key} has to be a dict, or a list of dicts, got {cfg[key]!r}')
+    numbers = {f'{part}.{key}': (cfg.get(part) or {}).get(key) for key, part in WHOLE.items()}
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        numbers[f'default_hooks.{name}.interval'] = (hook or {}).get('interval')
     for key, value in numbers.items():
         if value is not None and (isinstance(value, str) or value % 1):
             raise UserError(f'{key} has to be a whole number, got {value!r}')

@@ -27,15 +27,10 @@ def parsed(*words: str) -> dict:
         ("['a b', 'c']", ['a b', 'c']),
         ('(0.9, 0.95)', (0.9, 0.95)),
         ('a b, c', ['a b', 'c']),
-        ('1,2', [1, 2]),
-        (' 3 ', 3),
-        ('1e-3', 1e-3),
-        ('true', True),
-        ('None', None),
-        ('', ''),
-        ('[]', []),
+        ('1,2', [1, 2]), (' 3 ', 3), ('1e-3', 1e-3), ('true', True), ('None', None),
+        ('', ''), ('[]', []),
     ],
-)
+)  # fmt: skip
 def test_values_keep_their_spaces(text, value):
     found = parsed(f'some.key={text}')['some.key']
     assert found == value and type(found) is type(value)

@@ -10,7 +10,6 @@ from mmengine.runner import Runner
 
 from mirl_mm.engine.launch import (
     HELPER_KEYS,
-    OWN_KEYS,
     RUNNER_KEYS,
     check_file,
     check_init,
@@ -150,9 +149,8 @@ def test_runner_keys_are_those_that_the_runner_reads():
         if isinstance(call, ast.Call) and ast.unparse(call.func) == 'self.cfg.get'
     }
     assert 'compile' in read
-    assert (
-        arguments | read | {'runner_type', 'strategy', 'custom_imports'} == RUNNER_KEYS - OWN_KEYS
-    )
+    others = {'runner_type', 'strategy', 'custom_imports', 'check_files'}
+    assert arguments | read | others == RUNNER_KEYS
     assert not RUNNER_KEYS & HELPER_KEYS
 
 
@@ -189,30 +187,21 @@ def test_a_rate_that_is_meant_for_no_batch_fails(wrong):
     ('wrong', 'message'),
     [
         ({'randomness': {'sed': 1}}, "unknown config key randomness.sed .*'seed'"),
-        ({'model': 'x'}, r"model has to be settings \(a dict, or a list of dicts\), got 'x'"),
-        ({'train_dataloader': 3}, 'train_dataloader has to be settings .* got 3'),
+        ({'model': 'x'}, "model has to be a dict, or a list of dicts, got 'x'"),
+        ({'train_dataloader': 3}, 'train_dataloader has to be a dict, .* got 3'),
         ({'train_cfg': {'max_epochs': 'a'}}, "train_cfg.max_epochs has to be a whole number.* 'a'"),
         ({'train_cfg': {'val_interval': 0.5}}, 'train_cfg.val_interval has to be a whole.* 0.5'),
         ({'randomness': {'seed': 'a'}}, "randomness.seed has to be a whole number, got 'a'"),
-        (
-            {'default_hooks': {'logger': None, 'checkpoint': {'interval': 'a'}}},
-            "default_hooks.checkpoint.interval has to be a whole number, got 'a'",
-        ),
+        ({'default_hooks': {'logger': None, 'checkpoint': {'interval': 'a'}}},
+         "default_hooks.checkpoint.interval has to be a whole number, got 'a'"),
     ],
-)
+)  # fmt: skip
 def test_values_that_are_read_late_are_looked_at_first(wrong, message):
     with pytest.raises(UserError, match=message):
         check_keys({'model': {}, **wrong})
-    check_keys(
-        dict(
-            model={},
-            train_cfg=dict(max_iters=1e5, val_interval=1),
-            default_hooks=dict(logger=dict(interval=5), finite=None),
-            custom_hooks=[],
-            resume=True,
-            log_level='INFO',
-        )
-    )
+    hooks = dict(default_hooks=dict(logger=dict(interval=5), finite=None), custom_hooks=[])
+    right = dict(train_cfg=dict(max_iters=1e5, val_interval=1), resume=True, log_level='INFO')
+    check_keys(dict(model={}, **hooks, **right))
 
 
 def test_known_helper_and_private_keys_pass():
@@ -229,7 +218,6 @@ def test_known_helper_and_private_keys_pass():
         ('custom_hooks.2.interval', 'custom_hooks is a list; accepted are 0 to 0, got 2'),
         ('custom_hooks.first.interval', 'custom_hooks is a list; accepted are 0 to 0, got first'),
         ('param_scheduler.0.end', 'the config has no list param_scheduler'),
-        ('custom_hooks.3', 'custom_hooks is a list; accepted are 0 to 0, got 3'),
         ('default_hooks.checkpoint.interval.x', "interval is 1, which has no 'x'"),
     ],
 )
@@ -297,14 +285,12 @@ def test_an_encoder_of_ones_own_size_replaces_a_named_one(tmp_path):
     options = {f'model.backbone.arch.{key}': value for key, value in size.items()}
     assert load_config(str(base), options).model.backbone == dict(arch=size, img_size=64)
     child.write_text(f"_base_ = './base.py'\nmodel = dict(backbone=dict(arch={size}))\n")
-    with pytest.raises(
-        UserError, match=r'child\.py cannot be read: TypeError: arch=.*_delete_=True'
-    ):
+    words = r'child\.py cannot be read: TypeError: arch=.*_delete_=True'
+    with pytest.raises(UserError, match=words):
         load_config(str(child))
     size['_delete_'] = True
     child.write_text(f"_base_ = './base.py'\nmodel = dict(backbone=dict(arch={size}))\n")
     assert load_config(str(child)).model.backbone.arch.embed_dims == 96
-    base.write_text(child.read_text().replace('./base.py', './child.py'))
     child.write_text(f'model = dict(backbone=dict(arch={size}))\n')
     base.write_text("_base_ = './child.py'\nmodel = dict(backbone=dict(arch='b12'))\n")
     assert load_config(str(base)).model.backbone.arch == 'b12'
@@ -315,10 +301,7 @@ def test_an_encoder_of_ones_own_size_replaces_a_named_one(tmp_path):
     [
         ('model = dict(', 'SyntaxError: .*line 1'),
         ('model = dict(backbone=width)', "NameError: name 'width' is not defined"),
-        (
-            "custom_imports = dict(imports=['nowhere_to_be_found'])",
-            "No module named 'nowhere_to_be",
-        ),
+        ("custom_imports = dict(imports=['nowhere'])", "No module named 'nowhere'"),
     ],
 )
 def test_config_files_that_cannot_be_read(tmp_path, text, message):
@@ -333,11 +316,8 @@ def test_config_files_that_cannot_be_read(tmp_path, text, message):
 
 def test_validation_needs_three_parts_or_none(tmp_path):
     config = str(Path(__file__).parents[2] / 'configs/mirl/vit-test_2e.py')
-    message = (
-        'val_dataloader, val_evaluator without val_cfg: give all three, or none: '
-        'val_dataloader=None val_evaluator=None'
-    )
-    with pytest.raises(UserError, match=message):
+    how = 'give all three, or none: val_dataloader=None val_evaluator=None'
+    with pytest.raises(UserError, match=f'val_dataloader, val_evaluator without val_cfg: {how}'):
         training_config(config, str(tmp_path), cfg_options={'val_cfg': None})
 
 
@@ -354,14 +334,10 @@ def test_folders_of_images_are_looked_for_before_anything_is_built(tmp_path, spl
     if split == 'val':
         how += ', or no validation: val_dataloader=None val_cfg=None val_evaluator=None'
     (tmp_path / 'images' / split / 'deeper' / '1.JPG').rename(tmp_path / 'images' / split / '1.txt')
-    folder = f'{tmp_path}/images/{split}'
-    with pytest.raises(UserError) as error:
+    accepted = 'accepted are files that end in .*'
+    with pytest.raises(UserError, match=f'^no image in .*/images/{split}; {accepted}; {how}$'):
         training_config(config, str(tmp_path / 'run'), cfg_options=options)
-    assert str(error.value).startswith(f'no image in {folder}; accepted are files that end in .bmp')
-    assert str(error.value).endswith(how)
-    options[f'{key}.data_root'] = f'{tmp_path}/nowhere'
-    with pytest.raises(FileNotFoundError) as error:
+    options[f'{key}.data_root'] = missing = f'{tmp_path}/nowhere'
+    words = f'^no such folder of images: {missing}/images/{split}; {how}$'
+    with pytest.raises(FileNotFoundError, match=words):
         training_config(config, str(tmp_path / 'run'), cfg_options=options)
-    assert str(error.value) == (
-        f'no such folder of images: {tmp_path}/nowhere/images/{split}; {how}'
-    )

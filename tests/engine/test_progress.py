@@ -215,12 +215,10 @@ def test_a_tensors_loss_is_read(monkeypatch):
     assert 'loss 0.2500' in stream.getvalue()
 
 
-def test_the_loss_of_several_processes_is_the_newest_mean(monkeypatch):
-    runner = fake_runner(3)
-    outputs = dict(loss=torch.tensor(0.5))
-    monkeypatch.setattr(progress, 'get_world_size', lambda: 2)
+@pytest.mark.parametrize(('processes', 'then'), [(1, 'loss 0.5000'), (2, 'loss 0.7500')])
+def test_the_loss_of_several_processes_is_the_newest_mean(monkeypatch, processes, then):
+    runner, outputs = fake_runner(3), dict(loss=torch.tensor(0.5))
+    monkeypatch.setattr(progress, 'get_world_size', lambda: processes)
     assert progress.training_fields(runner, outputs, 0, 1.0)[0] == 'loss 0.5000'
     runner.message_hub.update_scalar('train/loss', 0.75)
-    assert progress.training_fields(runner, outputs, 0, 1.0)[0] == 'loss 0.7500'
-    monkeypatch.setattr(progress, 'get_world_size', lambda: 1)
-    assert progress.training_fields(runner, outputs, 0, 1.0)[0] == 'loss 0.5000'
+    assert progress.training_fields(runner, outputs, 0, 1.0)[0] == then

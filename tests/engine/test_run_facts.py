@@ -209,12 +209,10 @@ def held_out(images: str) -> dict:
 
 @pytest.mark.parametrize('loop', ['EpochBasedTrainLoop', 'ExactEpochLoop'])
 def test_fewer_images_than_a_batch_are_told_before_schedules_are_built(run, loop):
-    with pytest.raises(UserError) as error:
+    fewer = 'train_dataloader gives no batch: it has 10 images, fewer than batch 16 x processes 1'
+    how = 'set train_dataloader.batch_size=10 or less, or drop_last=False'
+    with pytest.raises(UserError, match=f'^{fewer}; {how}$'):
         run(**DROPPED, **{'runner_type': 'MIRLRunner', 'train_cfg.type': loop})
-    assert str(error.value) == (
-        'train_dataloader gives no batch: it has 10 images, fewer than batch 16 x processes 1; '
-        'set train_dataloader.batch_size=10 or less, or drop_last=False'
-    )
 
 
 def test_validation_without_a_batch_is_told_before_training(run, tmp_path):

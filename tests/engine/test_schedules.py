@@ -59,81 +59,53 @@ def runner(settings: object, epochs=0, iterations=0, done=0, length=10) -> Simpl
 @pytest.mark.parametrize(
     ('settings', 'run', 'said', 'fitting'),
     [
-        (
-            [cosine(0, 2, **EPOCHS)],
-            dict(epochs=3),
-            'ends after 2 of 3 epochs, and the rest would run at 0.00616',
-            'param_scheduler.0.end=3 param_scheduler.0.T_max=3',
-        ),
-        (
-            cosine(0, 2),
-            dict(epochs=3),
-            'ends after 2 of 3 epochs, and the rest would run at 0.5',
-            'param_scheduler.end=3 param_scheduler.T_max=3',
-        ),
-        (
-            [warm(40, **EPOCHS), cosine(40, 800, **EPOCHS)],
-            dict(epochs=10),
-            'takes 800 epochs, but the run ends after 10, at 0.251',
-            'param_scheduler.0.end=0.5 param_scheduler.1.begin=0.5 param_scheduler.1.end=10'
-            ' param_scheduler.1.T_max=9.5',
-        ),
-        (
-            [warm(4, **ITERATIONS), POLY],
-            dict(iterations=40),
-            'ends after 20 of 40 iterations, and the rest would run at 0',
-            'param_scheduler.1.end=40',
-        ),
-        (
-            [warm(4, **ITERATIONS), POLY],
-            dict(iterations=10),
-            'takes 20 iterations, but the run ends after 10, at 0.6',
-            'param_scheduler.0.end=2 param_scheduler.1.begin=2 param_scheduler.1.end=10',
-        ),
-        (
-            [warm(4, **ITERATIONS), steps(17, 19, end=20, **ITERATIONS)],
-            dict(iterations=40),
-            'ends after 20 of 40 iterations, and the rest would run at 0.01',
-            'param_scheduler.1.end=40 param_scheduler.1.milestones=[34,38]',
-        ),
-        (
-            [steps(17, 19, end=20, **ITERATIONS)],
-            dict(iterations=10),
-            'takes 20 iterations, but the run ends after 10, at 1',
-            'param_scheduler.0.end=10 param_scheduler.0.milestones=[8,9]',
-        ),
-        (
-            [dict(type='CosineAnnealingLR', T_max=6)],
-            dict(epochs=12),
-            'ends after 6 of 12 epochs, and the rest would run at rates that rise again, to 0.933',
-            'param_scheduler.0.T_max=12',
-        ),
-        (
-            [cosine(0, 12, T_max=60)],
-            dict(epochs=12),
-            'takes 60 epochs, but the run ends after 12, at 0.905',
-            'param_scheduler.0.T_max=12',
-        ),
-        (
-            [warm(5, **EPOCHS)],
-            dict(epochs=2),
-            'takes 5 epochs, but the run ends after 2, at 0.409',
-            'param_scheduler.0.end=2',
-        ),
-        (
-            [dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=2, **EPOCHS)],
-            dict(epochs=3),
-            'ends after 2 of 3 epochs, and the rest would run at 0.1',
-            'param_scheduler.0.end=3',
-        ),
-        (
-            [cosine(0, 2, **EPOCHS)],
-            dict(epochs=3, done=20),
-            'ends after 2 of 3 epochs, and the rest would run at 0.00616',
-            'load_from=epoch_1.pth param_scheduler.0.end=3 param_scheduler.0.T_max=3',
-        ),
+        ([cosine(0, 2, **EPOCHS)], dict(epochs=3),
+         'ends after 2 of 3 epochs, and the rest would run at 0.00616',
+         'param_scheduler.0.end=3 param_scheduler.0.T_max=3'),
+        (cosine(0, 2), dict(epochs=3),
+         'ends after 2 of 3 epochs, and the rest would run at 0.5',
+         'param_scheduler.end=3 param_scheduler.T_max=3'),
+        ([warm(40, **EPOCHS), cosine(40, 800, **EPOCHS)], dict(epochs=10),
+         'takes 800 epochs, but the run ends after 10, at 0.251',
+         'param_scheduler.0.end=0.5 param_scheduler.1.begin=0.5 param_scheduler.1.end=10'
+         ' param_scheduler.1.T_max=9.5'),
+        ([warm(4, **ITERATIONS), POLY], dict(iterations=40),
+         'ends after 20 of 40 iterations, and the rest would run at 0',
+         'param_scheduler.0.end=8 param_scheduler.1.begin=8 param_scheduler.1.end=40'),
+        ([warm(4, **ITERATIONS), POLY], dict(iterations=10),
+         'takes 20 iterations, but the run ends after 10, at 0.6',
+         'param_scheduler.0.end=2 param_scheduler.1.begin=2 param_scheduler.1.end=10'),
+        ([warm(4, **ITERATIONS), steps(17, 19, end=20, **ITERATIONS)], dict(iterations=40),
+         'ends after 20 of 40 iterations, and the rest would run at 0.01',
+         'param_scheduler.0.end=8 param_scheduler.1.end=40'
+         ' param_scheduler.1.milestones=[34,38]'),
+        ([steps(17, 19, end=20, **ITERATIONS)], dict(iterations=10),
+         'takes 20 iterations, but the run ends after 10, at 1',
+         'param_scheduler.0.end=10 param_scheduler.0.milestones=[8,9]'),
+        ([dict(type='CosineAnnealingLR', T_max=6)], dict(epochs=12),
+         'ends after 6 of 12 epochs, and the rest would run at rates that rise again, to 0.933',
+         'param_scheduler.0.T_max=12'),
+        ([cosine(0, 12, T_max=60)], dict(epochs=12),
+         'takes 60 epochs, but the run ends after 12, at 0.905',
+         'param_scheduler.0.T_max=12'),
+        ([warm(5, **EPOCHS)], dict(epochs=2),
+         'takes 5 epochs, but the run ends after 2, at 0.409',
+         'param_scheduler.0.end=2'),
+        ([dict(type='LinearLR', start_factor=1.0, end_factor=0.1, end=2, **EPOCHS)], dict(epochs=3),
+         'ends after 2 of 3 epochs, and the rest would run at 0.1',
+         'param_scheduler.0.end=3'),
+        ([warm(5), cosine(5, 100)], dict(epochs=10),
+         'takes 100 epochs, but the run ends after 10, at 0.993',
+         'param_scheduler.0.end=1 param_scheduler.1.begin=1 param_scheduler.1.end=10'
+         ' param_scheduler.1.T_max=9'),
+        ([cosine(5, 33, **EPOCHS)], dict(epochs=16),
+         'takes 33 epochs, but the run ends after 16, at 0.665',
+         'param_scheduler.0.begin=2.424 param_scheduler.0.end=16 param_scheduler.0.T_max=13.576'),
+        ([cosine(0, 2, **EPOCHS)], dict(epochs=3, done=20),
+         'ends after 2 of 3 epochs, and the rest would run at 0.00616',
+         'load_from=epoch_1.pth param_scheduler.0.end=3 param_scheduler.0.T_max=3'),
     ],
-)
+)  # fmt: skip
 def test_a_schedule_that_does_not_fit_and_one_that_does(settings, run, said, fitting):
     found = runner(settings, **run)
     before = [dict(vars(each)) for each in found.param_schedulers]
@@ -160,20 +132,14 @@ def test_a_schedule_that_does_not_fit_and_one_that_does(settings, run, said, fit
         ([dict(type='ExponentialLR', gamma=0.9, end=100)], dict(epochs=12)),
         ([dict(type='CosineAnnealingLR', **EPOCHS)], dict(epochs=12)),
         ([dict(type='ReduceOnPlateauLR', monitor='loss')], dict(epochs=3)),
-        ([dict(type='CosineAnnealingMomentum', T_max=2, end=2)], dict(epochs=3)),
         ([], dict(epochs=3)),
     ],
 )
 def test_schedules_that_fit_or_have_no_end(settings, run):
-    if 'Momentum' in str(settings):
-        found = runner([], **run)
-        found.param_schedulers = [SimpleNamespace(param_name='momentum')]
-    else:
-        found = runner(settings, **run)
-    assert schedule_warning(found) == ''
+    assert schedule_warning(runner(settings, **run)) == ''
 
 
-def test_none_and_several_optimizers_have_none():
+def test_none_several_optimizers_and_momentum_have_none():
     found = runner([], epochs=3)
-    for found.param_schedulers in (None, dict(one=[])):
+    for found.param_schedulers in (None, dict(one=[]), [SimpleNamespace(param_name='momentum')]):
         assert schedule_warning(found) == ''
