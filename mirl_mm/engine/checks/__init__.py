@@ -66,8 +66,8 @@ def _check_unlabelled(key: str, settings: Mapping) -> None:
     """Is there the folder of UnlabelledImages, or its list, and an image in it?"""
     kind = settings.get('type')
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    own = isinstance(kind, type) and issubclass(kind, UnlabelledImages)
-    if not own or kind.paths is not UnlabelledImages.paths or settings.get('paths') is not None:
+    by_folder = getattr(kind, 'paths', None) is UnlabelledImages.paths
+    if not by_folder or settings.get('paths') is not None:
         return
     dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
     folder = dataset.img_prefix
@@ -89,8 +89,7 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:  # of the default scope
             kind = registry.get(kind)
-    readable = isinstance(kind, type) and issubclass(kind, BaseDataset)
-    is_coco, has_masks = (readable and hasattr(kind, n) for n in ('COCOAPI', 'get_label_map'))
+    is_coco, has_masks = (hasattr(kind, name) for name in ('COCOAPI', 'get_label_map'))
     if not is_coco and not has_masks:
         return []
     classes = _class_names(kind, settings, key)
@@ -112,7 +111,7 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:
         raise UserError(f'{key}: {error}') from error
     if has_masks:
         return check_masks(cfg, dataset, classes, key)
-    return check_coco(cfg, dataset, classes, key)
+    return check_coco(cfg, settings, dataset, classes, key)
 
 
 def _class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequence[str]:

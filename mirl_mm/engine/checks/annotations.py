@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from mirl_mm.datasets.class_folders import quoted
 from mirl_mm.errors import UserError
 
-from .coco_images import Entries, entry_of
+from .coco_images import Entries, entry_of, repeated
 
 # Nine tenths of a large file are outlines. Sound ones are not read as numbers, but for 2,000.
 OUTLINE = re.compile(rb'"segmentation"\s*:\s*\[((?:\s*\[[^]]*\]\s*,?)+)\s*\]')
@@ -25,23 +22,12 @@ REMARKS = dict(
     tiny='are narrower than a pixel (training leaves these out)',
     outside='lie outside of their images (training leaves these out)',
     beyond='reach beyond their images by more than a pixel',
-    astray='have outlines that reach out of their boxes',
 )
 REPAIRS = dict(
     crowd='iscrowd of {:,} annotations is a number, 0 where there was none',
-    area='area of {:,} annotations is that of the outline, or of the box',
+    area='area of {:,} annotations is that of the box',
     number='id of {:,} annotations is a number of its own',
 )
-
-
-class Reader(NamedTuple):
-    """What a run needs of a file, whose place in the config is key."""
-
-    key: str
-    classes: Sequence[str]
-    masks: bool  # are trained or evaluated
-    polygons_alone: bool  # mmdet ignores the object of an RLE
-    trains: bool
 
 
 def read_annotations(file: Path) -> tuple[dict, bytes]:
@@ -80,68 +66,65 @@ def parsed(text: bytes) -> object:
         gc.enable()
 
 
-def check_annotations(file: Path, content: dict, reader: Reader) -> tuple[list[str], list[str]]:
-    """Refuse what cannot be trained or evaluated; returns notes, and what :func:`repaired` does."""
+def check_annotations(
+    file: Path, content: dict, classes: Sequence[str], masks: bool, alone: bool
+) -> tuple[list[str], list[str]]:
+    """Refuse what cannot be trained or evaluated; returns notes, and what :func:`repaired` does.
+
+    masks: outlines are needed. alone: no other file is read for the same split.
+    """
     entries = Entries.of(file, content, 'annotations')
     images = {image['id']: image for image in content['images']}
     names = {each['id']: each['name'] for each in content['categories']}
-    found, objects = _sorted_out(entries.all, images, names, reader)
-    outline = '' if reader.polygons_alone else ', or an RLE of the size of its image'
+    found, objects = _sorted_out(entries.all, images, names, set(classes), masks)
     accepted = dict(
         image_id="is the id of one of its 'images'",
         category_id=f'is the id of one of its categories: {quoted(list(names))}',
         bbox='is [x, y, width, height] in pixels, finite, width and height not below 0',
-        segmentation=f'is [[x1, y1, x2, y2, x3, y3, ...], ...] in pixels{outline}',
+        segmentation='is [[x1, y1, x2, y2, x3, y3, ...], ...] in pixels, or an RLE of the size of '
+        'its image',
         iscrowd='is 0 or 1',
         id='is an id that no other annotation has',
     )
     for field, how in accepted.items():
         entries.refuse(field, found[field], how, images)
-    total, how = len(entries.all), 'is [x, y, width, height] in pixels of the image, no corners, '
-    most = dict(outside=total / 100, beyond=total / 2, astray=len(found['looked at']) / 2)
-    for kind in [kind for kind in most if len(found[kind]) > most[kind]]:
-        entries.refuse('bbox', found[kind], f'{how}around the outline', images)
-    if not objects.total() and '.datasets.' not in reader.key:
+    total = len(entries.all)
+    for kind, most in (('outside', total / 100), ('beyond', total / 2)):
+        if len(found[kind]) > most:
+            how = 'is [x, y, width, height] in pixels of the image, no corners'
+            entries.refuse('bbox', found[kind], how, images)
+    if not objects.total() and alone:
         crowds, tiny = (f'{len(found[kind]):,} of {total:,}' for kind in ('crowds', 'tiny'))
         why = f'{crowds} annotations are crowds, {tiny} narrower than a pixel (parts of the image?)'
-        raise UserError(f'{file} has no object of {quoted(reader.classes)} to learn or find: {why}')
+        raise UserError(f'{file} has no object of {quoted(classes)} to learn or find: {why}')
     notes = []
     for kind, what in REMARKS.items():
         for first in found[kind][:1]:
             named = f'{first.get("id")!r} of {images[first["image_id"]]["file_name"]}'
             of = f'{len(found[kind]):,} of {total:,} annotations'
             notes.append(f'{file}: {of} {what}; the first is {named}')
-    if without := [name for name in reader.classes if not objects[name]]:
+    if without := [name for name in classes if not objects[name]]:
         notes.append(f'{file} has no object of {quoted(without)}')
     return notes, [how.format(len(found[k])) for k, how in REPAIRS.items() if found[k]]
 
 
 def _sorted_out(
-    entries: Sequence[dict], images: Mapping, names: Mapping, reader: Reader
+    entries: Sequence[dict], images: Mapping, names: Mapping, classes: set[str], masks: bool
 ) -> tuple[dict[str, list[dict]], Counter]:
     """Annotations by what is wrong with them, and the number of objects by class."""
-    from pycocotools import mask as coco_mask
-
-    found, numbered = defaultdict(list), []
-    objects, classes = Counter(), set(reader.classes)
+    found, objects = defaultdict(list), Counter()
     for entry in entries:
         image = entry_of(images, entry.get('image_id'))
         name = entry_of(names, entry.get('category_id'))
-        box, outline, crowd = entry.get('bbox'), entry.get('segmentation'), entry.get('iscrowd')
-        place = _place(box, image) if image else 'image_id'
+        crowd = entry.get('iscrowd')
+        place = _place(entry.get('bbox'), image) if image else 'image_id'
         if place:
             found[place].append(entry)
         if name is None:
             found['category_id'].append(entry)
         elif name in classes and place not in ('image_id', 'bbox'):
-            if reader.masks and not _is_sound(outline, image, reader.polygons_alone and not crowd):
+            if masks and not _is_sound(entry.get('segmentation'), image):
                 found['segmentation'].append(entry)
-            elif isinstance(outline, list) and _is_sound(outline, image):
-                found['looked at'].append(entry)
-                if _is_astray(outline, box):
-                    found['astray'].append(entry)
-            elif reader.masks and isinstance(outline, dict) and isinstance(outline['counts'], str):
-                found['packed'].append(entry)
             if crowd in (1, '1'):
                 found['crowds'].append(entry)
             elif place in ('', 'beyond') and not entry.get('ignore'):
@@ -150,15 +133,8 @@ def _sorted_out(
             found['crowd' if crowd in (None, '', '0', '1') else 'iscrowd'].append(entry)
         if not _is_area(entry.get('area')):
             found['area'].append(entry)
-        (numbered if _has_number(entry, reader) else found['number']).append(entry)
-    for entry in found['packed'][:: len(found['packed']) // 200 + 1]:
-        try:
-            coco_mask.decode(entry['segmentation'])
-        except ValueError:  # runs that do not fill the image
-            found['segmentation'].append(entry)
-    if len({entry['id'] for entry in numbered}) < len(numbered):
-        ids = Counter(entry['id'] for entry in numbered)
-        found['id'] = [entry for entry in numbered if ids[entry['id']] > 1]
+        found['numbered' if _has_number(entry) else 'number'].append(entry)
+    found['id'] = repeated(found['numbered'], 'id')
     return found, objects
 
 
@@ -178,67 +154,39 @@ def _place(box: object, image: Mapping) -> str:
     return 'outside' if x >= width or y >= height or min(x + w, y + h) <= 0 else 'beyond'
 
 
-def _is_sound(outline: object, image: Mapping, polygons_alone: bool = False) -> bool:
+def _is_sound(outline: object, image: Mapping) -> bool:
     if outline == SOUND:
         return True
     try:
         if isinstance(outline, dict):
             counts, size = outline['counts'], [image['height'], image['width']]
-            fills = (
-                isinstance(counts, list) and sum(counts) == size[0] * size[1] and min(counts) > -1
-            )
-            full = counts if isinstance(counts, str) else fills
-            return bool(full) and list(outline['size']) == size and not polygons_alone
+            packed = isinstance(counts, str)
+            fills = packed or (sum(counts) == size[0] * size[1] and min(counts) >= 0)
+            return fills and list(outline['size']) == size
         whole = all(len(p) > 5 and len(p) % 2 == 0 and isfinite(sum(p)) for p in outline)
         return whole and len(outline) > 0
     except (KeyError, OverflowError, TypeError, ValueError):
         return False
 
 
-def _is_astray(outline: Sequence[Sequence[float]], box: Sequence[float]) -> bool:
-    """Whether polygons reach out of their box by more than 2 pixels and a twentieth of it."""
-    x, y, w, h = box
-    margin = max(2, w / 20, h / 20)
-    across, down = (np.concatenate([polygon[i::2] for polygon in outline]) for i in (0, 1))
-    out = (x - across.min(), y - down.min(), across.max() - x - w, down.max() - y - h)
-    return max(out) > margin
-
-
 def _is_area(area: object) -> bool:
     return isinstance(area, (int, float)) and area > 0
 
 
-def _has_number(entry: Mapping, reader: Reader) -> bool:
+def _has_number(entry: Mapping) -> bool:
     """Whether its id can be used; pycocotools takes number 0 for no object when it evaluates."""
-    number = entry.get('id')
-    return isinstance(number, (int, str)) if reader.trains else type(number) is int and number != 0
+    return type(entry.get('id')) is int and entry['id'] != 0
 
 
-def repaired(text: bytes, images: Sequence[dict], reader: Reader) -> dict:
-    """The whole content of a file, with these images and with :data:`REPAIRS`."""
-    content = dict(parsed(text), images=images)
+def repaired(text: bytes) -> dict:
+    """The whole content of a file, with :data:`REPAIRS`."""
+    content = parsed(text)
     entries = content.get('annotations', [])
-    numbers = count(1 + max((e['id'] for e in entries if type(e.get('id')) is int), default=0))
+    numbers = count(1 + max((e['id'] for e in entries if _has_number(e)), default=0))
     for entry in entries:
         entry['iscrowd'] = int(entry.get('iscrowd') or 0)
         if not _is_area(entry.get('area')):
-            entry['area'] = _area(entry)
-        if not _has_number(entry, reader):
+            entry['area'] = entry['bbox'][2] * entry['bbox'][3]
+        if not _has_number(entry):
             entry['id'] = next(numbers)
     return content
-
-
-def _area(entry: Mapping) -> float:
-    from pycocotools import mask
-
-    outline, (_, _, width, height) = entry.get('segmentation'), entry['bbox']
-    try:
-        if isinstance(outline, dict):
-            counts = outline['counts']
-            area = mask.area(outline) if isinstance(counts, str) else sum(counts[1::2])
-        else:  # Gauss's formula
-            parts = [np.reshape(polygon, (-1, 2)).T for polygon in outline]
-            area = sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in parts)
-        return float(area) or width * height
-    except (KeyError, TypeError, ValueError):
-        return width * height

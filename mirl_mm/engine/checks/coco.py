@@ -1,9 +1,7 @@
 """Files in COCO's format: categories against a config's classes, and who reads which file."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 
 from mmengine.config import Config
@@ -13,17 +11,19 @@ from mirl_mm.datasets.class_folders import quoted
 from mirl_mm.errors import UserError
 from mirl_mm.files import write_complete
 
-from .annotations import Reader, check_annotations, read_annotations, repaired
-from .coco_images import Entries, check_images
+from .annotations import check_annotations, read_annotations, repaired
+from .coco_images import Entries, check_images, repeated
 
 ACCEPTED = 'accepted are COCO annotations (instances)'
 
 
-def check_coco(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: str) -> list[str]:
+def check_coco(
+    cfg: Config, settings: dict, dataset: BaseDataset, classes: Sequence[str], key: str
+) -> list[str]:
     """Are annotations and images there and sound, and do names and their order agree?
 
     With ``check_files`` the file is read whole and headers of its images are. What can be repaired
-    without a doubt is, in a copy below the work dir, to which the config is then pointed.
+    without a doubt is, in a copy below the work dir, to which config and settings then point.
     """
     file = Path(dataset.ann_file)
     if not file.is_file():
@@ -35,27 +35,19 @@ def check_coco(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: s
     _check_categories(file, content, classes, key)
     if not cfg.get('check_files', True) or not _is_plain(type(dataset)):
         return []
-    steps = (int(part) if part.isdigit() else part for part in key.split('.'))
-    settings = reduce(lambda place, step: place[step], steps, cfg)
-    masks = [each for each in settings.get('pipeline') or [] if each.get('with_mask')]
-    reader = Reader(
-        key=key,
-        classes=classes,
-        masks=bool(masks) or any('segm' in metric.get('metric', ()) for metric in metrics),
-        polygons_alone=any(each.get('poly2mask') is False for each in masks),
-        trains=key.startswith('train'),
-    )
+    masks = any(step.get('with_mask') for step in settings.get('pipeline') or [])
+    masks = masks or any('segm' in metric.get('metric', ()) for metric in metrics)
     images = Entries.of(file, content, 'images')
-    notes, repairs = check_images(images, dataset.data_prefix.get('img') or '', key)
+    notes, repairs = check_images(images, dataset.data_prefix.get('img') or '', key), []
     for_submission = metrics and all(metric.get('format_only') for metric in metrics)
     if not for_submission or 'annotations' in content:
-        of_annotations = check_annotations(file, content, reader)
-        notes, repairs = (a + b for a, b in zip((notes, repairs), of_annotations, strict=True))
+        more, repairs = check_annotations(file, content, classes, masks, '.datasets.' not in key)
+        notes += more
     if json.detect_encoding(text) != 'utf-8':
         repairs.append('it is plain UTF-8')
     if repairs:
         copy = Path(cfg.get('work_dir') or 'work_dirs', 'annotations', f'{key}_{file.name}')
-        write_complete(copy, json.dumps(repaired(text, images.all, reader)).encode())
+        write_complete(copy, json.dumps(repaired(text)).encode())
         for place in (settings, *(metric for metric in metrics if metric.get('ann_file'))):
             place['ann_file'] = str(copy.absolute())
         notes.append(f'{copy} is read in place of {file}: {"; ".join(repairs)}')
@@ -95,13 +87,11 @@ def _check_categories(file: Path, content: dict, classes: Sequence[str], key: st
     if missing := [name for name in classes if name not in set(names)]:
         lacks = f'{quoted(missing)}, which {file} does not have; it has {quoted(names)}'
         raise UserError(f'{key} asks for the categories {lacks}: set {key}.metainfo.classes')
-    for field, alike in (('id', None), ('name', set(classes))):
-        counts = Counter(
-            each[field] for each in categories.all if not alike or each[field] in alike
-        )
-        for value in [value for value, count in counts.items() if count > 1][:1]:
-            _refuse_twins(file, content, field, value)
-    order = [name for name in names if name in set(classes)]
+    asked_for = [each for each in categories.all if each['name'] in set(classes)]
+    for field, entries in (('id', categories.all), ('name', asked_for)):
+        for twin in repeated(entries, field)[:1]:
+            _refuse_twins(file, content, field, twin[field])
+    order = [each['name'] for each in asked_for]
     if order != list(classes):  # labels follow the file, names the config
         other = f'another order than the categories of {file}, which would mix up the names'
         raise UserError(f'{key}.metainfo.classes has {other}; the order there is {tuple(order)}')

@@ -3,15 +3,15 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import Image
 
+from mirl_mm.datasets.decode import ACROSS, ORIENTATION
 from mirl_mm.errors import UserError
 from mirl_mm.files import some_of
-
-ACROSS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 class Entries(NamedTuple):
@@ -50,11 +50,17 @@ def entry_of(entries: Mapping, number: object) -> object:
         return None
 
 
-def check_images(entries: Entries, folder: str, key: str) -> tuple[list[str], list[str]]:
-    """Hold entries against the picture files; returns notes, and what was repaired in the entries.
+def repeated(entries: Sequence[dict], field: str) -> list[dict]:
+    """The entries whose value of a field others have, too."""
+    counts = Counter(entry[field] for entry in entries)
+    return [e for e in entries if counts[e[field]] > 1] if len(counts) < len(entries) else []
+
+
+def check_images(entries: Entries, folder: str, key: str) -> list[str]:
+    """Hold entries against the picture files; returns notes.
 
     All files are looked for, and headers of :func:`some_of` them are read: sizes are those of the
-    picture turned as its EXIF tag says, as mmdet reads it. A size that is missing is filled in.
+    picture turned as its EXIF tag says, as it is read.
     """
     file, _, images = entries
     for field, kind, accepted in (
@@ -63,80 +69,69 @@ def check_images(entries: Entries, folder: str, key: str) -> tuple[list[str], li
     ):
         bad = [i for i in images if not isinstance(i.get(field), kind) or i[field] == '']
         entries.refuse(field, bad, accepted)
-    ids, names = (Counter(image[field] for image in images) for field in ('id', 'file_name'))
-    if len(ids) < len(images):
-        twice = [image for image in images if ids[image['id']] > 1]
-        entries.refuse('id', twice, 'is an id that no other image has')
+    for side in ('width', 'height'):
+        bad = [i for i in images if not (isinstance(i.get(side), (int, float)) and i[side] > 0)]
+        entries.refuse(side, bad, 'is a number of pixels')
+    entries.refuse('id', repeated(images, 'id'), 'is an id that no other image has')
+    names = list(dict.fromkeys(image['file_name'] for image in images))
     _check_there(file, names, folder, key)
     notes = []
-    if twice := [name for name, count in names.items() if count > 1]:
+    if twice := list(dict.fromkeys(image['file_name'] for image in repeated(images, 'file_name'))):
         twins = f'{len(twice):,} pictures under several ids (the first is {twice[0]})'
         notes.append(f'{file} lists {twins}: what one entry marks is background in the others')
-    filled = _check_sizes(entries, folder)
-    if (opened := len(some_of(images))) < len(images):
-        notes.append(f'{file}: the sizes of {opened:,} of {len(images):,} pictures were compared')
-    words = f'width and height of {filled:,} images are those of the pictures'
-    return notes, [words] if filled else []
+    _check_sizes(file, opened := some_of(images), folder)
+    if len(opened) < len(images):
+        count = f'{len(opened):,} of {len(images):,} pictures'
+        notes.append(f'{file}: the sizes of {count} were compared')
+    return notes
 
 
 def _check_there(file: Path, names: Sequence[str], folder: str, key: str) -> None:
-    """One listing a folder, not a look at every file."""
-    listings: dict[str, set[str]] = {}
+    @cache  # one listing a folder, not a look at every file
+    def listing(parent: str) -> set[str]:
+        return set(os.listdir(parent)) if os.path.isdir(parent) else set()
+
     missing = []
-    for each in names:
-        parent, name = os.path.split(os.path.join(folder, each))
-        if parent not in listings:
-            listings[parent] = (
-                set(os.listdir(parent or '.')) if os.path.isdir(parent or '.') else set()
-            )
+    for name in names:
+        path = os.path.join(folder, name)
+        parent, base = os.path.split(path)
         # Some file systems take names that differ in case.
-        if name not in listings[parent] and not os.path.exists(os.path.join(parent, name)):
-            missing.append(each)
+        if base not in listing(parent or '.') and not os.path.exists(path):
+            missing.append(name)
     if missing:
-        count, some = f'{len(missing):,} of {len(names):,}', len(missing) < len(names)
         how = f'set {key}.data_prefix.img to the folder of the images'
-        if some or '\\' in missing[0]:
+        if len(missing) < len(names) or '\\' in missing[0]:
             how = 'accepted are names below that folder, with /, alike to the letter'
-        there = f'there is no {Path(folder, missing[0])}'
-        raise FileNotFoundError(f'{file} lists {missing[0]}, and {there}; {how} ({count} missing)')
+        there = f'{file} lists {missing[0]}, and there is no {Path(folder, missing[0])}'
+        count = f'{len(missing):,} of {len(names):,} missing'
+        raise FileNotFoundError(f'{there}; {how} ({count})')
 
 
-def _check_sizes(entries: Entries, folder: str) -> int:
-    """How many sizes were filled in."""
-    file, _, images = entries
-    bare = [image for image in images if not _is_sized(image)]
-    opened, wrong = [*bare, *(image for image in some_of(images) if _is_sized(image))], []
-    for i, image in enumerate(opened):
-        named = f'{file}: image {image["id"]!r} ({image["file_name"]})'
-        try:
-            size, across = seen_size(Path(folder, image['file_name']))
-        except Exception as error:  # Pillow raises what it likes; the loader names such a picture
-            if i < len(bare):
-                lacks = 'has no width and height, and the picture cannot be read'
-                raise UserError(f'{named} {lacks}: {error}') from error
-            continue
-        if i < len(bare):
-            image.update(width=size[0], height=size[1])
-        elif size != (image['width'], image['height']):
-            turned = ', turned as its EXIF tag says' if across else ''
+def _check_sizes(file: Path, images: Sequence[dict], folder: str) -> None:
+    wrong = []
+    for image in images:
+        size, tag = seen_size(Path(folder, image['file_name']))
+        if size and size != (image['width'], image['height']):
+            turned = ', turned as its EXIF tag says' if tag in ACROSS else ''
             sizes = f'{image["width"]} x {image["height"]} pixels there and {size[0]} x {size[1]}'
+            named = f'image {image["id"]!r} ({image["file_name"]})'
             wrong.append(f'{named} has {sizes} in the picture{turned}')
     if wrong:
-        count = f'{len(wrong):,} of {len(opened):,} pictures opened'
+        count = f'{len(wrong):,} of {len(images):,} pictures opened'
         how = 'accepted are width, height and annotations of the picture as it is seen'
-        raise UserError(f'{wrong[0]} (width x height; {count}); {how}')
-    return len(bare)
+        raise UserError(f'{file}: {wrong[0]} (width x height; {count}); {how}')
 
 
-def _is_sized(image: dict) -> bool:
-    width, height = image.get('width'), image.get('height')
-    return all(isinstance(side, (int, float)) and side > 0 for side in (width, height))
+def seen_size(path: str | Path) -> tuple[tuple[int, int] | None, int]:
+    """(width, height) of a picture as it is seen, and the EXIF tag that says how it is turned.
 
-
-def seen_size(path: Path) -> tuple[tuple[int, int], bool]:
-    """(width, height) of a picture as it is seen, and whether its EXIF tag exchanges the two."""
-    with Image.open(path) as picture:
-        # Pillow reads all of a PNG to look for a tag at its end.
-        tagged = picture.format != 'PNG' or 'exif' in picture.info
-        across = tagged and picture.getexif().get(ExifTags.Base.Orientation) in ACROSS
-        return (picture.size[::-1] if across else picture.size), across
+    (None, 1) for one that cannot be opened, which is left to the loader.
+    """
+    try:
+        with Image.open(path) as picture:
+            # Pillow reads all of a PNG to look for a tag at its end, and turns TIFF's size itself.
+            tags = picture.getexif() if picture.format != 'PNG' or 'exif' in picture.info else {}
+            across = (tag := tags.get(ORIENTATION, 1)) in ACROSS and picture.format != 'TIFF'
+            return (picture.size[::-1] if across else picture.size), tag
+    except Exception:  # Pillow raises what it likes
+        return None, 1

@@ -12,10 +12,11 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image
 
 from mirl_mm.datasets.class_folders import quoted
-from mirl_mm.datasets.decode import ACROSS, ORIENTATION
-from mirl_mm.datasets.listing import EXTENSIONS, PICTURES
+from mirl_mm.datasets.decode import ACROSS
 from mirl_mm.errors import UserError
 from mirl_mm.files import some_of
+
+from .coco_images import seen_size
 
 
 def check_masks(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: str) -> list[str]:
@@ -27,7 +28,7 @@ def check_masks(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: 
     for part, path in (('img_path', images), ('seg_map_path', masks)):
         if not path or not Path(path).is_dir():
             raise FileNotFoundError(f'no folder {path}; set {key}.data_root and data_prefix.{part}')
-    if dataset.ann_file and not Path(dataset.ann_file).exists():
+    if dataset.ann_file and not Path(dataset.ann_file).is_file():
         raise FileNotFoundError(f'no list of images at {dataset.ann_file}; set {key}.ann_file')
     pairs = [(each['img_path'], each['seg_map_path']) for each in dataset.load_data_list()]
     if not pairs:
@@ -40,13 +41,14 @@ def check_masks(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: 
     opened, read = some_of(pairs) if check_files else pairs[:1], NamedMasks(loaders[0])
     ignored, present, unseen = _last_head(cfg.model).get('ignore_index', 255), set(), []
     given = dict(label_map=dataset.label_map, reduce_zero_label=dataset.reduce_zero_label)
+    turns = getattr(steps[0], 'color_type', 'color') == 'color'  # others: sizes are the loader's
     for picture, mask in opened:
-        size, turn = _as_seen(picture, steps[0])
-        if turn in (2, 3, 4) or (turn in ACROSS and size[0] == size[1]):
+        size, tag = seen_size(picture) if turns else (None, 1)
+        if tag in (2, 3, 4) or (tag in ACROSS and size[0] == size[1]):
             unseen.append(picture)
-        paths = dict(img_path=picture, seg_map_path=mask, ori_shape=size, seg_fields=[])
-        counts = np.bincount(read(given | paths)['gt_seg_map'].ravel(), minlength=256)
-        values = np.flatnonzero(counts).tolist()
+        paths = dict(img_path=picture, seg_map_path=mask, seg_fields=[])
+        paths['ori_shape'] = size and size[::-1]
+        values = np.flatnonzero(np.bincount(read(given | paths)['gt_seg_map'].ravel())).tolist()
         if wrong := [value for value in values if value >= len(classes) and value != ignored]:
             raise wrong_labels(mask, wrong, len(classes), ignored, dataset.reduce_zero_label)
         present.update(values)
@@ -74,12 +76,11 @@ def _last_head(model: Mapping) -> Mapping:
 
 
 def _check_names(dataset: BaseDataset, pairs: Sequence[tuple[str, str]], key: str) -> list[str]:
-    """Are all pictures and masks there, and which are left out?"""
+    """Are all pictures and masks there, and which masks are left out?"""
     images, masks = dataset.data_prefix['img_path'], dataset.data_prefix['seg_map_path']
     pictures, there = _files(images), _files(masks)  # not a look at every file
-    by_list = bool(dataset.ann_file) and Path(dataset.ann_file).is_file()
     for number, (image, _) in enumerate(pairs, 1):
-        if by_list and str(Path(image)) not in pictures:
+        if str(Path(image)) not in pictures:
             accepted = f'a name a line, without its ending ({key}.img_suffix)'
             line = f'{dataset.ann_file} line {number}: no picture at {image}'
             raise FileNotFoundError(f'{line}; accepted is {accepted}')
@@ -88,25 +89,14 @@ def _check_names(dataset: BaseDataset, pairs: Sequence[tuple[str, str]], key: st
         lack = f'{len(without)} of {len(pairs)} images in {images} have no mask'
         first = f'{os.path.relpath(image, images)}, whose mask would be {mask}'
         raise FileNotFoundError(f'{lack}; the first is {first} (see {key}.seg_map_suffix)')
-    notes, base, end = [], dataset.img_suffix.rpartition('.')[0], dataset.seg_map_suffix
-    if end.lower() in ('.jpg', '.jpeg'):
-        notes.append(f'{key}: masks in JPEG lose their exact values at edges; save them as PNG')
-    if hidden := [p for p, _ in pairs if '/.' in f'/{os.path.relpath(p, images)}']:
-        notes.append(f'{key} takes images in hidden folders, too ({len(hidden)}, as {hidden[0]})')
-    if by_list:
-        return notes
-    names = {p: os.path.relpath(p, masks) for p in there if p.lower().endswith(end.lower())}
-    stems = {f'{Path(images, n[: len(n) - len(end)])}{base}': p for p, n in names.items()}
-    others = pictures - {str(Path(path)) for pair in pairs for path in pair}
-    others = {p: os.path.splitext(p) for p in others}
-    ends = {*EXTENSIONS, *PICTURES}
-    if left_out := [p for p, (s, e) in others.items() if s in stems and e.lower() in ends]:
-        which = f'that do not end in {dataset.img_suffix!r} ({len(left_out)}, as {min(left_out)})'
-        notes.append(f'{key} leaves out pictures with a mask {which}: see img_suffix, or rename')
-    if alone := stems.keys() - {os.path.splitext(p)[0] for p in pictures}:
-        which = f'({len(alone)}, as {stems[min(alone)]})'
-        notes.append(f'{key} leaves out masks without a picture in {images} {which}')
-    return notes
+    if dataset.ann_file:
+        return []
+    alone = there - {str(Path(mask)) for _, mask in pairs}
+    alone = [mask for mask in alone if mask.lower().endswith(dataset.seg_map_suffix.lower())]
+    if not alone:
+        return []
+    which = f'without a picture that ends in {dataset.img_suffix!r} ({len(alone)}, as {min(alone)})'
+    return [f'{key} leaves out masks {which}: see img_suffix, or rename']
 
 
 def _files(folder: str) -> set[str]:
@@ -157,16 +147,20 @@ class NamedMasks:
                 with Image.open(file) as image:
                     mode = image.mode
             results = self.load(results)
-        except FileNotFoundError:
-            raise
         except Exception as error:  # decoders raise whatever they like
             raise UserError(f'the mask {file} cannot be read: {error}') from error
         if mode not in (*self.modes, None):
             accepted = 'masks of one 8-bit channel that holds class indices (L; for Pillow also P)'
             raise UserError(f'{file} is an image of mode {mode}; accepted are {accepted}')
-        labels, size = results['gt_seg_map'], results.get('ori_shape')
-        if size and labels.shape != size:
-            raise UserError(_other_size(file, labels.shape, results['img_path'], size))
+        shape, size = results['gt_seg_map'].shape, results.get('ori_shape')
+        if size and shape != size:
+            mask, picture = (f'{w} x {h}' for h, w in (shape, size))
+            said = f'the mask {file} has {mask} pixels, its picture {results["img_path"]} {picture}'
+            how = 'accepted are masks of the size of their picture'
+            if shape == size[::-1] and seen_size(results['img_path'])[1] in ACROSS:
+                how = "the picture's EXIF tag turns it, and the mask is not turned; turn the mask"
+                how += ' too, or remove the tag from the picture'
+            raise UserError(f'{said} (width x height); {how}')
         return results
 
 
@@ -185,35 +179,6 @@ def name_masks(dataset: BaseDataset) -> None:
 
 def _reads_masks(step: Callable) -> bool:
     return type(step) is TRANSFORMS.get('mmseg.LoadAnnotations')
-
-
-def _header(picture: str) -> tuple[tuple[int, int] | None, int, str]:
-    """(H, W) as stored, EXIF tag and format of a picture; None where it cannot be opened."""
-    try:
-        with Image.open(picture) as image:  # a PNG would be decoded to look for a tag at its end
-            tags = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
-            return image.size[::-1], tags.get(ORIENTATION, 1), image.format
-    except Exception:  # left to the loader
-        return None, 1, ''
-
-
-def _as_seen(picture: str, read: Callable) -> tuple[tuple[int, int] | None, int]:
-    """(H, W) of a picture as `read` turns it, and the EXIF tag that says how."""
-    size, turn, kind = _header(picture)
-    if turn not in ACROSS:
-        return size, turn
-    if kind != 'TIFF' and getattr(read, 'color_type', 'color') == 'color':
-        return size[::-1], turn
-    return read(dict(img_path=picture))['img'].shape[:2], turn
-
-
-def _other_size(mask: str, shape: Sequence[int], picture: str, size: Sequence[int]) -> str:
-    both = f'the mask {mask} has {shape[1]} x {shape[0]} pixels, its picture {picture} '
-    both += f'{size[1]} x {size[0]} (width x height)'
-    if shape == _header(picture)[0]:
-        how = 'turn the mask too, or remove the tag from the picture'
-        return f"{both}: the picture's EXIF tag turns it, and the mask is not turned; {how}"
-    return f'{both}; accepted are masks of the size of their picture'
 
 
 def wrong_labels(

@@ -67,14 +67,8 @@ class CheckLabelsHook(Hook):
     run with its name where it is loaded.
     """
 
-    def before_train(self, runner: Runner) -> None:
-        name_masks(runner.train_dataloader.dataset)
-
-    def before_val(self, runner: Runner) -> None:
-        name_masks(runner.val_dataloader.dataset)
-
-    def before_test(self, runner: Runner) -> None:
-        name_masks(runner.test_dataloader.dataset)
+    def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        name_masks(getattr(runner, f'{mode}_dataloader').dataset)
 
     def _check(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         head = getattr(unwrapped(runner.model), 'decode_head', None)
