@@ -448,7 +448,7 @@ def field_away(name: str) -> Callable[[Own], None]:
 
 
 CROWD = 'iscrowd of 6 annotations is a number, 0 where there was none'
-AREA = 'area of 6 annotations is that of the box'
+AREA = 'area of 6 annotations is that of the outline, or of the box'
 REPAIRED = {
     'no iscrowd': (field_away('iscrowd'), CROWD),
     'iscrowd is null': (every(iscrowd=None), CROWD),
@@ -497,6 +497,27 @@ def test_other_encodings(own, encoding):
     cfg = own.config(encoding)
     assert 'it is plain UTF-8' in check_data(cfg, ['val'])[0]
     assert json.loads(Path(cfg.val_evaluator.ann_file).read_bytes()) == own.content
+
+
+def test_areas_of_all_kinds_of_outlines(own):
+    field_away('area')(own)
+    field_away('iscrowd')(own)
+    diagonal = np.eye(40, 60, dtype=np.uint8, order='F')
+    outlines = [
+        [[0, 0, 20, 0, 20, 10], [20, 0, 24, 0, 24, 10, 20, 10]],
+        RLE,
+        dict(
+            size=[40, 60],
+            counts=mask.encode(diagonal)['counts'].decode(),
+        ),
+        [[1, 1, 5, 5, 9, 9]],
+    ]
+    for each, outline in zip(own.annotations, outlines, strict=False):
+        each.update(segmentation=outline, bbox=[0, 0, 60, 40])
+    cfg = own.config()
+    check_data(cfg, ['train'])
+    entries = json.loads(Path(cfg.train_dataloader.dataset.ann_file).read_text())['annotations']
+    assert [each['area'] for each in entries] == [140, 1200, 40, 2400, 200, 200]
 
 
 def test_a_repaired_file_trains_and_is_evaluated(own):

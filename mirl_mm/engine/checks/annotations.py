@@ -9,6 +9,8 @@ from itertools import count
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
+
 from mirl_mm.datasets.class_folders import quoted
 from mirl_mm.errors import UserError
 
@@ -25,7 +27,7 @@ REMARKS = dict(
 )
 REPAIRS = dict(
     crowd='iscrowd of {:,} annotations is a number, 0 where there was none',
-    area='area of {:,} annotations is that of the box',
+    area='area of {:,} annotations is that of the outline, or of the box',
     number='id of {:,} annotations is a number of its own',
 )
 
@@ -186,7 +188,24 @@ def repaired(text: bytes) -> dict:
     for entry in entries:
         entry['iscrowd'] = int(entry.get('iscrowd') or 0)
         if not _is_area(entry.get('area')):
-            entry['area'] = entry['bbox'][2] * entry['bbox'][3]
+            entry['area'] = _area(entry)
         if not _has_number(entry):
             entry['id'] = next(numbers)
     return content
+
+
+def _area(entry: Mapping) -> float:
+    """Of the outline, in pixels; of the box, where there is none."""
+    from pycocotools import mask
+
+    outline, (_, _, width, height) = entry.get('segmentation'), entry['bbox']
+    try:
+        if isinstance(outline, dict):
+            counts = outline['counts']
+            area = mask.area(outline) if isinstance(counts, str) else sum(counts[1::2])
+        else:  # Gauss's formula
+            parts = [np.reshape(polygon, (-1, 2)).T for polygon in outline]
+            area = sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in parts)
+        return float(area) or width * height
+    except (KeyError, TypeError, ValueError):
+        return width * height
