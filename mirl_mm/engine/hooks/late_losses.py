@@ -62,7 +62,9 @@ class LateLossesHook(Late, RuntimeInfoHook):
 
     def settle(self, runner: Runner) -> None:
         pending, self.pending = self.pending, {}
-        losses = {name: torch.stack(values).tolist() for name, values in pending.items()}
+        losses = {}
+        for name, values in pending.items():
+            losses[name] = torch.stack(values).tolist()
         if get_world_size() > 1:
             found = all_gather_object(losses)  # (bears that a process lacks one)
             for name in losses:
