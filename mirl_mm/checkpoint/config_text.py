@@ -14,12 +14,8 @@ def heads_in(text: str) -> int | None:
     model: dict[str, object] = {}
     with suppress(SyntaxError, ValueError):
         model = read_config(text, {'model'})
-    arch = model.get('model.backbone.arch')
-    if isinstance(arch, str):
-        known = ARCHS.get(arch.lower()) or VisionTransformer.arch_zoo.get(arch.lower(), {})
-        return known.get('num_heads')
-    heads = model.get('model.backbone.arch.num_heads')
-    return heads if isinstance(heads, int) else None
+    arch = (VisionTransformer.arch_zoo | ARCHS).get(str(model.get('model.backbone.arch')).lower())
+    return arch['num_heads'] if arch else model.get('model.backbone.arch.num_heads')
 
 
 def read_config(text: str, keys: Collection[str]) -> dict[str, object]:

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import torch
 from mmpretrain.models import VisionTransformer
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mirl_mm import __version__
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file
-from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same
+from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same, num_positions
 from mirl_mm.models.fit import Shapes, compare, shapes, summary
 from mirl_mm.models.neck import MIRLNeck
 
 from .config_text import heads_in
 from .loading import config_shapes, naming
 from .names import backbone_state, to_ours, to_timm
-from .reading import FORMS, CheckpointFile, open_checkpoint
+from .reading import FORMS, CheckpointFile, class_names, open_checkpoint
 from .safety import META_KEY
 
 TARGETS = {'mirl': dict, 'backbone': backbone_state, 'timm': to_timm}
@@ -52,7 +52,9 @@ def convert_file(
     file, who = open_checkpoint(source, raw), config or arch or 'a ViT of this arch'
     wanted, model_arch = config_shapes(config) if config else ({}, None)
     with naming(source):
-        state, unused, encoder = _in_our_names(file, model_arch)
+        stored = EncoderArch.of_meta(file.meta)
+        state, unused = to_ours(file.state, getattr(stored or model_arch, 'positions', 0))
+        encoder = _told_arch(file, state, stored)
         if not config:
             model_arch = encoder.named(arch) if arch else encoder
             wanted = expected_shapes(state, model_arch)
@@ -60,16 +62,15 @@ def convert_file(
         check_same(encoder, model_arch, who)
         if to == 'timm' and (lost := [n for n in fit.missing if n.startswith(BACKBONE)]):
             raise UserError(f"timm's ViT needs {summary(lost)}, which it or {who} lacks")
-    number = _number(state)
-    encoder = encoder.completed(model_arch, number)
-    given = {BACKBONE + n.removeprefix(BACKBONE): x for n, x in file.state.items()}
-    alone = _number(given) == number - 1
+    if encoder.num_heads is None and model_arch is not None:
+        encoder = replace(encoder, num_heads=model_arch.num_heads)
 
+    given = map(id, file.state.values())
+    alone = num_positions(state) and id(state[BACKBONE + POSITIONS]) not in given
     converted = TARGETS[to]({name: state[name] for name in fit.matched})
     meta = {key: file.meta[key] for key in KEPT_META if key in file.meta}
-    classes = getattr(file.meta.get('dataset_meta'), 'get', lambda _: None)('classes')
-    if to == 'mirl' and classes is not None:
-        meta['dataset_meta'] = dict(classes=[classes] if isinstance(classes, str) else [*classes])
+    if to == 'mirl' and (classes := class_names(file.meta)):
+        meta['dataset_meta'] = dict(classes=classes)
     meta |= dict(form=to, mirl_mm_version=__version__, source=Path(source).name)
     write_checkpoint(destination, converted, meta | dict(arch=encoder.to_meta()), to == 'timm')
 
@@ -100,7 +101,7 @@ def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
     with torch.device('meta'):
         vit = VisionTransformer(numbers, size, arch.patch_size, arch.in_channels, **norm)
         encoder = vit.state_dict()
-        if arch.img_size is None and _number(state):  # of a grid that is not known
+        if arch.img_size is None and num_positions(state):  # of a grid that is not known
             encoder[POSITIONS] = state[BACKBONE + POSITIONS]
         parts = {BACKBONE: encoder, 'neck.': _neck_like(state, arch.embed_dims)}
         for head in ('head.fc.', 'head.layers.head.'):
@@ -109,25 +110,17 @@ def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
     return {start + name: x.shape for start, part in parts.items() for name, x in part.items()}
 
 
-def _in_our_names(
-    file: CheckpointFile, model_arch: EncoderArch | None
-) -> tuple[dict[str, Tensor], list[str], EncoderArch]:
-    """Weights, names that have no place among ours, and the size that weights and meta tell."""
-    stored = EncoderArch.of_meta(file.meta)
-    state, unused = to_ours(file.state, getattr(stored or model_arch, 'positions', 0))
+def _told_arch(
+    file: CheckpointFile, state: Mapping[str, Tensor], stored: EncoderArch | None
+) -> EncoderArch:
+    """The size that the weights (in our names) and the meta of a file tell."""
     encoder = EncoderArch.of_state(state)
     check_same(encoder, stored, 'the arch stored with it')
-    if stored is None and file.form == 'paddle-mirl' and encoder.name:
-        return state, unused, encoder.named(encoder.name)
-    encoder = encoder.completed(stored, _number(state))
-    heads = encoder.num_heads or heads_in(str(file.meta.get('cfg', '')))
-    return state, unused, replace(encoder, num_heads=heads)
-
-
-def _number(state: Mapping[str, Tensor]) -> int:
-    """Of positions [1, L, D]; 0 where there are none, or in another shape."""
-    positions = state.get(BACKBONE + POSITIONS)
-    return positions.shape[1] if positions is not None and positions.ndim == 3 else 0
+    if file.form == 'paddle-mirl' and encoder.name:
+        return encoder.named(encoder.name)
+    heads = getattr(stored, 'num_heads', None) or heads_in(str(file.meta.get('cfg', '')))
+    size = encoder.img_size or getattr(stored, 'img_size', None)
+    return replace(encoder, num_heads=heads, img_size=size)
 
 
 def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]:
@@ -166,21 +159,16 @@ def counted(names: Collection[str]) -> str:
 def _timm_call(arch: EncoderArch, converted: dict[str, Tensor]) -> list[str]:
     """The call of ``timm.create_model`` whose model takes the weights, and what it still needs."""
     pool = 'avg' if 'fc_norm.weight' in converted else 'token'
-    size = arch.img_size or '?'
-    size = size[0] if len(set(size)) == 1 and arch.img_size else size
     call = (
         "load with timm.create_model('vit_base_patch16_224', "
-        f'img_size={size}, num_heads={arch.num_heads or "?"}, '
+        f'img_size={arch.img_size or "?"}, num_heads={arch.num_heads or "?"}, '
         f'patch_size={arch.patch_size}, in_chans={arch.in_channels}, embed_dim={arch.embed_dims}, '
         f'depth={arch.num_layers}, mlp_ratio={arch.feedforward_channels / arch.embed_dims:g}, '
         f"num_classes={len(converted.get('head.weight', ()))}, global_pool='{pool}')"
     )
-    lines = [call]
-    if not arch.num_heads:
-        lines.append('heads     the file does not tell their number; --arch or --config does')
-    if not arch.img_size:
-        lines.append('img_size  the positions are of no square; --config tells height and width')
-    return lines
+    heads = 'heads     the file does not tell their number; --arch or --config does'
+    size = 'img_size  the positions are of no square: give height and width'
+    return [call, *([] if arch.num_heads else [heads]), *([] if arch.img_size else [size])]
 
 
 def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = False) -> None:
@@ -198,10 +186,8 @@ def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = Fal
     try:
         with complete_file(path) as part:
             if path.suffix == '.safetensors':
-                part.touch()
-                mode = part.stat().st_mode  # (safetensors gives other users no right to read)
-                save_file(state, part, metadata={'format': 'pt', META_KEY: json.dumps(meta)})
-                part.chmod(mode)
+                # (its save_file would give other users no right to read)
+                part.write_bytes(save(state, {'format': 'pt', META_KEY: json.dumps(meta)}))
             else:
                 with part.open('wb') as file:
                     torch.save(state if flat else dict(state_dict=state, meta=meta), file)

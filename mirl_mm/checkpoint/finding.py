@@ -30,17 +30,17 @@ class Found(NamedTuple):
 
 def find_weights(content: dict, keys: tuple[str, ...] = ()) -> Iterator[Found]:
     """Every whole ViT in dicts inside of dicts, each with all that shares its prefix."""
-    clean = strip_wrappers(name for name in content if isinstance(name, str))
-    found = {m[1]: name for name, short in clean.items() if (m := _PROBE.fullmatch(short))}
-    for start, probe in [('', found[''])] if '' in found else found.items():
+    weights = tensors(content)
+    clean = strip_wrappers(weights)
+    starts = {found[1] for short in clean.values() if (found := _PROBE.fullmatch(short))}
+    for start in {''} & starts or sorted(starts):
         inside = {name: short for name, short in clean.items() if short.startswith(start)}
         # (a decoder, which has blocks too, has no patches)
         patches = re.compile(rf'{re.escape(start)}(backbone\.)?patch_embed\.')
-        whole = any(map(patches.match, inside.values()))
-        if whole and getattr(as_tensor(content[probe]), 'ndim', 0) == 2:
-            short = {(inside[n].removeprefix(start) if start else n): content[n] for n in inside}
+        if any(map(patches.match, inside.values())):
+            state = {inside[n].removeprefix(start) if start else n: weights[n] for n in inside}
             others = [name for name in clean if name not in inside]
-            yield Found('/'.join((*keys, start)), tensors(short), others)
+            yield Found('/'.join((*keys, start)), state, others)
     for key, value in content.items():
         if isinstance(value, dict) and len(keys) < 4 and 'optim' not in str(key):
             yield from find_weights(value, (*keys, str(key)))
@@ -75,13 +75,11 @@ def choose(found: list[Found], content: dict, raw: bool, path: str | Path) -> Fo
 
 def tensors(content: dict) -> dict[str, Tensor]:
     """What is a tensor, or a Paddle file's (variable name, array)."""
-    found = {name: as_tensor(value) for name, value in content.items() if isinstance(name, str)}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
-
-
-def as_tensor(value: object) -> Tensor | None:
-    if isinstance(value, tuple) and len(value) == 2:  # Paddle: (variable name, array)
-        value = value[1]
-    if isinstance(value, np.ndarray) and value.dtype.kind in 'fiub':
-        return torch.from_numpy(value.copy())
-    return value.detach().to_dense() if isinstance(value, Tensor) else None
+    found = {}
+    for name, value in content.items():
+        value = value[1] if isinstance(value, tuple) and len(value) == 2 else value
+        if isinstance(value, np.ndarray) and value.dtype.kind in 'fiub':
+            value = torch.from_numpy(value.copy())
+        if isinstance(name, str) and isinstance(value, Tensor):
+            found[name] = value.detach().to_dense()
+    return found

@@ -1,7 +1,6 @@
 """Weights of any form into a model, and what a config's model would take."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
 from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same
-from mirl_mm.models.fit import Fit, Shapes, compare, difference, shapes, summary
+from mirl_mm.models.fit import Fit, Shapes, compare, difference, is_same, shapes, summary
 from mirl_mm.models.segments import strip_wrappers
 
 from .names import to_ours
@@ -58,7 +57,6 @@ def check_whole(model: nn.Module, given: dict[str, Tensor], path: str | Path) ->
 
     For files that MMEngine loads: it logs what does not fit, leaves it random, and goes on.
     """
-    check_finite(given, path)
     there = shapes(given)
     found = {short: there[name] for name, short in strip_wrappers(there).items()}
     if reason := difference(found, _filled(model), 'this model', known=None, resized=True):
@@ -73,8 +71,7 @@ def part_taken(model: nn.Module, given: dict[str, Tensor], path: str | Path) -> 
     CheckpointError where nothing at all would be taken: MMEngine goes on with random weights.
     """
     found, wanted, who = shapes(given), _filled(model), f'this {type(model).__name__}'
-    matched = [n for n in wanted if n in found and not difference(found, {n: wanted[n]}, who, None,
-                                                                  None, resized=True)]  # fmt: skip
+    matched = [n for n in wanted if n in found and is_same(n, found[n], wanted[n], resized=True)]
     if not matched:
         names = f'its names are {summary([*found])}, and needed are {summary([*wanted])}'
         raise CheckpointError(f'{path} holds no weight of {who}, name and shape: {names}')
@@ -98,23 +95,19 @@ def check_start(path: str, prefix: str | None, key: str) -> None:
     """
     if not os.path.isfile(os.path.expanduser(path)):
         return
-    start, names, state = f'{(prefix or "").rstrip(".")}.'.lstrip('.'), [], {}
+    start, names, state = f'{(prefix or "").rstrip(".")}.'.lstrip('.'), (), {}
     with suppress(CheckpointError, AttributeError):  # what it is, is said below
         content = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-        state = content.get('state_dict', content)
-        clean = strip_wrappers(shapes(state))
-        names = list(clean.values() if key == 'load_from' else clean)
+        clean = strip_wrappers(shapes(state := content.get('state_dict', content)))
+        names = clean.values() if key == 'load_from' else clean
     if any(name.startswith(f'{start}layers.0.') for name in names):
         return check_finite(state, path)
     file = open_checkpoint(path)
     with naming(path):
         to_ours(file.state)  # raises, and says why, for what no converter makes a ViT of
-    near = [m[1] for name in names if (m := re.match(r'((?:[a-z_]+\.)*)layers\.0\.', name))]
-    fix = f'set {key}.prefix={near[0]!r}' if near and near[0] else f'leave {key}.prefix out'
-    if not near or key == 'load_from':
-        target = 'mirl' if start else 'backbone'
-        fix = f'convert it: python tools/convert_checkpoint.py {path} NEW.pth --to {target}'
     has = f'it has {FORMS[file.form]} ({summary([*file.state][:3])}, ...), and not {start}layers.*'
+    convert = f'python tools/convert_checkpoint.py {path} NEW.pth'
+    fix = f'convert it: {convert} --to {"mirl" if start else "backbone"}'
     raise CheckpointError(f'{key}: nothing of {path} would be loaded: {has}; {fix}')
 
 

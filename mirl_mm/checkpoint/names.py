@@ -3,14 +3,15 @@
 The official encoder's names (of https://github.com/russellllaputa/MIRL) are MAE's and timm's too.
 """
 
+import math
 import re
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from mirl_mm.errors import UserError
-from mirl_mm.models.archs import BACKBONE, POSITIONS
-from mirl_mm.models.fit import with_cls_place
+from mirl_mm.models.archs import BACKBONE, POSITIONS, num_positions
 from mirl_mm.models.segments import strip_wrappers
 
 # Inside blocks, our names follow mmpretrain (encoder) and mirl_mm.models.decoder.
@@ -69,24 +70,27 @@ _timm_name = _renamer([(ours, timm) for timm, ours in _ENCODER], _BACK)
 def to_ours(state: dict[str, Tensor], positions: int = 0) -> tuple[dict[str, Tensor], list[str]]:
     """Any known naming to ours with full-model prefixes, and the names that have no place in it.
 
-    Positions of patches alone get a place for the cls token, of zeros; ``positions`` is how many
-    there have to be, if that is known. UserError: no plain ViT, or one with parts that ours lacks
-    (layer scale, register tokens, ...).
+    Positions of patches alone (timm's ``no_embed_class``) get a place for the cls token, of zeros:
+    those one short of ``positions``, or where that is not known or another, of a square number.
+    UserError: no plain ViT, or one with parts that ours lacks (layer scale, register tokens, ...).
     """
     clean = strip_wrappers(state)
     if len(set(clean.values())) < len(clean):
         raise UserError('two names differ only in the prefixes of wrappers such as _orig_mod.')
     state = {clean[name]: tensor for name, tensor in state.items()}
-    unused: list[str] = []
+    if any(name.startswith(BACKBONE + 'layers.') for name in state):
+        return state, []
     if any(name.startswith('layers.') for name in state):
-        state = {BACKBONE + name: tensor for name, tensor in state.items()}
-    elif not any(name.startswith(BACKBONE + 'layers.') for name in state):
-        # MAE's decoder and its linear probe's head: not ours, and the encoder is whole without.
-        others = filter(re.compile(r'decoder_|mask_token$|head\.').match, state)
-        unused = [name for name in others if _our_name(name) is None]
-        state = convert_official({n: t for n, t in state.items() if n not in unused})
-    if {BACKBONE + 'cls_token', BACKBONE + POSITIONS} <= state.keys():
-        state[BACKBONE + POSITIONS] = with_cls_place(state[BACKBONE + POSITIONS], positions)
+        return {BACKBONE + name: tensor for name, tensor in state.items()}, []
+    # MAE's decoder and its linear probe's head: not ours, and the encoder is whole without them.
+    others = filter(re.compile(r'decoder_|mask_token$|head\.').match, state)
+    unused = [name for name in others if _our_name(name) is None]
+    state = convert_official({n: t for n, t in state.items() if n not in unused})
+    number = num_positions(state) if BACKBONE + 'cls_token' in state else 0
+    square = math.isqrt(number) ** 2 == number
+    if number not in (0, positions) and (square or number + 1 == positions):
+        given = state[BACKBONE + POSITIONS]
+        state[BACKBONE + POSITIONS] = torch.cat([torch.zeros_like(given[:, :1]), given], dim=1)
     return state, unused
 
 

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -49,8 +50,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
     Knows official Paddle files, MMEngine's, bare dicts of tensors, safetensors, shards with an
     index, and dicts in dicts, in which a ViT is found by its structure: MAE's, timm's, DINO's and
-    Lightning's. Nothing in the file is executed. The second of the two has ``form`` and ``layout``,
-    as :class:`CheckpointFile` has them.
+    Lightning's. Nothing in the file is executed. The second has ``form`` and ``layout`` of a
+    CheckpointFile.
     """
     file = open_checkpoint(path)
     return file.state, dict(form=file.form, layout=file.layout)
@@ -86,6 +87,14 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     return CheckpointFile(found.state, form, layout, found.weights, meta, beside, found.place)
 
 
+def class_names(meta: Mapping | None) -> list[str]:
+    """The names in a dataset's metainfo, or in a checkpoint's meta; empty where there are none."""
+    meta = meta if isinstance(meta, Mapping) else {}
+    meta = meta['dataset_meta'] if isinstance(meta.get('dataset_meta'), Mapping) else meta
+    names = next((meta[key] for key in ('classes', 'CLASSES') if meta.get(key) is not None), ())
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
 def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
     """CheckpointError if a weight of a file is NaN or infinite: nothing computes with it."""
     dense = {n: x for n, x in state.items() if isinstance(x, Tensor) and x.layout is torch.strided}
@@ -98,23 +107,22 @@ def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
 
 def _read_shards(path: Path) -> dict | None:
     """All weights of a set of files, given its index or one of them; None for a file of its own."""
-    part = re.search(r'-(\d+)-of-(\d+)\.', path.name)
-    index = path if path.name.endswith('.json') else None
-    if part and int(part[2]) > 1:
+    if path.suffix != '.json':
+        part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
+        if part is None or part[2] == '1':
+            return None
         indices = sorted(path.parent.glob('*.index*.json'))
-        index = next((each for each in indices if path.name in _shards_of(each)), None)
-        if index is None:
-            alone = f'{path} is part {int(part[1])} of {int(part[2])}'
+        if not (listing := [index for index in indices if path.name in _shards_of(index)]):
+            alone = f'{path} is part {part[1]} of {part[2]}'
             raise CheckpointError(f'{alone}, and no *.index.json beside it lists the others')
-    if index is None:
-        return None
+        path = listing[0]
     state: dict = {}
-    for name in _shards_of(index):
-        if not (shard := index.parent / name).is_file():
-            raise FileNotFoundError(f'{index} lists {name}, and there is no {shard}')
+    for name in _shards_of(path):
+        if not (shard := path.with_name(name)).is_file():
+            raise FileNotFoundError(f'{path} lists {name}, and there is no {shard}')
         content = _read_torch(str(shard))
         state |= content.get('state_dict', content)
-    return {f'all parts of {index.name}': state}
+    return {f'all parts of {path.name}': state}
 
 
 def _shards_of(index: Path) -> list[str]:

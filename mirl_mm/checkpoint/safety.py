@@ -1,12 +1,12 @@
 """Files without their code: what may be unpickled, and MMEngine's loaders held to it."""
 
 import argparse
-import datetime
 import json
 import os
 import pickle
 import re
 from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone
 from functools import wraps
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import SimpleNamespace
@@ -40,17 +40,17 @@ def _plain_dict(*_: object) -> dict:
     return {}
 
 
+_KINDS = (
+    *(set, frozenset, list, dict, tuple, int, float, bool, str, range, slice, SimpleNamespace),
+    *(date, datetime, timedelta, timezone),
+)
 _PATHLIBS = ('pathlib', 'pathlib._local')  # as of Python 3.13
 # Python's own plain data in arguments and settings. Paths become pure ones, which reach no file.
 PLAIN: dict[str, object] = {
     **{f'{room}.{pure}PosixPath': PurePosixPath for room in _PATHLIBS for pure in ('', 'Pure')},
     **{f'{room}.{pure}WindowsPath': PureWindowsPath for room in _PATHLIBS for pure in ('', 'Pure')},
-    **{f'builtins.{kind.__name__}': kind for kind in (set, frozenset, list, dict, tuple)},
-    **{f'builtins.{kind.__name__}': kind for kind in (int, float, bool, str, range, slice)},
-    **{f'datetime.{k}': getattr(datetime, k) for k in ('date', 'datetime', 'timedelta')},
-    'datetime.timezone': datetime.timezone,
+    **{f'{kind.__module__}.{kind.__name__}': kind for kind in _KINDS},
     'collections.defaultdict': _plain_dict,
-    'types.SimpleNamespace': SimpleNamespace,
 }
 # What checkpoints hold beside tensors: MAE's arguments, and MMEngine's logs, of numpy 1 and 2.
 SAFE_GLOBALS = [

@@ -16,14 +16,13 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mirl_mm.checkpoint.config_text import read_config
 from mirl_mm.checkpoint.loading import check_whole, part_taken
-from mirl_mm.checkpoint.reading import check_finite
-from mirl_mm.datasets.class_folders import quoted
+from mirl_mm.checkpoint.reading import check_finite, class_names
 from mirl_mm.errors import CheckpointError, ResumeError
 from mirl_mm.models.archs import EncoderArch, check_same
 from mirl_mm.models.fit import difference, shapes
 from mirl_mm.models.segments import strip_wrappers, unwrapped
 
-from .class_names import class_names, follow_names, other_names
+from .class_names import compare_names, follow_names
 from .loops import ExactLoop
 from .run_facts import accumulation_of, batch_size
 from .seeding import SeededLoader
@@ -106,15 +105,12 @@ class ExactResumeHook(Hook):
     def compare_classes(self, runner: Runner, there: list[str]) -> None:
         """Refuse test data with other classes than ``there``; those in another order are mapped."""
         here = class_names(getattr(runner.test_loop.dataloader.dataset, 'metainfo', None))
-        if not there or not here or there == here:
-            return
-        if reason := other_names(there, here):
-            fault = f'{runner._load_from} cannot be tested on these data: {reason}'
-            how = 'names that mean the same have to be the same'
-            raise CheckpointError(f'{fault}; {how}')
-        follow_names(unwrapped(runner.model), there, here)
-        orders = f'{quoted(there)} in the checkpoint, {quoted(here)} in the data'
-        runner.logger.warning(f'the classes are in another order: {orders}; mapped by their names')
+        reason, in_order_alone = compare_names(there, here)
+        if in_order_alone:
+            follow_names(unwrapped(runner.model), there, here)
+            runner.logger.warning(f'{reason}; mapped by their names')
+        elif reason:
+            raise CheckpointError(f'{runner._load_from} cannot be tested on these data: {reason}')
 
     def before_train(self, runner: Runner) -> None:
         loop, now = runner.train_loop, layout(runner)
@@ -170,11 +166,9 @@ def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
         check_same(given, EncoderArch.of_module(encoder), 'this model')
     except CheckpointError as error:
         return str(error)
-    there = class_names(checkpoint['meta'])
     here = class_names(getattr(runner.train_dataloader.dataset, 'metainfo', None))
-    if there and here and there != here:
-        order = f'the classes are in another order: {quoted(there)} there, {quoted(here)} here'
-        return other_names(there, here) or order
+    if reason := compare_names(class_names(checkpoint['meta']), here)[0]:
+        return reason
     state, wrapper = checkpoint['optimizer'], runner.optim_wrapper
     if 'param_groups' in state and hasattr(wrapper, 'optimizer'):
         kind = type(wrapper.optimizer).__name__

@@ -51,17 +51,14 @@ class EncoderArch:
     def of_state(cls, state: Mapping[str, Tensor]) -> 'EncoderArch':
         """Read it off weights under our full-model names, which need patch projection and MLP."""
         projection, mlp = 'patch_embed.projection.weight', 'layers.0.ffn.layers.0.0.weight'
-        for name in (projection, mlp):
-            if BACKBONE + name not in state:
-                raise CheckpointError(f'no whole encoder: {BACKBONE + name!r} is missing')
-        if state[BACKBONE + projection].ndim != 4:
-            kind = f'{tuple(state[BACKBONE + projection].shape)}, and no convolution'
-            raise CheckpointError(f'no encoder of ours: {BACKBONE + projection!r} is {kind}')
+        for name, ndim in ((projection, 4), (mlp, 2)):
+            if getattr(state.get(BACKBONE + name), 'ndim', 0) != ndim:
+                fault = f'{BACKBONE + name!r} is missing or not of {ndim} dimensions'
+                raise CheckpointError(f'no whole encoder: {fault}')
         width, channels, patch, _ = state[BACKBONE + projection].shape
         depth = 1 + max(int(found[1]) for name in state if (found := _LAYER.match(name)))
-        hidden, positions = len(state[BACKBONE + mlp]), state.get(BACKBONE + POSITIONS)
-        number = 0 if positions is None or positions.ndim != 3 else positions.shape[1] - 1
-        side = math.isqrt(max(number, 0))  # of a square grid
+        hidden, number = len(state[BACKBONE + mlp]), max(num_positions(state) - 1, 0)
+        side = math.isqrt(number)  # of a square grid
         size = (side * patch,) * 2 if side and side**2 == number else None
         return cls(width, depth, hidden, patch, in_channels=channels, img_size=size)
 
@@ -84,9 +81,8 @@ class EncoderArch:
         if not all(isinstance(stored.get(key), int) for key in _SIZES if key != 'num_heads'):
             return None
         fields = {key: stored[key] for key in cls.__dataclass_fields__ if key in stored}
-        heads, size = fields.pop('num_heads', None), fields.pop('img_size', None)
-        size = tuple(size) if isinstance(size, list | tuple) and len(size) == 2 else None
-        return cls(**fields, num_heads=heads if isinstance(heads, int) else None, img_size=size)
+        size = fields.pop('img_size', None)
+        return cls(**fields, img_size=size and tuple(size))
 
     def to_meta(self) -> dict:
         """Plain data, with the name from the table (or None)."""
@@ -95,14 +91,6 @@ class EncoderArch:
     def named(self, name: str) -> 'EncoderArch':
         """This arch with the numbers of the table; patch, channels and positions stay."""
         return replace(self, **{key: arch_settings(name)[key] for key in _ENCODER})
-
-    def completed(self, known: 'EncoderArch | None', positions: int) -> 'EncoderArch':
-        """With the heads and the size that another one knows; ``positions`` of patches and cls."""
-        if known is None:
-            return self
-        size = self.img_size or (known.img_size if known.positions == positions else None)
-        heads = known.num_heads if self.num_heads is None else self.num_heads
-        return replace(self, num_heads=heads, img_size=size)
 
     @property
     def positions(self) -> int:
@@ -121,6 +109,12 @@ class EncoderArch:
         size = '' if self.img_size is None else ', positions of {}x{} px'.format(*self.img_size)
         name = f'{self.name} ({numbers})' if self.name else numbers
         return f'{name}, patches of {self.patch_size} px{size}'
+
+
+def num_positions(state: Mapping[str, Tensor]) -> int:
+    """L of positions [1, L, D] under our names; 0 where there are none, or in another shape."""
+    positions = state.get(BACKBONE + POSITIONS)
+    return positions.shape[1] if positions is not None and positions.ndim == 3 else 0
 
 
 def arch_settings(arch: str | dict) -> dict:

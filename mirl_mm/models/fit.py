@@ -1,12 +1,10 @@
 """Names and shapes of a checkpoint against a model's: one comparison, with one wording."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Size, Tensor
 
 from mirl_mm.errors import CheckpointError
@@ -67,8 +65,7 @@ def difference(
     """
     for name, shape in wanted.items():
         there = given.get(name, shape)
-        positions = name.endswith('pos_embed') and len(there) == 3 and there[::2] == shape[::2]
-        if there != shape and not (resized and positions):
+        if not is_same(name, there, shape, resized):
             return f'{name!r} is {tuple(there)} there and {tuple(shape)} in {who}'
     sides = (wanted, given, needed, 'lacks', 'has'), (given, wanted, known, 'has', 'lacks')
     for one, other, pattern, has, lacks in sides:
@@ -80,17 +77,10 @@ def difference(
     return ''
 
 
-def with_cls_place(positions: Tensor, needed: int = 0) -> Tensor:
-    """Positions [1, L, D] with zeros in front where they are of patches alone.
-
-    That is one less than ``needed``, or where it is not known or another, a square number. A cls
-    token without a place, as timm's ``no_embed_class`` leaves it, has none added.
-    """
-    number = positions.shape[1] if positions.ndim == 3 else 0
-    square = number and math.isqrt(number) ** 2 == number
-    if number != needed and (square or number + 1 == needed):
-        return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-    return positions
+def is_same(name: str, given: Size, wanted: Size, resized: bool) -> bool:
+    """Whether two shapes are equal, or with ``resized`` those of positions of other grids."""
+    positions = name.endswith('pos_embed') and len(given) == 3 and given[::2] == wanted[::2]
+    return given == wanted or (resized and positions)
 
 
 def shapes(state: Mapping[str, Tensor]) -> Shapes:

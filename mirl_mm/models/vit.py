@@ -18,7 +18,7 @@ from mirl_mm.errors import CheckpointError, UserError
 
 from .archs import ARCHS, arch_settings, check_segments
 from .block import BlockSettings, adopt
-from .fit import compare, shapes, with_cls_place
+from .fit import compare, shapes
 from .masking import check_image_size, gather_tokens, num_kept, random_masking, sincos_positions
 
 
@@ -154,15 +154,13 @@ class MIRLViT(VisionTransformer):
             print_log(new, logger='current')
 
     def _prepare_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
-        """Resize positions of a square grid; those of this grid may have no place for cls."""
-        name, own = f'{prefix}pos_embed', self.pos_embed.shape
-        if name in state_dict and self.cls_token is not None:
-            if (given := state_dict[name]).ndim == 3 and given.shape[1] + 1 == own[1]:
-                given = state_dict[name] = with_cls_place(given, own[1])
-            square = given.ndim == 3 and math.isqrt(max(given.shape[1] - 1, 0)) ** 2 + 1
-            if given.shape != own and square != given.shape[1]:
-                fault = f'{name!r} is {tuple(given.shape)} there and {tuple(own)} in this encoder'
-                raise CheckpointError(f'{fault}; resized is from a square grid alone')
+        """Resize positions of a square grid."""
+        own = tuple(self.pos_embed.shape)
+        given = tuple(getattr(state_dict.get(f'{prefix}pos_embed'), 'shape', own))
+        square = len(given) == 3 and math.isqrt(max(given[1] - 1, 0)) ** 2 + 1 == given[1]
+        if given != own and not square and self.cls_token is not None:
+            fault = f"'{prefix}pos_embed' is {given} there and {own} in this encoder"
+            raise CheckpointError(f'{fault}; resized is from a square grid alone')
         super()._prepare_pos_embed(state_dict, prefix, *args)
 
 
