@@ -289,7 +289,7 @@ def test_two_processes_train_and_test(task, scenes, encoder, tmp_path):
 
 
 def test_the_libraries_own_inferencers_in_a_fresh_process(trained, scenes, tmp_path):
-    """From the checkpoint alone, which carries its config, and from the config."""
+    """From the config, which imports the package, and from the checkpoint alone, which has it."""
     task, work_dir, _ = trained
     checkpoint = str(work_dir / f'iter_{LENGTH}.pth')
     image = str(scenes.images('val') / '000001.jpg')
@@ -297,7 +297,7 @@ def test_the_libraries_own_inferencers_in_a_fresh_process(trained, scenes, tmp_p
     script = f"""
 import numpy as np
 from {library}.apis import {kind}
-for config in (None, {CONFIGS[task]!r}):
+for config in ({CONFIGS[task]!r}, None):
     inferencer = {kind}(config, {checkpoint!r}, device='cpu')
     result = inferencer({image!r}, return_vis=True)
     prediction, drawing = result['predictions'], result['visualization']
