@@ -5,12 +5,13 @@ STACK ?= maintained
 JOBS ?= 2
 PY := $(if $(filter upstream,$(STACK)),.venv-upstream,.venv)/bin/python
 
-.PHONY: help setup demo test test-long lint format
+.PHONY: help setup demo test test-long lint format pictures
 help:
 	@echo "make demo [DATA=/folder/of/images]   the main job on a small default"
 	@echo "make test [STACK=upstream]           ruff and pytest"
 	@echo "make test-long                       long tests, GPU benchmarks rehearsed on a CPU, faults"
 	@echo "make lint, make format               ruff alone"
+	@echo "make pictures [CKPT=FILE]            the README's, painted by the demo's model or CKPT"
 
 setup:
 	@bash tools/setup_env.sh "$(STACK)"
@@ -35,3 +36,8 @@ test-long: setup
 format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# Of docs/images; a checkpoint of another model than the demo's needs its CONFIG. PICTURE=FILE paints another image.
+pictures: setup
+	OMP_NUM_THREADS=1 $(PY) -m docs.pictures $(if $(CKPT),--checkpoint "$(CKPT)") \
+		$(if $(CONFIG),--config "$(CONFIG)") $(if $(PICTURE),--picture "$(PICTURE)")

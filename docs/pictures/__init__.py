@@ -1,0 +1,1 @@
+"""The README's pictures: drawn here, kept in docs/images, all made by ``make pictures``."""
