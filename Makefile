@@ -10,6 +10,7 @@ help:
 	@echo "make demo [DATA=/folder/of/images]   the main job on a small default"
 	@echo "make test [STACK=upstream]           ruff and pytest"
 	@echo "make test-long                       long tests, GPU benchmarks rehearsed on a CPU, faults"
+	@echo "make docs                            these pages and the API as a site, links checked: site/index.html"
 	@echo "make lint, make format               ruff alone"
 	@echo "make pictures [CKPT=FILE]            the README's, painted by the demo's model or CKPT"
 
@@ -32,6 +33,17 @@ test-long: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m long -n $(JOBS) --dist loadgroup
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.gpu --rehearse
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.faults --out work_dirs/faults.json
+
+# The site needs neither torch nor .venv.
+.venv-docs/done: requirements/docs.txt
+	$(or $(PYTHON),python3) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q --disable-pip-version-check -r requirements/docs.txt
+	touch $@
+
+.PHONY: docs
+docs: .venv-docs/done
+	PATH="$(CURDIR)/.venv-docs/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build
+	@echo "site/index.html"
 
 format: setup
 	$(PY) -m ruff check --fix .
