@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: one writer; and one probe of folders."""
+"""Files that are there whole or not at all: one writer; one probe of folders; what ships."""
 
 import json
 import os
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
+
+from mirl_mm.errors import UserError, did_you_mean
 
 
 @contextmanager
@@ -56,6 +58,43 @@ def check_folder(path: str | Path, setting: str = '--out') -> None:
     except OSError as error:
         why = error.strerror or error
         raise OSError(f'cannot write to {path} ({why}); choose another {setting}') from error
+
+
+def shipped(name: str) -> Path:
+    """Where ``configs``, ``tools`` or a file of them is: in the wheel or the checkout."""
+    package = Path(__file__).parent
+    inside = package / 'shipped'
+    return (inside if inside.is_dir() else package.parent) / name
+
+
+def config_names() -> dict[str, Path]:
+    """The configs that ship, by folder and name without ending: ``mirl/vit-s54_300e``."""
+    root = shipped('configs')
+    paths = sorted(root.glob('[!_]*/*.py'))
+    return {path.relative_to(root).with_suffix('').as_posix(): path for path in paths}
+
+
+def find_config(name: str) -> str:
+    """A config's path: of a file that exists, or of one that ships, with or without its folder.
+
+    FileNotFoundError: there is no such file; UserError: several folders have one.
+    """
+    if '://' in name or Path(name).is_file():
+        return name
+    known = config_names()
+    asked = name.removeprefix('configs/').removesuffix('.py')
+    if asked in known:
+        return str(known[asked])
+    found = [each for each in known if each.rpartition('/')[2] == asked]
+    if len(found) == 1:
+        return str(known[found[0]])
+    if found:
+        raise UserError(f'config {name!r} is one of several: say {" or ".join(found)}')
+    beside = [str(path) for path in Path(name).parent.glob('*.py')]
+    short = [each.rpartition('/')[2] for each in known]
+    near = did_you_mean(name, beside) or did_you_mean(asked, [*known, *short])
+    looked = f'looked in {Path(name).parent.absolute()} and among those that mirl configs lists'
+    raise FileNotFoundError(f'no such config file: {name}{near}; {looked}')
 
 
 def some_of(items: Sequence) -> Sequence:

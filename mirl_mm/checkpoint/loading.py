@@ -15,6 +15,7 @@ from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
+from mirl_mm.files import find_config
 from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same
 from mirl_mm.models.fit import Fit, Shapes, compare, difference, is_same, shapes, summary
 from mirl_mm.models.segments import strip_wrappers
@@ -142,9 +143,7 @@ def hold_pretrained_to_its_arch() -> None:
 
 def config_shapes(path: str) -> tuple[Shapes, EncoderArch | None]:
     """Shapes of a config's model, and the size of its encoder if it is a ViT; takes no memory."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'no config at {path}')
-    cfg = Config.fromfile(path)
+    cfg = Config.fromfile(find_config(path))
     if 'model' not in cfg:
         raise UserError(f'{path} has no model')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from mirl_mm.checkpoint.loading import check_start
 from mirl_mm.errors import ResumeError, UserError, did_you_mean
-from mirl_mm.files import check_folder
+from mirl_mm.files import check_folder, find_config
 
 from . import machine
 from .checks import check_data
@@ -110,8 +110,8 @@ def build_runner(cfg: Config, notes: Sequence[str] = ()) -> Runner:
 
 
 def load_config(path: str, options: Options = None, needed: Sequence[str] = ()) -> Config:
-    """A config file with the options merged; UserError for a wrong key, or without a needed one."""
-    check_file(path, 'config')
+    """A config, by path or name, with the options merged; UserError for a wrong or missing key."""
+    path = find_config(path)
     try:
         cfg = Config.fromfile(path)
     except OSError:

@@ -109,10 +109,12 @@ def facts_of(runner: Runner, kind: str) -> dict:
     backbone = getattr(model, 'backbone', None)
     depth, width = (getattr(backbone, name, None) for name in ('num_layers', 'embed_dims'))
     size = f', {depth} blocks of {width}' if depth and width else ''
+    tool, *given = sys.argv
+    called = tool if tool.startswith('mirl ') else shlex.join([Path(sys.executable).name, tool])
     return environment() | dict(
         kind=kind,
         started=datetime.now().astimezone().isoformat(),
-        command=shlex.join([Path(sys.executable).name, *sys.argv]),
+        command=' '.join([called, *map(shlex.quote, given)]),
         config=runner.cfg.filename,
         checkpoint=runner._load_from,
         resumed=bool(runner._resume),

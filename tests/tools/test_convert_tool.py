@@ -321,7 +321,7 @@ BAD = [
     ([TUNED, 'out.pth', '--arch', 'test'],
      "it lacks 'backbone.layers.6.ln1.weight' and 71 more, which test has"),
     ([TUNED, 'out.pth', '--arch', 'b99'], "unknown arch 'b99'; known are test, s12"),
-    ([TUNED, 'out.pth', '--config', 'missing.py'], 'no config at missing.py'),
+    ([TUNED, 'out.pth', '--config', 'missing.py'], 'no such config file: missing.py'),
     ([TUNED, 'out.pth', '--config', 'empty.py'], 'empty.py has no model'),
     ([TUNED, 'out.pth', '--config', 'typo.py'], "(did you mean 'MIRLViT'?)"),
     ([TUNED, 'out.pth', '--config', 'x.py', '--arch', 's54'], 'an arch or a config, not both'),
