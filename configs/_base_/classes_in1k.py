@@ -1,5 +1,5 @@
 # ImageNet-1k in class folders, data/imagenet/{train,val}/<class>. A recipe adds batch, augmentation
-# and schedule. Your own class folders:
+# and schedule. Your own class folders: --data /my/data, which is short for
 #   --cfg-options train_dataloader.dataset.type=CustomDataset \
 #     train_dataloader.dataset.data_root=/my/data val_dataloader.dataset.type=CustomDataset \
 #     val_dataloader.dataset.data_root=/my/data model.head.num_classes=N \

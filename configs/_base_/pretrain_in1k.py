@@ -1,5 +1,6 @@
 # ImageNet-1k images without their labels. Any folder works, in any nesting, or a list of files
 # (paths relative to the folder):
+#   --data /my/pictures, which is short for
 #   --cfg-options train_dataloader.dataset.data_root=/my/pictures \
 #     train_dataloader.dataset.data_prefix= [train_dataloader.dataset.ann_file=list.txt]
 # On a network file system, pack it once (tools/pack_images.py) and give data_root=packed://FOLDER.

@@ -1,9 +1,7 @@
 # Fine-tuning of the 12-block test arch over 2 epochs on class folders at 64 px: seconds on a CPU.
 # Command: python tools/train.py configs/finetune/vit-test_2e_classes.py
 # Needs: data/classes/{train,val}/<class> with 4 classes, and what configs/mirl/vit-test_2e.py left.
-#   Other data: --cfg-options train_dataloader.dataset.data_root=DIR \
-#     val_dataloader.dataset.data_root=DIR model.head.num_classes=N \
-#     model.data_preprocessor.num_classes=N
+#   Other data: --data DIR
 # Effective batch: 8 x 2 accumulated = 16 on one process. The recipe is that of the large archs with
 # a shorter schedule, so that every part of it runs.
 _base_ = [

@@ -34,7 +34,8 @@ class SpacedAction(DictAction):
 
 
 def add_run_options(parser: ArgumentParser, split: str) -> None:
-    """``--work-dir``, ``--launcher`` and ``--cfg-options`` of a run."""
+    """``--data``, ``--work-dir``, ``--launcher`` and ``--cfg-options`` of a run."""
+    parser.add_argument('--data', metavar='PATH', help='data of your own (docs/your-data.md)')
     words = "logs, checkpoints and results (the config's, else work_dirs/<config stem>)"
     parser.add_argument('--work-dir', metavar='DIR', help=words)
     add_launcher(parser)

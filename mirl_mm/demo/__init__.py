@@ -1,6 +1,5 @@
 """The demo: from pictures to painted pictures, boxes and masks, in minutes on a CPU."""
 
-import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +9,11 @@ from mmengine.runner import Runner
 
 from mirl_mm.apps.report import write_report
 from mirl_mm.apps.report.runs import read_runs
-from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.launch import build_runner, training_config
-from mirl_mm.errors import UserError
 from mirl_mm.pictures.charts import charts_of, draw_charts
 from mirl_mm.pictures.panel import paint, panel, spread_over, write_picture
 
 from .scene_set import write_scenes
-from .scenes import SPLITS
 from .transfer import run_transfer, table
 
 PANEL_IMAGES = 8
@@ -42,12 +38,9 @@ def run_demo(
     if data is None:
         print(f'Drawing scenes in {scenes_dir} ...', flush=True)
         scenes = write_scenes(scenes_dir)
-        options = loader_options({part: dict(data_root=scenes.images(part)) for part in SPLITS})
-    else:
-        options = folder_options(data, folder)
+        data = str(scenes.root)
     print('Pre-training:', flush=True)
-    options = (cfg_options or {}) | options
-    runner = build_runner(*training_config(config, work_dir, cfg_options=options))
+    runner = build_runner(*training_config(config, work_dir, cfg_options=cfg_options, data=data))
     runner.train()
     checkpoint = Path((folder / 'last_checkpoint').read_text())
     written = dict(checkpoint=checkpoint, encoder=folder / 'encoder.pth', **draw(runner))
@@ -67,33 +60,6 @@ def run_demo(
     for name, path in written.items():
         print(f'  {name:<12} {path}')
     return written
-
-
-def loader_options(parts: Mapping[str, dict]) -> dict[str, str]:
-    """Config options that give pre-training's loaders the settings of 'train' and 'val'."""
-    return {
-        f'{loader}_dataloader.dataset.{key}': str(value)
-        for loader, part in (('train', 'train'), ('val', 'val'), ('test', 'val'))
-        for key, value in (dict(data_prefix='') | parts[part]).items()
-    }
-
-
-def folder_options(folder: str, work_dir: Path) -> dict[str, str]:
-    """Config options for a user's folder: one picture in ten, 8 to 64 of them, is held out."""
-    found = UnlabelledImages(folder, lazy_init=True)
-    names = [str(Path(path).relative_to(folder)) for path in found.paths()]
-    if len(names) < 2 * PANEL_IMAGES:
-        needed = f'needs at least {2 * PANEL_IMAGES}, and some hundreds to learn from'
-        raise UserError(f'{folder} holds {len(names)} pictures; the demo {needed}')
-    random.Random(0).shuffle(names)
-    held = min(max(len(names) // 10, PANEL_IMAGES), 64)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    parts = {}
-    for part, chosen in (('train', names[held:]), ('val', names[:held])):
-        listed = work_dir.absolute() / f'pictures_{part}.txt'
-        listed.write_text('\n'.join(chosen) + '\n')
-        parts[part] = dict(data_root=folder, ann_file=listed)
-    return loader_options(parts)
 
 
 @torch.no_grad()

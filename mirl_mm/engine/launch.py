@@ -18,6 +18,7 @@ from mirl_mm.files import check_folder, find_config
 
 from . import machine
 from .checks import check_data
+from .own_data import use_data
 from .resume import TRAINED_KEYS, find_checkpoint, is_whole
 from .stopping import fail_fast
 
@@ -59,6 +60,7 @@ def training_config(
     auto_scale_lr: bool = False,
     launcher: str = 'none',
     cfg_options: Options = None,
+    data: str | None = None,
 ) -> tuple[Config, list[str]]:
     """The config of a training run and the messages for its log; arguments as of tools/train.py.
 
@@ -67,7 +69,8 @@ def training_config(
     cfg = load_config(config, cfg_options, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     processes = machine.world_size(launcher)
     set_work_dir(cfg, work_dir)
-    notes = check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
+    notes = use_data(cfg, data, cfg_options, ('train', 'val', 'test')) if data else []
+    notes += check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
     check_init(cfg)
     notes += set_resume(cfg, resume)
     notes += machine.set_launcher(cfg, launcher, machine.has_accelerator())
@@ -84,6 +87,7 @@ def testing_config(
     work_dir: str | None = None,
     launcher: str = 'none',
     cfg_options: Options = None,
+    data: str | None = None,
 ) -> tuple[Config, list[str]]:
     """The config of a test run and the messages for its log; raises as :func:`training_config`."""
     cfg = load_config(config, cfg_options, ('test_dataloader', 'test_cfg', 'test_evaluator'))
@@ -91,7 +95,8 @@ def testing_config(
     cfg.load_from, cfg.resume = checkpoint, False
     check_file(checkpoint, 'checkpoint')
     set_work_dir(cfg, work_dir)
-    notes = check_data(cfg, ['test'])
+    notes = use_data(cfg, data, cfg_options, ('test',)) if data else []
+    notes += check_data(cfg, ['test'])
     whole = dict(type='ExactResumeHook', whole=True)
     cfg.default_hooks = dict(cfg.get('default_hooks') or {}, resume=whole)
     machine.pin_batches(cfg, machine.has_accelerator())

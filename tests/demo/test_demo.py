@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 import mirl_mm.demo
-from mirl_mm.demo import folder_options, run_demo
+from mirl_mm.demo import run_demo
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.demo.transfer import all_background, measured
+from mirl_mm.engine.own_data import hold_out
 from tests.processes import run_forked
 
 pytestmark = pytest.mark.xdist_group('demo')  # one worker: the run is shared
@@ -47,6 +48,8 @@ def pictures(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('pictures') / 'scenes'
     write_scenes(folder, 20, 4, size=64)
     (folder / 'images/train/broken.jpg').write_bytes(b'\xff\xd8 nothing more')
+    for split, name in (('train', 'summer'), ('val', 'winter')):  # no splits
+        (folder / 'images' / split).rename(folder / 'images' / name)
     return folder / 'images'
 
 
@@ -134,11 +137,8 @@ def test_a_detector_that_finds_nothing_has_no_precision(tmp_path):
 
 
 def test_train_and_held_out_pictures_are_apart(tmp_path, pictures):
-    options = folder_options(str(pictures), tmp_path)
-    lists = {
-        loader: Path(options[f'{loader}_dataloader.dataset.ann_file']).read_text().split()
-        for loader in ('train', 'val', 'test')
-    }
+    parts = hold_out(str(pictures), tmp_path)
+    lists = {part: Path(each['ann_file']).read_text().split() for part, each in parts.items()}
     assert lists['val'] == lists['test']
     assert len(lists['val']) == 8
     assert len(lists['train']) == 25 - 8
@@ -147,10 +147,10 @@ def test_train_and_held_out_pictures_are_apart(tmp_path, pictures):
 
 
 def test_too_few_pictures_and_no_folder_are_one_clear_line(tmp_path, monkeypatch):
-    write_scenes(tmp_path / 'few', 2, 2, size=64)
-    few = f'{tmp_path / "few/images"} holds 4 pictures; the demo needs at least 16, and some '
-    none = f'no such folder of images: {tmp_path / "none"}'
-    for folder, message in (('few/images', few), ('none', none)):
+    write_scenes(tmp_path / 'few', 4, 1, size=64)
+    few = f'{tmp_path / "few/images/train"} holds 4 pictures; needed are at least 16'
+    none = f'--data: no such file or folder: {tmp_path / "none"}'
+    for folder, message in (('few/images/train', few), ('none', none)):
         given = ['demo.py', '--work-dir', str(tmp_path / 'run'), '--data', str(tmp_path / folder)]
         monkeypatch.setattr(sys, 'argv', given)
         with pytest.raises(SystemExit) as stop:  # its message goes to stderr, and its code is 1

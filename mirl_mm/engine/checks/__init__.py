@@ -33,7 +33,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     scope, found, notes = cfg.get('default_scope') or 'mmpretrain', {}, []
     for name in (f'{split}_dataloader' for split in splits):
         if cfg.get(name):
-            found |= _datasets(cfg[name].dataset, f'{name}.dataset')
+            found |= datasets_of(cfg[name].dataset, f'{name}.dataset')
     with DefaultScope.overwrite_default_scope(scope):
         if (cfg.get('model') or {}).get('type') == 'ImageClassifier':
             notes += check_labelled(cfg.model, found, cfg.get('check_files', True))
@@ -51,13 +51,13 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     return notes
 
 
-def _datasets(settings: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:
+def datasets_of(settings: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:
     """The datasets inside wrappers, each with its place in the config."""
     if isinstance(settings.get('dataset'), Mapping):
-        yield from _datasets(settings['dataset'], f'{key}.dataset')
+        yield from datasets_of(settings['dataset'], f'{key}.dataset')
     elif 'datasets' in settings:
         for i, inner in enumerate(settings['datasets']):
-            yield from _datasets(inner, f'{key}.datasets.{i}')
+            yield from datasets_of(inner, f'{key}.datasets.{i}')
     else:
         yield key, settings
 
@@ -95,7 +95,7 @@ def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:
     classes = _class_names(kind, settings, key)
     if has_masks:
         check_one_class(cfg.model, classes, key)
-    for place, number in _class_numbers(cfg.model, 'model'):
+    for place, number in places_of('num_classes', cfg.model, 'model'):
         if number != len(classes):
             has = f'{key} has {len(classes)} classes ({quoted(classes)})'
             how = f'set {place}.num_classes={len(classes)}, or name other classes in {key}.metainfo'
@@ -125,10 +125,10 @@ def _class_names(kind: type[BaseDataset], settings: Mapping, key: str) -> Sequen
     return kind._load_metainfo(dict(classes=given))['classes']
 
 
-def _class_numbers(settings: Mapping | Sequence, place: str) -> Iterator[tuple[str, int]]:
-    """Every head's ``num_classes`` in a model's config, with its place; an RPN's does not count."""
+def places_of(key: str, settings: Mapping | Sequence, place: str) -> Iterator[tuple[str, object]]:
+    """Every place that has the key, and its value: ``num_classes`` of heads; an RPN is left out."""
     for name, value in settings.items() if isinstance(settings, Mapping) else enumerate(settings):
-        if name == 'num_classes' and not place.endswith('.rpn_head'):
+        if name == key and not place.endswith('.rpn_head'):
             yield place, value
         elif isinstance(value, Mapping | list | tuple):
-            yield from _class_numbers(value, f'{place}.{name}')
+            yield from places_of(key, value, f'{place}.{name}')
