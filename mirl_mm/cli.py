@@ -12,7 +12,7 @@ from mirl_mm.files import config_names, shipped
 
 # Command -> its file in tools/, and an example's arguments.
 COMMANDS = {
-    'train': ('train.py', 'mirl/vit-s54_300e --auto-scale-lr'),
+    'train': ('train.py', 'mirl/vit-s54_300e --data /my/pictures'),
     'test': ('test.py', 'mirl/vit-s54_300e work_dirs/vit-s54_300e/epoch_300.pth'),
     'plan': ('plan.py', 'mirl/vit-b48_800e --gpus 8 --gpu H100'),
     'predict': ('predict.py', 'upernet/vit-b48_160k_ade20k-512 iter_160000.pth pictures/'),

@@ -91,18 +91,14 @@ def test_a_wheel_built_from_the_sdist_is_equal(built, tmp_path):
 def test_an_installed_wheel_trains_by_one_command(built, tmp_path):
     site, images = tmp_path / 'site', tmp_path / 'images'
     images.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 72, 72, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 72, 72, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(images / f'{i}.jpg')
     pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', 'install', '--no-index']
     run(*pip, '--no-deps', '--target', site, built[1], cwd=tmp_path)
-    options = [
-        *(f'{s}_dataloader.dataset.data_root={images}' for s in ('train', 'val', 'test')),
-        *(f'{s}_dataloader.dataset.data_prefix=' for s in ('train', 'val', 'test')),
-        *('train_dataloader.batch_size=4', 'train_cfg.max_epochs=1', 'param_scheduler=None'),
-    ]
-    run(site / 'bin/mirl', 'train', 'mirl/vit-test_2e', '--work-dir', 'run', '--cfg-options',
-        *options, cwd=tmp_path, PYTHONPATH=str(site))  # fmt: skip
+    options = ['train_dataloader.batch_size=4', 'train_cfg.max_epochs=1', 'param_scheduler=None']
+    run(site / 'bin/mirl', 'train', 'mirl/vit-test_2e', '--work-dir', 'run', '--data', images,
+        '--cfg-options', *options, cwd=tmp_path, PYTHONPATH=str(site))  # fmt: skip
     facts = json.loads(next(tmp_path.glob('run/*/run.json')).read_text())
     assert facts['config'] == str(site / SHIPPED / 'configs/mirl/vit-test_2e.py')
     assert facts['command'].startswith('mirl train mirl/vit-test_2e --work-dir run ')
