@@ -39,6 +39,7 @@ LOADER = {'loader_cpu': 'loader'}
 STARTUP = {'startup_cpu': 'startup'}
 COCO_START = {'coco_start_cpu': 'coco_start'}
 SCALING = {'scaling_cpu': 'scaling'}
+THREADS = {'threads_cpu': 'threads'}
 MEMORY = {'largest_batch': 'largest_batch'}
 COST = {'step_cost': 'step_cost'}
 
@@ -241,6 +242,18 @@ def on_paper(found: Found) -> str:
     return markdown([*head, 'products, of the time (H200)'], rows)
 
 
+def threads(found: Found) -> str:
+    """Images per second by processes x threads, on free cores and beside a busy process."""
+    rows = [
+        [work, shape, rates['free'], rates['busy'], f'{rates["busy"] / rates["free"]:.0%}']
+        for result in present(found)
+        for work, shapes in result['images_per_second'].items()
+        for shape, rates in shapes.items()
+    ]
+    head = ['work', 'processes x threads', 'alone, images/s', 'beside one busy process', 'kept']
+    return markdown(head, rows)
+
+
 TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'pretrain': (pretrain, PRETRAIN),
     'profile': (profile, PRETRAIN),
@@ -252,6 +265,7 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'startup': (startup, STARTUP),
     'coco_start': (coco_start, COCO_START),
     'scaling': (scaling, SCALING),
+    'threads': (threads, THREADS),
     'memory': (memory, MEMORY),
     'on_paper': (on_paper, COST),
 }

@@ -1,7 +1,10 @@
 """The demo: from pictures to painted pictures, boxes and masks, in minutes on a CPU."""
 
+import math
+import os
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -9,7 +12,9 @@ from mmengine.runner import Runner
 
 from mirl_mm.apps.report import write_report
 from mirl_mm.apps.report.runs import read_runs
-from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.engine.launch import build_runner, load_config, training_config
+from mirl_mm.engine.machine import cores, in_processes
+from mirl_mm.models.segments import unwrapped
 from mirl_mm.pictures.charts import charts_of, draw_charts
 from mirl_mm.pictures.panel import paint, panel, spread_over, write_picture
 
@@ -39,14 +44,31 @@ def run_demo(
         print(f'Drawing scenes in {scenes_dir} ...', flush=True)
         scenes = write_scenes(scenes_dir)
         data = str(scenes.root)
-    print('Pre-training:', flush=True)
-    runner = build_runner(*training_config(config, work_dir, cfg_options=cfg_options, data=data))
-    runner.train()
-    checkpoint = Path((folder / 'last_checkpoint').read_text())
-    written = dict(checkpoint=checkpoint, encoder=folder / 'encoder.pth', **draw(runner))
+    options = dict(cfg_options or {})
+    batch = load_config(config, options).train_dataloader.batch_size
+    number = math.gcd(batch, 4 if cores() >= 4 else min(cores(), 2))  # more do not pay
+    options['train_dataloader.batch_size'] = batch // number
+    print(f'Pre-training, processes: {number}', flush=True)
+
+    def pretrain(rank: int, number: int) -> None:
+        kind = 'none' if number == 1 else 'pytorch'
+        runner = build_runner(
+            *training_config(config, work_dir, launcher=kind, cfg_options=options, data=data)
+        )
+        runner.train()
+        if rank == 0:
+            draw(runner)
+
+    in_processes(number, pretrain)
+    files = dict(encoder='encoder.pth', curve='loss.png', panel='panel.png')
+    written = {name: folder / file for name, file in files.items()}
+    written['checkpoint'] = Path((folder / 'last_checkpoint').read_text())
     runs = [folder]
     if scenes is None:
         print('Detection and segmentation are left out: they need labels, which pictures have not.')
+    elif lacking := [name for name in ('mmcv._ext', 'mmdet', 'mmseg') if find_spec(name) is None]:
+        why = f'no {" and ".join(lacking)} here; `make demo` adds what they need'
+        print(f'Detection and segmentation are left out: {why}.')
     else:
         encoder = str(written['encoder'])
         options = transfer_options or {}
@@ -58,19 +80,18 @@ def run_demo(
     written['report'] = write_report(runs, folder / 'report.html')
     print(f'Done in {time.perf_counter() - started:.0f} s:')
     for name, path in written.items():
-        print(f'  {name:<12} {path}')
+        print(f'  {name:<12} {os.path.relpath(path)}')
     return written
 
 
 @torch.no_grad()
-def draw(runner: Runner) -> dict[str, Path]:
+def draw(runner: Runner) -> None:
     """Write the loss curve and the panel of some held-out images, under their fixed masks."""
-    model, loader, folder = runner.model.eval(), runner.val_dataloader, Path(runner.work_dir)
+    model, loader = unwrapped(runner.model).eval(), runner.val_dataloader
+    folder = Path(runner.work_dir)
     batch = [loader.dataset[i] for i in spread_over(len(loader.dataset), PANEL_IMAGES)]
     preprocessor = model.data_preprocessor
     columns = paint(model, preprocessor(loader.collate_fn(batch)))
-    written = dict(curve=folder / 'loss.png', panel=folder / 'panel.png')
     charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
-    draw_charts([charts['Loss'], charts['Loss of each pair of segments']], written['curve'])
-    write_picture(panel(columns, preprocessor.mean, preprocessor.std, zoom=2), written['panel'])
-    return written
+    draw_charts([charts['Loss'], charts['Loss of each pair of segments']], folder / 'loss.png')
+    write_picture(panel(columns, preprocessor.mean, preprocessor.std, zoom=2), folder / 'panel.png')

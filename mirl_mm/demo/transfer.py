@@ -1,6 +1,7 @@
 """The demo's second half: the fresh encoder in Mask R-CNN and UperNet, beside none at all."""
 
 import contextlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from mirl_mm.apps.report.runs import read_scalars
 from mirl_mm.datasets.decode import decode
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.engine.machine import cores, in_processes
 from mirl_mm.pictures.panel import spread_over
 from mirl_mm.pictures.predictions import Instances, plot_predictions
 
@@ -33,35 +35,41 @@ def run_transfer(
     """
     weights = dict(type='Pretrained', checkpoint=encoder, prefix='backbone.')
     starts = {PRE_TRAINED: weights, SCRATCH: None}
-    scores, pages, work_dirs = {name: {} for name in starts}, {}, []
+    scores, pages = {name: {} for name in starts}, {}
     roots = [f'{loader}_dataloader.dataset.data_root' for loader in ('train', 'val', 'test')]
-    for task, config in configs.items():
-        columns, places = {}, dict.fromkeys(roots, f'{scenes.root}/')
-        if task == 'detection':
-            files = [f'{split}_evaluator.ann_file' for split in ('val', 'test')]
-            places |= dict.fromkeys(files, str(scenes.annotations('val')))
-        for name, init_cfg in starts.items():
+    folders = {(t, n): work_dir / f'{t}_{n.split()[0].lower()}' for t in configs for n in starts}
+
+    def tune(rank: int, number: int) -> None:  # one of two processes gets one of either task
+        for (task, name), folder in list(folders.items())[rank::number]:
+            places = dict.fromkeys(roots, f'{scenes.root}/')
+            if task == 'detection':
+                files = [f'{split}_evaluator.ann_file' for split in ('val', 'test')]
+                places |= dict.fromkeys(files, str(scenes.annotations('val')))
             print(f'{task.capitalize()}, {name}:', flush=True)
-            folder = work_dir / f'{task}_{name.split()[0].lower()}'
-            options = places | cfg_options | {'model.backbone.init_cfg': init_cfg}
+            options = places | cfg_options | {'model.backbone.init_cfg': starts[name]}
             options['default_hooks.summary.show'] = False  # four would fill the screen
-            cfg, notes = training_config(config, str(folder), cfg_options=options)
+            cfg, notes = training_config(configs[task], str(folder), cfg_options=options)
             cfg.visualizer.name = str(folder)  # MMEngine keeps one per name, and its folder
             runner = build_runner(cfg, notes)
             # What is printed past the log goes to a file: pycocotools prints a table at every
             # metric. Logs and progress, built before, keep the standard output that they have.
             with (folder / 'printed.txt').open('w') as file, contextlib.redirect_stdout(file):
                 runner.train()
-            scores[name] |= measured(folder)
-            images, truth, columns[name] = predictions(runner)
-            work_dirs.append(folder)
+            (folder / 'shown.pkl').write_bytes(pickle.dumps(predictions(runner)))
+
+    in_processes(min(cores(), len(folders)), tune)
+    for task in configs:
+        columns = {}
+        for name in starts:
+            scores[name] |= measured(folder := folders[task, name])
+            images, truth, columns[name] = pickle.loads((folder / 'shown.pkl').read_bytes())
         pages[task] = work_dir / f'{task}.png'
         named = (CLASSES, PALETTE) if task == 'detection' else (MASK_CLASSES, MASK_PALETTE)
         plot_predictions(images, {'ground truth': truth, **columns}, *named, pages[task])
     if 'segmentation' in configs:
         nothing = {MIOU: all_background(scenes)}
         scores['nothing found'] = dict.fromkeys(scores[SCRATCH], 0.0) | nothing
-    return scores, pages, work_dirs
+    return scores, pages, [*folders.values()]
 
 
 def measured(work_dir: Path) -> dict[str, float]:

@@ -1,15 +1,24 @@
-"""Fit a config to the machine it runs on: precision, processes, learning rate.
+"""Fit a run to the machine it is on: precision, processes, learning rate, threads.
 
-Every function changes the config in place and returns the messages, if any, for the log.
+Functions that take a config change it in place and return the messages, if any, for the log.
 """
 
 import os
-from collections.abc import Mapping
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from hashlib import pbkdf2_hmac
+from multiprocessing import active_children
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from rich.console import Console
+from torch.distributed.elastic.utils.distributed import get_free_port
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from mirl_mm.errors import UserError
 
@@ -20,6 +29,8 @@ _STARTERS = dict(
     mpi=('OMPI_COMM_WORLD_SIZE', 'mpirun'),
 )
 LAUNCHERS = ('none', *_STARTERS)
+THREADS_GIVEN = 'OMP_NUM_THREADS' in os.environ  # later MMEngine may set it, without effect
+GRAIN = 32_768  # elements that pay for a thread: the fewest that torch splits
 
 
 def world_size(launcher: str, environ: Mapping[str, str] = os.environ) -> int:
@@ -143,3 +154,66 @@ def scale_lr(cfg: Config, processes: int) -> list[str]:
 def accumulative_counts(cfg: Config) -> int:
     """Micro-batches for one optimizer step."""
     return cfg.optim_wrapper.get('accumulative_counts', 1)
+
+
+def cores() -> int:
+    """Cores for a CPU run, its share where it is one of several; where there is a GPU, 1."""
+    allowed = 1 if has_accelerator() else len(os.sched_getaffinity(0))
+    return max(allowed // int(os.environ.get('LOCAL_WORLD_SIZE', 1)), 1)
+
+
+def free_cores(count: int) -> float:
+    """CPU time over wall time of ``count`` busy threads: what neighbours and quotas leave."""
+    wall, used = time.perf_counter(), time.process_time()
+
+    def work(_: int) -> None:
+        while time.perf_counter() < wall + 0.1:
+            pbkdf2_hmac('sha256', b'', b'', 10_000)  # some ms without the interpreter's lock
+
+    with ThreadPoolExecutor(count) as pool:
+        pool.map(work, range(count))
+    return (time.process_time() - used) / (time.perf_counter() - wall)
+
+
+def set_threads(elements: int, kept: int | None = None) -> list[str]:
+    """Set the threads of a CPU run, if not OMP_NUM_THREADS or the run that is resumed (kept) does.
+
+    One for GRAIN ``elements`` of a layer (images x tokens x width), but not more than cores, nor
+    than are free: threads wait for each other in a loop, two on one core are slower than one.
+    """
+    if has_accelerator() or THREADS_GIVEN:
+        return []
+    found = most = min(kept or max(elements // GRAIN, 1), cores())
+    if most > 1 and not kept:
+        found = min(most, max(int(free_cores(most) + 0.4), 1))
+    torch.set_num_threads(found)
+    busy = 'other processes keep the cores busy; OMP_NUM_THREADS sets another number'
+    return [f'threads: {found} instead of {most}: {busy}'] if found < most else []
+
+
+def in_processes(number: int, work: Callable[[int, int], None]) -> None:
+    """Call ``work(rank, number)`` in so many processes of one thread, told what torchrun tells.
+
+    The first alone has the terminal. One that fails, Ctrl-C or the end of this process ends all.
+    """
+    if number == 1:
+        return work(0, 1)
+    try:  # forked: nothing is imported again, or pickled
+        start_processes(_one, (get_free_port(), number, work), number, start_method='fork')
+    except ProcessException as error:  # its text ends with the child's traceback
+        raise UserError(str(error).strip().rpartition('.UserError: ')[2]) from error
+    finally:
+        for process in active_children():
+            process.kill()
+        Console().show_cursor()  # a live line hides it
+
+
+def _one(rank: int, port: int, number: int, work: Callable[[int, int], None]) -> None:
+    place = dict(MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS=1, MKL_NUM_THREADS=1)
+    place |= dict.fromkeys(('WORLD_SIZE', 'LOCAL_WORLD_SIZE'), number)
+    os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR='127.0.0.1')
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # sent when the parent ends
+    if rank:
+        sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115
+    work(rank, number)

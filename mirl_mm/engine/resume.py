@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
+import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -24,6 +25,7 @@ from mirl_mm.models.segments import strip_wrappers, unwrapped
 
 from .class_names import compare_names, follow_names
 from .loops import ExactLoop
+from .machine import has_accelerator, set_threads
 from .run_facts import accumulation_of, batch_size
 from .seeding import SeededLoader
 
@@ -40,7 +42,7 @@ _STORED = {
     'randomness': "the checkpoint's seed stays",
 }
 _LAYOUT = dict(
-    processes='processes', batch_size='images of a process in an iteration',
+    processes='processes', threads='threads', batch_size='images of a process in an iteration',
     accumulation='iterations for an update', epoch_length='iterations of an epoch',
 )  # fmt: skip
 
@@ -113,6 +115,10 @@ class ExactResumeHook(Hook):
             raise CheckpointError(f'{runner._load_from} cannot be tested on these data: {reason}')
 
     def before_train(self, runner: Runner) -> None:
+        arch = EncoderArch.of_module(getattr(unwrapped(runner.model), 'backbone', None))
+        size = batch_size(runner.train_dataloader) * arch.positions * arch.embed_dims if arch else 0
+        for note in set_threads(size, (self.stored or {}).get('threads')):  # they order the sums
+            runner.logger.warning(note)
         loop, now = runner.train_loop, layout(runner)
         if not isinstance(loop, ExactLoop):
             what = f'a run of {type(loop).__name__} cannot be resumed to the bit'
@@ -141,6 +147,7 @@ def layout(runner: Runner) -> dict[str, int | str | bool | None]:
     wrapper, loader = runner.optim_wrapper, runner.train_dataloader
     return dict(
         processes=get_world_size(),
+        threads=None if has_accelerator() else torch.get_num_threads(),
         batch_size=batch_size(loader),
         accumulation=accumulation_of(wrapper),
         epoch_length=len(loader),

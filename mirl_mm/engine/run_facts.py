@@ -76,6 +76,7 @@ class RunSummaryHook(Hook):
             ('checkpoints', saved),
             ('precision', facts['precision']),
             ('device', f'{kind} ({facts["hardware"]})' if kind == 'cuda' else kind),
+            ('threads', f'{facts["threads"]} ({facts["cpu"]})'),
         ]
         if self.show:
             runner.logger.info('Run summary\n' + table(rows), extra=FOR_TERMINAL)

@@ -100,6 +100,22 @@ def test_the_scenes_are_detected_and_segmented_with_and_without_the_encoder(on_s
     assert len(printed.splitlines()) < 60, 'the terminal keeps one screen'
 
 
+def test_without_mmdet_the_demo_pre_trains_and_says_what_is_left_out(
+    tmp_path, monkeypatch, capfd, on_scenes
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mirl_mm.demo, 'write_scenes', lambda _: SceneSet(on_scenes[2]))
+    monkeypatch.setattr(mirl_mm.demo, 'find_spec', lambda name: None if name == 'mmdet' else name)
+    written = run_demo(str(CONFIGS / 'mirl_24-blocks.py'), TRANSFER, cfg_options=SHORT)
+    assert set(written) == {'checkpoint', 'encoder', 'curve', 'panel', 'report'}
+    printed = capfd.readouterr().out
+    line = 'left out: no mmdet here; `make demo` adds what they need.'
+    assert f'Detection and segmentation are {line}' in printed
+    named = dict(re.findall(r'^  (\w+) +(work_dirs/\S+)$', printed, re.MULTILINE))
+    assert named['checkpoint'] == 'work_dirs/demo/iter_2.pth'
+    assert named.keys() == written.keys()
+
+
 def test_a_page_of_predictions_has_a_row_a_scene_and_a_column_a_start(on_scenes):
     for task in TRANSFER:
         width, height = Image.open(on_scenes[0][task]).size

@@ -1,8 +1,13 @@
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
+from mirl_mm.engine import machine
 from mirl_mm.engine.machine import (
     pin_batches,
     scale_lr,
@@ -10,6 +15,7 @@ from mirl_mm.engine.machine import (
     set_precision,
     world_size,
 )
+from mirl_mm.errors import UserError
 
 TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
 
@@ -155,3 +161,99 @@ def test_batches_are_pinned_where_there_is_a_gpu():
     pin_batches(cfg, accelerator=True)
     assert cfg.train_dataloader == dict(batch_size=2, pin_memory=True)
     assert cfg.test_dataloader == dict(pin_memory=False) and cfg.val_dataloader is None
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """What a run on 8 cores sets, of which so many are free."""
+    chosen = []
+    monkeypatch.setattr(machine, 'THREADS_GIVEN', False)
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
+    monkeypatch.setattr(machine, 'cores', lambda: 8)
+    monkeypatch.setattr(machine.torch, 'set_num_threads', chosen.append)
+
+    def choose(elements: int, free: float, kept: int | None = None) -> tuple[int, list[str]]:
+        monkeypatch.setattr(machine, 'free_cores', lambda count: min(free, count))
+        notes = machine.set_threads(elements, kept)
+        return chosen.pop(), notes
+
+    yield choose
+    assert chosen == []
+
+
+def test_threads_follow_the_work_the_cores_and_the_neighbours(threads):
+    demo, s12 = 16 * 65 * 64, 64 * 197 * 384
+    assert threads(4 * 17 * 48, free=8) == (1, [])
+    assert threads(demo, free=8) == (2, [])
+    assert threads(s12, free=7.8) == (8, [])
+    assert threads(s12, free=4.5)[0] == 4
+    number, notes = threads(demo, free=1.33)  # two of ours and another on two cores
+    assert number == 1 and 'threads: 1 instead of 2: other processes' in notes[0]
+    assert threads(demo, free=0.2)[0] == 1
+
+
+def test_a_resumed_run_keeps_its_threads(threads):
+    assert threads(10, free=0.1, kept=6) == (6, [])
+    assert threads(10, free=0.1, kept=64) == (8, [])
+
+
+def test_omp_num_threads_wins(monkeypatch):
+    monkeypatch.setattr(machine, 'THREADS_GIVEN', True)
+    monkeypatch.setattr(machine.torch, 'set_num_threads', None)
+    assert machine.set_threads(10**9) == []
+
+
+def test_cores_are_shared_and_measured(monkeypatch):
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
+    monkeypatch.setattr(machine.os, 'sched_getaffinity', lambda _: set(range(10)))
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
+    assert machine.cores() == 10
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
+    assert machine.cores() == 2
+    assert 0 < machine.free_cores(1) < 1.1
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def test_processes_find_their_places_and_the_first_the_terminal(tmp_path, capfd):
+    def work(rank: int, number: int) -> None:
+        print(f'from {rank}', flush=True)
+        names = ('RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'OMP_NUM_THREADS')
+        (tmp_path / str(rank)).write_text(' '.join(os.environ[name] for name in names))
+
+    machine.in_processes(2, work)
+    assert [(tmp_path / name).read_text() for name in '01'] == ['0 2 2 1', '1 2 2 1']
+    assert 'from 1' not in capfd.readouterr().out
+    assert 'RANK' not in os.environ
+
+
+def test_one_that_fails_ends_the_others():
+    def work(rank: int, number: int) -> None:
+        if rank:
+            raise UserError('that is wrong')
+        time.sleep(100)
+
+    started = time.perf_counter()
+    with pytest.raises(UserError, match=r'^that is wrong$'):
+        machine.in_processes(2, work)
+    with pytest.raises(UserError, match=r'ZeroDivisionError: division by zero$'):
+        machine.in_processes(2, lambda rank, number: 1 / 0 if rank else time.sleep(100))
+    assert time.perf_counter() - started < 50
+    assert multiprocessing.active_children() == []
+
+
+def test_ctrl_c_ends_all_of_them():
+    def work(rank: int, number: int) -> None:
+        if rank:
+            time.sleep(0.2)
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(100)
+
+    with pytest.raises(KeyboardInterrupt):
+        machine.in_processes(2, work)
+    time.sleep(0.2)
+    assert multiprocessing.active_children() == []

@@ -13,6 +13,7 @@ from torch import nn
 import mirl_mm
 from mirl_mm.engine.launch import build_runner, training_config
 from mirl_mm.engine.run_facts import (
+    cpu_name,
     explain_lr,
     git_state,
     parameter_rows,
@@ -66,6 +67,7 @@ def test_the_table_of_a_run_and_the_warning(run, tmp_path):
         'checkpoints': f'{tmp_path}/work, every 1 epochs',
         'precision': 'float32 (AMP off)',
         'device': 'cpu',
+        'threads': f'{torch.get_num_threads()} ({cpu_name()})',
     }
     assert log.index('Run summary') < log.index('Epoch(train)')
     fitting = 'base 0.0016 x 4/16 = 0.0004 fits this batch: set optim_wrapper.optimizer.lr=0.0004'
