@@ -1,19 +1,8 @@
-"""Images: without labels, in class folders, packed (imported when a path asks for it)."""
+"""Images: without labels, in class folders, packed."""
 
-from mmengine.fileio import BaseStorageBackend, register_backend
-
+from . import packed  # whose file backend has to be known
 from .decode import LoadAnyImage, LoadRandomResizedCrop
 from .images import UnlabelledImages
 from .skipping import SkipUnreadable
 
-__all__ = ['LoadAnyImage', 'LoadRandomResizedCrop', 'SkipUnreadable', 'UnlabelledImages']
-
-
-@register_backend('packed', prefixes='packed', force=True)
-class _Packed(BaseStorageBackend):
-    """Stands for packed.PackedBackend until a path starts with ``packed://``."""
-
-    def __new__(cls) -> BaseStorageBackend:
-        from .packed import PackedBackend
-
-        return PackedBackend()
+__all__ = ['LoadAnyImage', 'LoadRandomResizedCrop', 'SkipUnreadable', 'UnlabelledImages', 'packed']

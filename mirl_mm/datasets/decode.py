@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from math import ceil
-from struct import unpack_from
 from types import SimpleNamespace
 
 import cv2
@@ -210,30 +209,10 @@ def opened(content: bytes) -> Image.Image:
 
 def jpeg_header(content: bytes) -> tuple[Size, int | None] | None:
     """(H, W) as stored, and the EXIF orientation, of a grey or colour JPEG; None for all else."""
-    if size := jpeg_size(content):
-        return size, 1
     picture = opened(content)
     if picture.format not in ('JPEG', 'MPO') or picture.mode not in ('RGB', 'L'):
         return None
     return picture.size[::-1], picture.getexif().get(ORIENTATION)
-
-
-def jpeg_size(content: bytes) -> Size | None:
-    """(H, W) of an ordinary JPEG: grey or colour, and no EXIF data that could turn it.
-
-    None for all else, which Pillow then looks at more closely, and more slowly.
-    """
-    at = 2 if content.startswith(b'\xff\xd8') else len(content)
-    while len(content) >= at + 10 and content[at] == 0xFF:
-        marker, length = unpack_from('>BH', content, at + 1)
-        if marker in (0xC0, 0xC1, 0xC2):  # a frame: baseline, extended, progressive
-            height, width, channels = unpack_from('>HHB', content, at + 5)
-            plain = channels in (1, 3) and 0 < height * width < Image.MAX_IMAGE_PIXELS
-            return (height, width) if plain else None
-        if marker in (0xE1, 0xDA, 0xD9):  # EXIF or XMP; pixels without a frame before them; the end
-            return None
-        at += 2 + length
-    return None
 
 
 def decode_rgb(content: bytes) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mirl_mm.apps import probes
 from mirl_mm.apps.probes import checkpoint_labels, probe_depth
 from mirl_mm.measure import depth
 from mirl_mm.measure.features import Loading
@@ -62,6 +63,7 @@ def test_features_are_computed_once_for_what_they_depend_on(setting, monkeypatch
         return real(vit, imgs, blocks)
 
     monkeypatch.setattr(depth, 'block_features', counted)
+    monkeypatch.setattr(probes, 'draw_charts', lambda *_: None)  # which takes longest
 
     def run(*used, **settings):
         encoded.clear()

@@ -237,7 +237,7 @@ def test_skips_in_a_row_are_counted_on_the_device(images, tmp_path):
 # --- the batches that are repeated ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize('by_epoch', [True, False])
+@pytest.mark.parametrize('by_epoch', [True, pytest.param(False, marks=pytest.mark.long)])
 def test_batches_are_loaded_again_as_they_were(images, tmp_path, by_epoch):
     """With workers that read ahead, over the ends of passes, and of a resumed open group."""
     options = dict(by_epoch=by_epoch, default_hooks__checkpoint__max_keep_ckpts=-1)

@@ -106,7 +106,10 @@ def compiling():
     torch._dynamo.utils.counters.clear()
 
 
-@pytest.mark.parametrize('half', [False, True], ids=['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+    'half',
+    [pytest.param(False, id='float32'), pytest.param(True, id='bfloat16', marks=pytest.mark.long)],
+)
 def test_compiled_blocks_give_the_same_and_are_compiled_once(half, compiling):
     plain, compiled = with_settings(), with_settings(compile_blocks=AOT)
     assert compiled.state_dict().keys() == plain.state_dict().keys()

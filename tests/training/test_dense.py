@@ -258,17 +258,15 @@ def as_arguments(given: dict) -> list[str]:
 
 @pytest.mark.parametrize('task', ['mask-rcnn', pytest.param('upernet', marks=pytest.mark.long)])
 def test_two_processes_train_and_test(task, scenes, encoder, tmp_path):
+    """UperNet by the user's command; Mask R-CNN by the same processes, forked."""
     given = options(task, scenes, encoder)
-    output = run(
-        'bash',
-        ROOT / 'tools/dist_train.sh',
-        CONFIGS[task],
-        2,
-        '--work-dir',
-        tmp_path / 'run',
-        *as_arguments(given),
-        cwd=tmp_path,
-    )
+    named = given | dict.fromkeys(('experiment_name', 'visualizer.name'), tmp_path.name)
+    arguments = (CONFIGS[task], '--work-dir', tmp_path / 'run', *as_arguments(named))
+    if task == 'upernet':
+        script, config, *more = ROOT / 'tools/dist_train.sh', *arguments
+        output = run('bash', script, config, 2, *more, cwd=tmp_path)
+    else:
+        output = ''.join(run_forked('train.py', *arguments, cwd=tmp_path, processes=2))
     assert 'gloo backend, running on the CPU' in output
     assert 'effective batch       8 = batch 2 x processes 2 x accumulation 2' in output
     (held,) = [row for row in rows(tmp_path / 'run') if METRICS[task][0] in row]
@@ -288,6 +286,9 @@ def test_two_processes_train_and_test(task, scenes, encoder, tmp_path):
         assert found[metric] == same and 0 <= found[metric] <= 100, metric
 
 
+@pytest.mark.parametrize(
+    'trained', [pytest.param('mask-rcnn', marks=pytest.mark.long), 'upernet'], indirect=True
+)
 def test_the_libraries_own_inferencers_in_a_fresh_process(trained, scenes, tmp_path):
     """From the config, which imports the package, and from the checkpoint alone, which has it."""
     task, work_dir, _ = trained

@@ -63,9 +63,7 @@ val_dataloader = dict(batch_size=8, dataset=dict(data_root='{scenes}'))
 test_dataloader = dict(batch_size=5, dataset=dict(data_root='{scenes}'))
 default_hooks = dict(logger=dict(interval=1))
 """)
-    output = run(
-        sys.executable, ROOT / 'tools/train.py', config, '--work-dir', root / 'run', cwd=root
-    )
+    (output,) = run_forked('train.py', config, '--work-dir', root / 'run', cwd=root)
     return config, root / 'run', output
 
 
@@ -165,6 +163,7 @@ custom_hooks = [dict(type='RecordLosses', path='{tmp_path}/{processes}.json')]
     assert two['norms'] == pytest.approx(one['norms'], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.long
 def test_stock_feature_extractor_finds_our_names_in_a_fresh_process(trained, tmp_path, scenes):
     config, work_dir, _ = trained
     image = next((scenes / 'images/val').iterdir())

@@ -21,7 +21,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-from mmengine.fileio import BaseStorageBackend
+from mmengine.fileio import BaseStorageBackend, register_backend
 
 from mirl_mm.errors import PackedError, UserError
 
@@ -95,6 +95,7 @@ class Packed:
             os.close(file)
 
 
+@register_backend('packed', prefixes='packed', force=True)
 class PackedBackend(BaseStorageBackend):
     """Read ``packed://FOLDER/NAME``, where FOLDER is packed and NAME is as it was before."""
 

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -16,10 +15,6 @@ from mirl_mm.errors import UserError
 
 from .coco_images import Entries, entry_of, repeated
 
-# Nine tenths of a large file are outlines. Sound ones are not read as numbers, but for 2,000.
-OUTLINE = re.compile(rb'"segmentation"\s*:\s*\[((?:\s*\[[^]]*\]\s*,?)+)\s*\]')
-NUMBERS = b'0123456789+-.eE,[] \t\r\n'
-SOUND = '(sound)'
 REMARKS = dict(
     tiny='are narrower than a pixel (training leaves these out)',
     outside='lie outside of their images (training leaves these out)',
@@ -32,46 +27,26 @@ REPAIRS = dict(
 )
 
 
-def read_annotations(file: Path) -> tuple[dict, bytes]:
-    """What is in the file, with :data:`SOUND` for polygons that need no further look; its text."""
-    text, place = file.read_bytes(), count()
-    step = max(1, text.count(b'"segmentation"') // 2000)
-
-    def shorter(found: re.Match[bytes]) -> bytes:
-        if next(place) % step == 0 or found[1].translate(None, NUMBERS):
-            return found[0]
-        for polygon in found[1].split(b'],'):
-            commas = polygon.count(b',')
-            if commas < 5 or commas % 2 == 0 or polygon.count(b'[') != 1:
-                return found[0]
-        return b'"segmentation": "%b"' % SOUND.encode()
-
+def read_annotations(file: Path) -> tuple[dict, str]:
+    """What is in the file, and its encoding."""
+    text = file.read_bytes()
+    gc.disable()  # the collector would look through millions of new objects over and over
     try:
-        content = parsed(OUTLINE.sub(shorter, text))
-    except ValueError:
-        try:
-            content = parsed(text)  # with the place of the fault in the file as it is
-        except ValueError as error:
-            raise UserError(f'{file} is no valid JSON: {error}') from error
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f'{file} is no valid JSON: {error}') from error
+    finally:
+        gc.enable()
     if not isinstance(content, dict):
         accepted = 'accepted are COCO annotations, dict(images=[...], annotations=[...], ...)'
         raise UserError(f'{file} holds a {type(content).__name__} (detections?); {accepted}')
-    return content, text
-
-
-def parsed(text: bytes) -> object:
-    """As json.loads; the collector would look through millions of new objects over and over."""
-    gc.disable()
-    try:
-        return json.loads(text)
-    finally:
-        gc.enable()
+    return content, json.detect_encoding(text)
 
 
 def check_annotations(
     file: Path, content: dict, classes: Sequence[str], masks: bool, alone: bool
 ) -> tuple[list[str], list[str]]:
-    """Refuse what cannot be trained or evaluated; returns notes, and what :func:`repaired` does.
+    """Refuse what cannot be trained or evaluated; returns notes, and what :func:`repair` does.
 
     masks: outlines are needed. alone: no other file is read for the same split.
     """
@@ -157,8 +132,6 @@ def _place(box: object, image: Mapping) -> str:
 
 
 def _is_sound(outline: object, image: Mapping) -> bool:
-    if outline == SOUND:
-        return True
     try:
         if isinstance(outline, dict):
             counts, size = outline['counts'], [image['height'], image['width']]
@@ -180,9 +153,8 @@ def _has_number(entry: Mapping) -> bool:
     return type(entry.get('id')) is int and entry['id'] != 0
 
 
-def repaired(text: bytes) -> dict:
-    """The whole content of a file, with :data:`REPAIRS`."""
-    content = parsed(text)
+def repair(content: dict) -> None:
+    """Make the :data:`REPAIRS` in what stands in a file."""
     entries = content.get('annotations', [])
     numbers = count(1 + max((e['id'] for e in entries if _has_number(e)), default=0))
     for entry in entries:
@@ -191,7 +163,6 @@ def repaired(text: bytes) -> dict:
             entry['area'] = _area(entry)
         if not _has_number(entry):
             entry['id'] = next(numbers)
-    return content
 
 
 def _area(entry: Mapping) -> float:

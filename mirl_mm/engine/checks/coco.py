@@ -11,7 +11,7 @@ from mirl_mm.datasets.class_folders import quoted
 from mirl_mm.errors import UserError
 from mirl_mm.files import write_complete
 
-from .annotations import check_annotations, read_annotations, repaired
+from .annotations import check_annotations, read_annotations, repair
 from .coco_images import Entries, check_images, repeated
 
 ACCEPTED = 'accepted are COCO annotations (instances)'
@@ -31,7 +31,7 @@ def check_coco(
     if not file.stat().st_size:
         raise UserError(f'{file} is empty; {ACCEPTED}')
     metrics = _metrics(cfg, file, key)
-    content, text = read_annotations(file)
+    content, encoding = read_annotations(file)
     _check_categories(file, content, classes, key)
     if not cfg.get('check_files', True) or not _is_plain(type(dataset)):
         return []
@@ -43,11 +43,12 @@ def check_coco(
     if not for_submission or 'annotations' in content:
         more, repairs = check_annotations(file, content, classes, masks, '.datasets.' not in key)
         notes += more
-    if json.detect_encoding(text) != 'utf-8':
+    if encoding != 'utf-8':
         repairs.append('it is plain UTF-8')
     if repairs:
         copy = Path(cfg.get('work_dir') or 'work_dirs', 'annotations', f'{key}_{file.name}')
-        write_complete(copy, json.dumps(repaired(text)).encode())
+        repair(content)
+        write_complete(copy, json.dumps(content).encode())
         for place in (settings, *(metric for metric in metrics if metric.get('ann_file'))):
             place['ann_file'] = str(copy.absolute())
         notes.append(f'{copy} is read in place of {file}: {"; ".join(repairs)}')
