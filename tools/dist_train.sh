@@ -10,6 +10,8 @@ fi
 config=$1 gpus=$2
 shift 2
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=tools/check_port.sh
+source "$root/tools/check_port.sh"
 
 # torchrun would end the processes, and itself with an error: SIGTERM is not for it.
 export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGINT,SIGHUP,SIGQUIT}"
@@ -23,7 +25,8 @@ export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGINT,SIGHUP,SIGQUIT}"
         "$root/tools/train.py" "$config" --launcher pytorch "$@"
 ) &
 launcher=$!
-trap 'pkill -TERM -P "$launcher" || true' TERM
+# (it has no processes while it waits for the other nodes: then it ends, by a signal it knows)
+trap 'pkill -TERM -P "$launcher" || kill -HUP "$launcher" || true' TERM
 while kill -0 "$launcher" 2>/dev/null; do
     wait "$launcher" || true # a signal ends the waiting, not the launcher
 done

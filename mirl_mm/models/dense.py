@@ -110,6 +110,7 @@ class MIRLDenseViT(MIRLViT):
     def forward(self, imgs: Tensor) -> tuple[Tensor, ...]:
         """Normalised pixels [B, 3, H, W] -> one [B, D, h, w] per tapped block."""
         x, grid = self.patch_embed(imgs)  # [B, L, D]
+        grid = tuple(map(int, grid))  # (tensors under torch.jit.trace, as get_flops.py has it)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         x = self.pre_norm(self.drop_after_pos(x + self._positions(grid)))  # [B, E+L, D]
