@@ -7,6 +7,7 @@ one reader (:mod:`mirl_mm.datasets.decode`).
 
 __version__ = '0.1.0'
 
+from . import libraries  # isort: skip  (before any of them is imported)
 from . import checkpoint, datasets, engine, measure, models
 
-__all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'measure', 'models']
+__all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'libraries', 'measure', 'models']

@@ -1,7 +1,20 @@
-"""What every test starts from."""
+"""What every test starts from, and what --light leaves out."""
 
 import pytest
 from mmengine.registry import DefaultScope
+
+
+def pytest_addoption(parser):
+    parser.addoption('--light', action='store_true', help='skip the tests marked dense')
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without --light nothing is skipped: a full environment that lacks a library fails."""
+    if config.getoption('--light'):
+        skipped = pytest.mark.skip(reason='--light: needs mmdet, mmseg or the ops of mmcv')
+        for item in items:
+            if item.get_closest_marker('dense'):
+                item.add_marker(skipped)
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,17 @@ def test_refuses_without_a_compiler(checkout):
     assert 'clang' in refusal(checkout, CXX='clang')
 
 
+def test_light_needs_neither_compiler_nor_headers(checkout):
+    (checkout / 'commands/c++').unlink()
+    done, calls = set_up(checkout, 'maintained', '1', BREAKS='Python.h')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert 'Python.h' not in calls
+
+
+def test_refuses_another_light(checkout):
+    assert "unknown LIGHT '2'" in refusal(checkout, 'maintained', '2')
+
+
 def test_refuses_a_full_disk(checkout):
     df = '#!/bin/sh\necho Filesystem\necho /dev/disk 99999999 0 {} 1% /\n'
     add_command(checkout, 'df', df.format(12 * 2**20 - 1))
@@ -125,6 +136,42 @@ def test_sets_up_once(checkout, stack, venv, mmcv):
 
     done, calls = set_up(checkout, stack)
     assert (done.returncode, done.stdout, done.stderr, calls) == (0, '', '', '')
+
+
+@pytest.mark.parametrize(
+    ('stack', 'venv', 'mmcv', 'taken'),
+    [
+        ('maintained', '.venv-light', ' onedl-mmcv==', ['onedl-mmengine', 'onedl-mmpretrain']),
+        ('upstream', '.venv-upstream-light', ' mmcv-lite==', ['mmengine', 'mmpretrain']),
+    ],
+)
+def test_light_stands_beside_the_full_environment(checkout, stack, venv, mmcv, taken):
+    set_up(checkout, stack)
+    before = {path.name for path in checkout.iterdir()}
+    done, calls = set_up(checkout, stack, '1')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.splitlines()[0].startswith(f'Setting up {venv}, once: about 3 min')
+    assert {path.name for path in checkout.iterdir()} == before | {venv}
+    (build,) = (line for line in calls.splitlines() if mmcv in line)
+    assert '--no-cache-dir' in build and '--no-build-isolation' not in build  # which brings its ops
+    (others,) = (line for line in calls.splitlines() if 'requirements/runtime.txt' in line)
+    assert [word.partition('==')[0] for word in others.split() if '==' in word] == taken
+    assert 'mmdet' not in calls and 'mmseg' not in calls and 'mmcv.ops' not in calls
+
+    assert set_up(checkout, stack, '1')[1] == ''
+    assert set_up(checkout, stack)[1] == ''  # the full one is as it was
+
+
+def test_make_takes_the_environment_of_stack_and_light():
+    def python_of(*settings):
+        command = ['make', '--dry-run', '--always-make', 'demo', *settings]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    full, light = python_of(), python_of('LIGHT=1')
+    assert '.venv/bin/python' in full and '.venv-light/bin/python' in light
+    assert '.venv-upstream-light/bin/python' in python_of('LIGHT=1', 'STACK=upstream')
+    assert light[light.index('tools/setup_env.sh') + 1 :][:2] == ['"maintained"', '1']
 
 
 def test_a_changed_pin_installs_again(checkout):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv (or .venv-upstream) with all that the demo and the tests need. Does nothing when it is up to date, and
-# goes on where an interrupted run stopped. Called by make; by hand: tools/setup_env.sh [maintained|upstream].
+# goes on where an interrupted run stopped. Called by make; by hand: tools/setup_env.sh [maintained|upstream] [1].
+# The 1 is LIGHT: .venv-light without mmdet, mmseg and the ops of mmcv, for all but detection and segmentation.
 #   PYTHON=/path/to/python3.11   the Python to make the environment with
 #   FORCE_CUDA=1                 compile mmcv's GPU ops on a machine that has nvcc but no GPU
 set -euo pipefail
@@ -15,6 +16,12 @@ case ${1:-maintained} in
     maintained) venv=.venv packages=requirements/mminstall.txt ;;
     upstream) venv=.venv-upstream packages=requirements/upstream.txt ;;
     *) fail "unknown STACK '$1': give maintained or upstream." ;;
+esac
+light=${2:-} mmcv_title="mmcv, compiling its ops (about 11 min on 2 cores)" minutes_all=16 needed_gb=12
+case $light in
+    '') ;;
+    1) venv=$venv-light mmcv_title="mmcv without its ops (about 15 s)" minutes_all=3 needed_gb=10 ;;
+    *) fail "unknown LIGHT '$light': give 1, or leave it out." ;;
 esac
 py=$venv/bin/python log=$venv/setup.log stamp=$venv/setup.stamp
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo none; }
@@ -41,14 +48,15 @@ else
 fi
 "$base" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "the Python module venv is missing; on Debian and Ubuntu, install python3-venv."
-"$base" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+[ "$light" ] || "$base" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
     fail "Python's headers (Python.h) are missing; on Debian and Ubuntu, install python3-dev."
-command -v "${CXX:-c++}" >/dev/null ||
+[ "$light" ] || command -v "${CXX:-c++}" >/dev/null ||
     fail "a C++ compiler (${CXX:-c++}) is needed to build mmcv's ops; on Debian and Ubuntu, install build-essential."
 if [ ! -x "$py" ]; then
     [ ! -e "$venv/pyvenv.cfg" ] || fail "the Python that $venv was made with is gone; remove $venv and try again."
     free_gb=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
-    [ "$free_gb" -ge 12 ] || fail "12 GB of free disk are needed for $venv, and $PWD has $free_gb GB."
+    [ "$free_gb" -ge "$needed_gb" ] ||
+        fail "$needed_gb GB of free disk are needed for $venv, and $PWD has $free_gb GB."
 fi
 
 # ---- steps: the output goes to the log, the terminal gets one line a step
@@ -95,28 +103,41 @@ END
 mmcv() { # pip's cache may hold a wheel without ops, or one built for another torch: then build again
     local spec
     spec=$(grep -E '^(onedl-)?mmcv==' "$packages")
+    if [ "$light" ]; then # built where it sees no torch, it has no ops, as a wheel in pip's cache may; upstream's is mmcv-lite
+        opencv && install --no-cache-dir "${spec/#mmcv==/mmcv-lite==}"
+        return
+    fi
     # mmcv's setup.py fails where it sees a GPU but no nvcc
     "$py" -c 'from torch.utils.cpp_extension import CUDA_HOME as c; assert c' 2>/dev/null || export CUDA_VISIBLE_DEVICES=
     export MMCV_WITH_OPS=1 CFLAGS="${CFLAGS:-} -g0" # without debug information it compiles twice as fast
     opencv && install -v --no-build-isolation "$spec" || return 1
     ops_work || { install -v --no-build-isolation --no-cache-dir --force-reinstall --no-deps "$spec" && ops_work; }
 }
+others() {
+    if [ "$light" ]; then
+        # shellcheck disable=SC2046 # two words are meant
+        install $(grep -E '^(onedl-)?mm(engine|pretrain)==' "$packages") -r requirements/runtime.txt -r requirements/test.txt
+    else
+        install -r "$packages" -r requirements/runtime.txt -r requirements/test.txt
+    fi
+}
 mirl() {
     install --no-build-isolation --no-deps -e . &&
-        "$py" -c 'import cv2, mmcv.ops, mmdet, mmengine, mmpretrain, mmseg, torchvision'
+        "$py" -c "import cv2, mmcv, mmengine, mmpretrain, torchvision" &&
+        { [ "$light" ] || "$py" -c 'import mmcv.ops, mmdet, mmseg'; }
 }
 
 if [ -x "$py" ]; then
     echo "Bringing $venv up to date; what it has already is kept. pip's output goes to $log"
 else
     mkdir -p "$venv"
-    echo "Setting up $venv, once: about 16 min on 2 cores. pip's output goes to $log"
+    echo "Setting up $venv, once: about $minutes_all min on 2 cores. pip's output goes to $log"
 fi
 : >"$log"
 step "Python environment and build tools (about 20 s)" new_env
 step "torch (about 2 min)" install -r requirements/torch.txt
-step "mmcv, compiling its ops (about 11 min on 2 cores)" mmcv
-step "the other packages (about 1 min)" install -r "$packages" -r requirements/runtime.txt -r requirements/test.txt
+step "$mmcv_title" mmcv
+step "the other packages (about 1 min)" others
 step "mirl_mm itself, and a look whether all is there (about 20 s)" mirl
 echo "$key" >"$stamp"
 echo "$venv is ready after $(minutes $SECONDS)"

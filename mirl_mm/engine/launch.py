@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mirl_mm.checkpoint.loading import check_start
 from mirl_mm.errors import ResumeError, UserError, did_you_mean
 from mirl_mm.files import check_folder, find_config
+from mirl_mm.libraries import check_libraries
 
 from . import machine
 from .checks import check_data
@@ -137,6 +138,7 @@ def load_config(path: str, options: Options = None, needed: Sequence[str] = ()) 
             how = f'give all three, or none: {" ".join(f"{key}=None" for key in there)}'
             raise UserError(f'{", ".join(there)} without {" and ".join(missing)}: {how}')
     check_packages(cfg.get('visualizer'))
+    check_libraries(cfg.get('default_scope'))
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         # torch refuses these two without workers, which one turns off to debug.
         if cfg.get(key) and not cfg[key].get('num_workers'):

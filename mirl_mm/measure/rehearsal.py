@@ -10,7 +10,6 @@ context, workspaces and the allocator's fragments; :func:`usable` leaves room fo
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from importlib import import_module
 from typing import NamedTuple
 from unittest import mock
 
@@ -20,7 +19,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mirl_mm.errors import UserError
+from mirl_mm.libraries import check_libraries
 from mirl_mm.models.dense import resizing_matrix
 from mirl_mm.models.masking import sincos_positions
 
@@ -159,12 +158,7 @@ def build(
     The model is MIRL, MAE, an ImageClassifier, a detector or segmentor; or an encoder, whose maps
     are summed up. The scope is where its types are looked for; UserError without its packages.
     """
-    for package in dict(mmdet=('mmdet', 'mmcv.ops'), mmseg=('mmseg',)).get(scope, ()):
-        try:
-            import_module(package)
-        except ImportError as error:
-            lacks = f'a model of {scope} needs {package}, which cannot be imported ({error})'
-            raise UserError(f'{lacks}: see docs/install.md') from error
+    check_libraries(scope)
     unused = ['data_preprocessor'] + ['train_cfg'] * ('augments' in (cfg.get('train_cfg') or {}))
     parts = {key: value for key, value in cfg.items() if key not in unused}
     with DefaultScope.overwrite_default_scope(scope), torch.device(device):

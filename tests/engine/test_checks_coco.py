@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
-from pycocotools import mask
 
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.engine.checks import check_data
 from mirl_mm.engine.launch import load_config
 
+pytestmark = pytest.mark.dense
 ROOT = Path(__file__).parents[2]
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 CLASSES = ('box', 'disc')
@@ -321,6 +320,8 @@ def test_refused(own, change, message, split):
 
 
 def test_sound_files_pass_and_are_read_where_they_are(own):
+    from pycocotools import mask
+
     diagonal = np.eye(40, 60, dtype=np.uint8, order='F')
     packed = mask.encode(diagonal)['counts'].decode()
     more = [
@@ -500,6 +501,8 @@ def test_other_encodings(own, encoding):
 
 
 def test_areas_of_all_kinds_of_outlines(own):
+    from pycocotools import mask
+
     field_away('area')(own)
     field_away('iscrowd')(own)
     diagonal = np.eye(40, 60, dtype=np.uint8, order='F')
@@ -522,6 +525,8 @@ def test_areas_of_all_kinds_of_outlines(own):
 
 def test_a_repaired_file_trains_and_is_evaluated(own):
     """mmdet's own reader and COCOeval take the copy; neither takes the file as it was."""
+    from mmdet.datasets.api_wrappers import COCO, COCOeval
+
     field_away('area')(own)
     field_away('iscrowd')(own)
     own.annotations[0]['id'] = 0

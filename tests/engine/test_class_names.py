@@ -5,14 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmdet.evaluation import VOCMetric
-from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.structures import DataSample
-from mmseg.evaluation import IoUMetric
-from mmseg.structures import SegDataSample
 
 from mirl_mm.checkpoint import write_checkpoint
 from mirl_mm.checkpoint.reading import class_names
@@ -97,8 +93,12 @@ def test_a_classifier():
     assert 0 < plain['accuracy/top1'] < 100
 
 
+@pytest.mark.dense
 @torch.no_grad()
 def test_a_detector():
+    from mmdet.evaluation import VOCMetric
+    from mmdet.structures import DetDataSample
+
     torch.manual_seed(0)
     model = mask_rcnn().eval()
     torch.nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=1.0)
@@ -127,8 +127,12 @@ def test_a_detector():
     assert mean_ap(HERE) == plain > 0.1 > shifted
 
 
+@pytest.mark.dense
 @torch.no_grad()
 def test_a_segmentor():
+    from mmseg.evaluation import IoUMetric
+    from mmseg.structures import SegDataSample
+
     torch.manual_seed(0)
     model = upernet(final_norm=False).eval()
     image = torch.randint(256, (3, 60, 90), dtype=torch.uint8)

@@ -1,0 +1,48 @@
+"""The OpenMMLab libraries: whether those of a task are there, and less of their chatter."""
+
+import logging
+import warnings
+from importlib import import_module
+
+import mmengine.logging
+from mmengine.logging import MMLogger, print_log
+from mmengine.model import BaseModule
+
+from .errors import UserError
+
+# By default_scope: what a light environment lacks. MMSegmentation does without mmcv's ops.
+DENSE = dict(mmdet=('mmdet', 'mmcv.ops'), mmseg=('mmseg',))
+
+
+def check_libraries(scope: str | None) -> None:
+    """UserError where a library of a ``default_scope`` cannot be imported."""
+    for name in DENSE.get(scope, ()):
+        try:
+            import_module(name)
+        except ImportError as error:
+            lacks = f'a model of {scope} needs {name}, which cannot be imported ({error})'
+            how = '"make setup" (without LIGHT) installs it in .venv; by hand: docs/install.md'
+            raise UserError(f'{lacks}; {how}') from error
+
+
+def log(msg: object, logger: object = None, level: int = logging.INFO) -> None:
+    """MMEngine's print_log, which prints debug messages that name no logger ("OneDL")."""
+    quiet = logger is None and level <= logging.DEBUG
+    print_log(msg, logging.getLogger(__name__) if quiet else logger, level)
+
+
+def list_starts(module: BaseModule, dump=BaseModule._dump_init_info) -> None:
+    """How each parameter began, in log files; without one MMEngine fills the terminal with it."""
+    if any(isinstance(h, logging.FileHandler) for h in MMLogger.get_current_instance().handlers):
+        dump(module)
+
+
+mmengine.logging.print_log, BaseModule._dump_init_info = log, list_starts
+# What needs the op says so itself, CocoMetric does without faster_coco_eval, and a visualizer
+# without a folder, as of MMSegmentation's inferencer, is there to draw and not to store.
+for said in (
+    'Fail to import ``Multi',
+    'faster_coco_eval is not',
+    'Failed to add .*LocalVisBackend',
+):
+    warnings.filterwarnings('ignore', said)

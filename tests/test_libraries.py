@@ -1,0 +1,89 @@
+"""What the OpenMMLab libraries say, and what is said where one of them is not there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+
+from mirl_mm.engine.launch import load_config
+from mirl_mm.errors import UserError
+from mirl_mm.libraries import check_libraries
+
+ROOT = Path(__file__).parents[1]
+DENSE = dict(mmdet='mask-rcnn/vit-test_20it_scenes.py', mmseg='upernet/vit-test_20it_scenes.py')
+SNIPPET = """
+import mirl_mm
+from mmengine.config import Config
+from mmengine.registry import MODELS
+model = MODELS.build(Config.fromfile('configs/mirl/vit-test_2e.py').model)
+model.init_weights()
+"""
+# A detection library without its OneDL and without an op, as far as its chatter goes.
+IMPORTED = """
+import warnings
+from mmengine.logging import print_log
+print_log('Could not import OneDL. Skipping OneDL datasets.', level=10)
+warnings.warn('faster_coco_eval is not installed, metrics will not be computed.')
+warnings.warn('Fail to import ``MultiScaleDeformableAttention`` from ``mmcv.ops``')
+print_log('an answer')
+warnings.warn('a warning of consequence')
+"""
+
+
+def said(*arguments: str) -> subprocess.CompletedProcess:
+    """A Python of its own, with all that it would print."""
+    environ = dict(os.environ, PYTHONPATH=str(ROOT))
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True
+    )
+
+
+def test_the_model_in_python_says_nothing_and_others_keep_their_word():
+    done = said('-c', SNIPPET + IMPORTED)
+    assert (done.returncode, done.stdout) == (0, 'an answer\n')
+    assert [line for line in done.stderr.splitlines() if 'Warning' in line] == [
+        '<string>:14: UserWarning: a warning of consequence'
+    ]
+
+
+def test_help_begins_with_its_usage():
+    done = said('tools/train.py', '--help')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith('usage: train.py')
+
+
+def test_how_parameters_began_is_in_the_log_file_alone(tmp_path, capfd):
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py'))
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    log = tmp_path / 'run.log'
+    MMLogger.get_instance('a_run', log_file=str(log))  # current from now on
+    model.init_weights()
+    assert log.read_text().count('\nInitialized by') > 100
+    assert 'Initialized by' not in ''.join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ('scope', 'missing'), [('mmdet', 'mmdet'), ('mmdet', 'mmcv.ops'), ('mmseg', 'mmseg')]
+)
+def test_a_dense_config_without_its_library_is_one_line(scope, missing, monkeypatch):
+    if missing == 'mmcv.ops':  # half a full environment
+        monkeypatch.setitem(sys.modules, 'mmdet', sys)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError) as refused:
+        load_config(str(ROOT / 'configs' / DENSE[scope]))
+    text = str(refused.value)
+    assert text.startswith(f'a model of {scope} needs {missing}, which cannot be imported')
+    assert 'make setup' in text and 'docs/install.md' in text and '\n' not in text
+
+
+@pytest.mark.parametrize('scope', [None, 'mmpretrain', 'mmengine', 'another'])
+def test_other_scopes_need_neither(scope, monkeypatch):
+    for name in ('mmdet', 'mmseg', 'mmcv.ops'):
+        monkeypatch.setitem(sys.modules, name, None)
+    check_libraries(scope)
