@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mirl_mm.apps.report import write_report
 from mirl_mm.apps.report.runs import read_runs
 from mirl_mm.engine.launch import build_runner, load_config, training_config
-from mirl_mm.engine.machine import cores, in_processes
+from mirl_mm.engine.machine import in_processes, spare_cores
 from mirl_mm.models.segments import unwrapped
 from mirl_mm.pictures.charts import charts_of, draw_charts
 from mirl_mm.pictures.panel import paint, panel, spread_over, write_picture
@@ -46,7 +46,7 @@ def run_demo(
         data = str(scenes.root)
     options = dict(cfg_options or {})
     batch = load_config(config, options).train_dataloader.batch_size
-    number = math.gcd(batch, 4 if cores() >= 4 else min(cores(), 2))  # more do not pay
+    number = math.gcd(batch, 1 << spare_cores(4).bit_length() - 1)  # 4, 2 or 1: more do not pay
     options['train_dataloader.batch_size'] = batch // number
     print(f'Pre-training, processes: {number}', flush=True)
 

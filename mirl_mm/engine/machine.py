@@ -175,6 +175,12 @@ def free_cores(count: int) -> float:
     return (time.process_time() - used) / (time.perf_counter() - wall)
 
 
+def spare_cores(most: int) -> int:
+    """So many of our cores as are free now, from 1 to ``most``."""
+    most = min(most, cores())
+    return most if most == 1 else min(most, max(int(free_cores(most) + 0.4), 1))
+
+
 def set_threads(elements: int, kept: int | None = None) -> list[str]:
     """Set the threads of a CPU run, if not OMP_NUM_THREADS or the run that is resumed (kept) does.
 
@@ -184,8 +190,8 @@ def set_threads(elements: int, kept: int | None = None) -> list[str]:
     if has_accelerator() or THREADS_GIVEN:
         return []
     found = most = min(kept or max(elements // GRAIN, 1), cores())
-    if most > 1 and not kept:
-        found = min(most, max(int(free_cores(most) + 0.4), 1))
+    if not kept:
+        found = spare_cores(most)
     torch.set_num_threads(found)
     busy = 'other processes keep the cores busy; OMP_NUM_THREADS sets another number'
     return [f'threads: {found} instead of {most}: {busy}'] if found < most else []

@@ -216,6 +216,14 @@ def test_cores_are_shared_and_measured(monkeypatch):
     assert 0 < machine.free_cores(1) < 1.1
 
 
+@pytest.mark.parametrize(('free', 'spare'), [(4, 4), (3.7, 4), (2.5, 2), (1.33, 1), (0.1, 1)])
+def test_spare_cores_are_those_that_are_free(free, spare, monkeypatch):
+    monkeypatch.setattr(machine, 'cores', lambda: 4)
+    monkeypatch.setattr(machine, 'free_cores', lambda count: min(free, count))
+    assert machine.spare_cores(8) == spare
+    assert machine.spare_cores(1) == 1
+
+
 # --- processes ------------------------------------------------------------------------------------
 
 
