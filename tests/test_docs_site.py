@@ -27,6 +27,18 @@ def test_every_page_is_in_the_navigation_once():
     assert docs - pages.keys() == set()
 
 
+def test_links_lead_to_files():
+    """A folder has a page on GitHub, and none on the site."""
+    links = [
+        (page, link)
+        for page in hooks.named(CONFIG['nav'])
+        for link in re.findall(r'\]\(([^)#\s]+)', (ROOT / page).read_text())
+        if '://' not in link
+    ]
+    assert len(links) > 100
+    assert [(p, to) for p, to in links if not (ROOT / p).parent.joinpath(to).is_file()] == []
+
+
 def names_on(page: str) -> set[str]:
     """All that an API page shows, by full name."""
     found = set()
