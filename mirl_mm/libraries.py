@@ -38,11 +38,13 @@ def list_starts(module: BaseModule, dump=BaseModule._dump_init_info) -> None:
 
 
 mmengine.logging.print_log, BaseModule._dump_init_info = log, list_starts
-# What needs the op says so itself, CocoMetric does without faster_coco_eval, and a visualizer
-# without a folder, as of MMSegmentation's inferencer, is there to draw and not to store.
+# What needs the op says so itself, CocoMetric does without faster_coco_eval, a visualizer without
+# a folder, as of MMSegmentation's inferencer, is there to draw and not to store, and UperNet's
+# losses have that default in all published recipes.
 for said in (
     'Fail to import ``Multi',
     'faster_coco_eval is not',
     'Failed to add .*LocalVisBackend',
+    'Default ``avg_non_ignore`` is',
 ):
     warnings.filterwarnings('ignore', said)

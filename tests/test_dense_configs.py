@@ -20,7 +20,7 @@ from mirl_mm.models.archs import ARCHS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
-    p for task in ('mask-rcnn', 'upernet') for p in (ROOT / f'configs/{task}').iterdir()
+    p for task in ('mask-rcnn', 'upernet') for p in (ROOT / f'configs/{task}').glob('*.py')
 )
 LARGE = [path for path in CONFIGS if 'vit-test' not in path.name]
 LSJ = [path for path in LARGE if 'lsj-100e' in path.name]

@@ -220,6 +220,7 @@ def _one(rank: int, port: int, number: int, work: Callable[[int, int], None]) ->
     os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR='127.0.0.1')
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # sent when the parent ends
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # sent when another has failed
     if rank:
         sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115
     work(rank, number)

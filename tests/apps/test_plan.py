@@ -355,7 +355,8 @@ def changed(tmp_path, **keys) -> str:
         (dict(), r"how many images are in 'data/scenes/'\? Give images"),
     ],
 )
-def test_bad_numbers(kwargs, message, rehearsed):
+def test_bad_numbers(kwargs, message, rehearsed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no demo has left its scenes
     with pytest.raises(ValueError, match=message):
         plan(MIRL, **kwargs)
 
