@@ -40,7 +40,7 @@ def list_starts(module: BaseModule, dump=BaseModule._dump_init_info) -> None:
 mmengine.logging.print_log, BaseModule._dump_init_info = log, list_starts
 # What needs the op says so itself, CocoMetric does without faster_coco_eval, a visualizer without
 # a folder, as of MMSegmentation's inferencer, is there to draw and not to store, and UperNet's
-# losses have that default in all published recipes.
+# losses have that default in mmseg's own recipes.
 for said in (
     'Fail to import ``Multi',
     'faster_coco_eval is not',
