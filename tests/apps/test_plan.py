@@ -299,7 +299,6 @@ def test_what_fits_by_setting(detector, monkeypatch):
 
 
 def test_a_segmentor():
-    pytest.importorskip('mmseg')
     made = plan(str(CONFIGS / 'upernet' / 'vit-test_20it_scenes.py'), gpus=1)
     assert made.model.image_size == (128, 128)
     assert made.run.batch.effective == 4

@@ -4,6 +4,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mirl_mm.libraries import check_libraries
+
 WIDTH = 48
 CLASSES = 3
 PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -11,6 +13,7 @@ PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 
 def build(scope: str, cfg: dict) -> nn.Module:
     """Build under the default scope of mmpretrain, mmdet or mmseg, as their tools do."""
+    check_libraries(scope)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(ConfigDict(cfg))
 
