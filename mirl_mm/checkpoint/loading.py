@@ -61,7 +61,8 @@ def check_whole(model: nn.Module, given: dict[str, Tensor], path: str | Path) ->
     there = shapes(given)
     found = {short: there[name] for name, short in strip_wrappers(there).items()}
     if reason := difference(found, _filled(model), 'this model', known=None, resized=True):
-        accepted = 'Accepted is what a training run of this config wrote; an encoder alone goes to'
+        accepted = 'Accepted is what a training run of this config wrote (after --data, of the one '
+        accepted += 'in its work dir); an encoder alone goes to'
         fault = f'{path} does not fit this {type(model).__name__}: {reason}'
         raise CheckpointError(f'{fault}. {accepted} model.backbone.init_cfg')
 

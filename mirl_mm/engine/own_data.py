@@ -50,7 +50,7 @@ def use_data(cfg: Config, data: str, given: Mapping | None, splits: Sequence[str
         made = {each: read(root, each) for each in {where[split] for split in splits}}
         names = made[where[splits[0]]][1]
         parts = {split: made[where[split]][0] for split in splits} | parts
-    elif task == 'pre-training' and not is_json:
+    elif task == 'pre-training' and not is_json and not (is_image(path) and isfile(path)):
         root, ann_file = os.path.split(os.path.abspath(path)) if isfile(path) else (path, '')
         if cfg.get('val_dataloader') or cfg.get('test_dataloader'):
             parts = hold_out(root, cfg.work_dir, ann_file)
@@ -168,11 +168,11 @@ def _find(path: str, layout: str) -> dict[str, str]:
 
 def _content(path: str) -> str:
     if isfile(path):
-        return 'is a file'
+        return 'is a picture' if is_image(path) else 'is a file'
     if files := _find(path, COCO):
         return f'holds COCO annotations ({", ".join(dict.fromkeys(files.values()))})'
     count = sum(1 for _ in visible_files(path, '', is_image, defaultdict(list)))
     there = list(dict.fromkeys(_find(path, f'{PICTURES} {{}}').values()))
     folders, where = find_folders(join_path(path, *there[:1]))[0], ' in ' * bool(there)
-    kinds = f'{len(folders)} class folders with ' if folders else ''
+    kinds = f'{len(folders)} class folder{"s" * (len(folders) > 1)} with ' if folders else ''
     return f'holds {kinds}{count} pictures{where}{", ".join(there)}'

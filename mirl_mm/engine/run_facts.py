@@ -5,7 +5,7 @@ import platform
 import re
 import shlex
 import sys
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from importlib import import_module
 from math import isclose
 from pathlib import Path
@@ -90,14 +90,19 @@ class RunSummaryHook(Hook):
         self._write(runner)
 
     def after_train(self, runner: Runner) -> None:
+        self.after_test(runner)
+        if self.show:
+            took, folder = timedelta(seconds=self.record['seconds']), runner.work_dir
+            done = f'finished after {took}; a page about it: mirl report {folder}'
+            runner.logger.info(done, extra=FOR_TERMINAL)
+
+    def after_test(self, runner: Runner) -> None:
         now = datetime.now().astimezone()
         took = now - datetime.fromisoformat(self.record['started'])
         self.record |= dict(finished=now.isoformat(), seconds=round(took.total_seconds()))
         if torch.cuda.is_available():
             self.record['gpu_memory'] = torch.cuda.max_memory_allocated()  # bytes
         self._write(runner)
-
-    after_test = after_train
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
@@ -154,7 +159,9 @@ def schedule_rows(runner: Runner, facts: dict) -> list[tuple[str, str]]:
     if length == 0:
         fewer = f'the dataset has {images} images, fewer than the {batch} of one batch'
         raise UserError(f'an epoch has no iteration: {fewer}, and drop_last drops them')
-    parts = f'(updates: {-(-length // accumulation):,}; images: {images:,})'
+    left = max(images - length * batch, 0)
+    out = f', without {left:,} that fill no batch' if left else ''
+    parts = f'(updates: {-(-length // accumulation):,}; images: {images:,}{out})'
     epochs = f'{facts["epochs"]:,}' + (f' (the first {done} are done)' if done else '')
     return [('epochs', epochs), ('iterations per epoch', f'{length:,} {parts}')]
 

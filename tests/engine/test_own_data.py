@@ -277,6 +277,7 @@ def wrong(folders, scenes, tmp_path_factory) -> Path:
     for name, key in (('flat/no_categories', 'categories'), ('no_images', 'images')):
         (root / f'{name}.json').write_text(json.dumps(content | {key: []}))
     (root / 'alone.json').write_text(json.dumps(content))
+    shutil.copy(next(scenes.images('val').iterdir()), root / 'photo.jpg')
     return root
 
 
@@ -290,6 +291,7 @@ PIXELS = 'segmentation takes images/train, masks/train, images/val, masks/val an
     [
         ('pre-training', 'flta', "no such file or folder: D/flta (did you mean 'flat'?)"),
         ('pre-training', 'alone.json', 'D/alone.json is a file; pre-training takes a folder of '),
+        ('pre-training', 'photo.jpg', 'D/photo.jpg is a picture; pre-training takes a folder of '),
         ('pre-training', 'empty', 'D/empty holds 0 pictures; needed are at least 16'),
         ('pre-training', 'flat', 'D/flat holds 2 pictures; needed are at least 16'),
         ('classification', 'classes', f'holds 3 class folders with 18 pictures; {CLASSES} (some'),

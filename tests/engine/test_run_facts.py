@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +74,14 @@ def test_the_table_of_a_run_and_the_warning(run, tmp_path):
     fitting = 'base 0.0016 x 4/16 = 0.0004 fits this batch: set optim_wrapper.optimizer.lr=0.0004'
     assert fitting in log
     assert log.count('AMP is switched off') == 1
+    done = re.search(r'finished after 0:\d\d:\d\d; a page about it: mirl report (\S+)', log)
+    assert done[1] == f'{tmp_path}/work'
+
+
+def test_images_that_fill_no_batch_are_counted(run):
+    log = run(**{'train_dataloader.batch_size': 4, 'train_dataloader.drop_last': True})
+    left_out = '2 (updates: 1; images: 10, without 2 that fill no batch)'
+    assert summary(log)['iterations per epoch'] == left_out
 
 
 def test_a_run_by_iterations(run, tmp_path):

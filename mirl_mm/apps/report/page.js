@@ -18,7 +18,7 @@
     return size >= 1000 ? Math.round(v).toLocaleString('en-US') : String(+v.toPrecision(4));
   };
   const compact = new Intl.NumberFormat('en-US', {notation: 'compact', maximumSignificantDigits: 4});
-  const short = (v) => (v && Math.abs(v) < 1e-3 ? v.toExponential(0) : compact.format(v || 0));
+  const short = (v) => (v && Math.abs(v) < 1e-3 ? v.toExponential(1).replace('.0', '') : compact.format(v || 0));
   const ticks = (low, high, wanted) => {
     const raw = (high - low) / Math.max(wanted, 1) || 1, power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= raw * 0.999), found = [];
