@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import barrier, init_dist, is_distributed, is_main_process
+from mmengine.fileio import exists
 from torch.distributed import destroy_process_group
 
 from mirl_mm.datasets.class_folders import check_classes, class_folders, folders_of
@@ -39,9 +40,12 @@ def run_knn(
 ) -> dict[str, float]:
     """What ``tools/knn.py --help`` tells; returns accuracies in % by ``cls_k10`` and so on."""
     cfg = load_config(config, cfg_options)
-    folders = [given or own for given, own in zip((train, val), folders_of(cfg), strict=True)]
-    if None in folders:
-        raise UserError(f'{config} names no images: give class folders with --train and --val')
+    pairs = list(zip((train, val), folders_of(cfg), strict=True))
+    if absent := [own for given, own in pairs if not given and not (own and exists(own))]:
+        there = f' that are there ({", ".join(filter(None, absent))})' if any(absent) else ''
+        how = 'give class folders with --train and --val'
+        raise UserError(f'{config} names no images{there}: {how}')
+    folders = [given or own for given, own in pairs]
     encoder, preprocessor = load_encoder(cfg, checkpoint), preprocessor_of(cfg.model)
     pipeline = test_pipeline_of(cfg, encoder.img_size[0])
     sets = [class_folders(folder, pipeline, limit) for folder in folders]

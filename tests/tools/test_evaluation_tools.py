@@ -87,6 +87,11 @@ def test_probe_depth_writes_its_files(setting, tool):
     ('name', 'arguments', 'message'),
     [
         ('knn.py', ['mirl.py', 'mirl.pth'], 'names no images: give class folders with --train'),
+        (
+            'knn.py',
+            ['mirl/vit-test_2e', 'mirl.pth'],
+            'names no images that are there (data/scenes/images/train, data/scenes/images/val)',
+        ),
         ('knn.py', ['deep.py', 'mirl.pth', *FOLDERS], 'of another arch: it lacks'),
         ('knn.py', ['mirl.py', 'none.pth', *FOLDERS], 'no checkpoint at none.pth'),
         ('knn.py', ['mirl.py', 'mirl.py', *FOLDERS], 'mirl.py is not a checkpoint'),
