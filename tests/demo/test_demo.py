@@ -84,6 +84,7 @@ def on_scenes(tmp_path_factory) -> tuple[dict[str, Path], str, Path]:
     return written, printed.getvalue(), folder / 'scenes'
 
 
+@pytest.mark.dense
 def test_the_scenes_are_detected_and_segmented_with_and_without_the_encoder(on_scenes):
     written, printed, scenes = on_scenes
     assert {'encoder', 'detection', 'segmentation'} <= set(written)
@@ -116,12 +117,14 @@ def test_without_mmdet_the_demo_pre_trains_and_says_what_is_left_out(
     assert named.keys() == written.keys()
 
 
+@pytest.mark.dense
 def test_a_page_of_predictions_has_a_row_a_scene_and_a_column_a_start(on_scenes):
     for task in TRANSFER:
         width, height = Image.open(on_scenes[0][task]).size
         assert (width, height) == (4 * 240, 3 * 240 + 90)
 
 
+@pytest.mark.dense
 def test_training_starts_from_the_fresh_encoder(on_scenes):
     written, _, _ = on_scenes
     fresh = torch.load(written['encoder'], weights_only=True)['state_dict']

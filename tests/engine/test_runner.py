@@ -27,6 +27,7 @@ from mirl_mm.engine.runner import (
     belongs_on_terminal,
     copy_ahead,
 )
+from mirl_mm.libraries import check_libraries
 from tests.host_reads import caller
 from tests.test_host_reads import RUNS
 
@@ -117,6 +118,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 def config_of(name: str) -> Config:
     cfg = Config.fromfile(CONFIGS / RUNS[name])
+    check_libraries(cfg.default_scope)
     if name == 'mask-rcnn':  # the encoder's own size
         cfg.model.data_preprocessor.pad_size_divisor = 64
         cfg.model.backbone.window_size = 3

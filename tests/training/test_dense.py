@@ -256,6 +256,7 @@ def as_arguments(given: dict) -> list[str]:
     return ['--cfg-options', *(f'{key}={value}' for key, value in given.items())]
 
 
+@pytest.mark.dense
 @pytest.mark.parametrize('task', ['mask-rcnn', pytest.param('upernet', marks=pytest.mark.long)])
 def test_two_processes_train_and_test(task, scenes, encoder, tmp_path):
     """UperNet by the user's command; Mask R-CNN by the same processes, forked."""
