@@ -20,7 +20,7 @@ from rich.console import Console
 from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import UserError, reason_of
 
 # By launcher: where it says how many processes there are, and what starts them.
 _STARTERS = dict(
@@ -223,4 +223,9 @@ def _one(rank: int, port: int, number: int, work: Callable[[int, int], None]) ->
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # sent when another has failed
     if rank:
         sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115
-    work(rank, number)
+    try:
+        work(rank, number)
+    except Exception as error:
+        if reason := reason_of(error):
+            raise UserError(reason) from None
+        raise

@@ -73,6 +73,8 @@ def on_scenes(tmp_path_factory) -> tuple[dict[str, Path], str, Path]:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(mirl_mm.demo, 'write_scenes', lambda out: write_scenes(out, 6, 3))
+        patch.setattr(mirl_mm.demo, 'spare_cores', lambda most: 1)  # nothing is forked from tests
+        patch.setattr(mirl_mm.demo.transfer, 'cores', lambda: 1)
         written = run_demo(
             str(CONFIGS / 'mirl_24-blocks.py'),
             TRANSFER,
@@ -106,6 +108,7 @@ def test_without_mmdet_the_demo_pre_trains_and_says_what_is_left_out(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mirl_mm.demo, 'write_scenes', lambda _: SceneSet(on_scenes[2]))
+    monkeypatch.setattr(mirl_mm.demo, 'spare_cores', lambda most: 1)
     monkeypatch.setattr(mirl_mm.demo, 'find_spec', lambda name: None if name == 'mmdet' else name)
     written = run_demo(str(CONFIGS / 'mirl_24-blocks.py'), TRANSFER, cfg_options=SHORT)
     assert set(written) == {'checkpoint', 'encoder', 'curve', 'panel', 'report'}

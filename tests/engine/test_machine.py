@@ -239,6 +239,10 @@ def test_processes_find_their_places_and_the_first_the_terminal(tmp_path, capfd)
     assert 'RANK' not in os.environ
 
 
+def missing_file(rank: int, number: int) -> None:
+    raise FileNotFoundError('no such file: x')
+
+
 def test_one_that_fails_ends_the_others():
     def work(rank: int, number: int) -> None:
         if rank:
@@ -248,6 +252,8 @@ def test_one_that_fails_ends_the_others():
     started = time.perf_counter()
     with pytest.raises(UserError, match=r'^that is wrong$'):
         machine.in_processes(2, work)
+    with pytest.raises(UserError, match=r'^no such file: x$'):
+        machine.in_processes(2, missing_file)
     with pytest.raises(UserError, match=r'ZeroDivisionError: division by zero$'):
         machine.in_processes(2, lambda rank, number: 1 / 0 if rank else time.sleep(100))
     assert time.perf_counter() - started < 50

@@ -1,6 +1,5 @@
 """A NaN on one of two processes: both leave the update out, and say where it began."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,14 +7,19 @@ import torch
 
 from benchmarks.faults.run import NAN
 from benchmarks.faults.scenarios import Bench
+from tests.processes import in_clean_process
 
 pytestmark = pytest.mark.xdist_group('faults')
 
 
 @pytest.fixture(scope='module')
 def jobs(tmp_path_factory) -> dict:
-    """Exit codes, output and final weights of four jobs, which are forked from this process."""
-    bench, found = Bench(tmp_path_factory.mktemp('two')), {}
+    """Exit codes, output and final weights of four jobs."""
+    return in_clean_process(four_jobs, tmp_path_factory.mktemp('two'))
+
+
+def four_jobs(folder: Path) -> dict:
+    bench, found = Bench(folder), {}
     quiet = dict(default_hooks__logger__interval=8, default_hooks__checkpoint__interval=30)
     skip = dict(quiet, default_hooks__finite__policy='skip')
     zero = dict(type='ZeroRedundancyOptimizer', optimizer_type='AdamW')
@@ -26,9 +30,7 @@ def jobs(tmp_path_factory) -> dict:
         ('none', 99, skip),
     ):
         job = bench.job(2, environ={NAN: f'1,2,{iteration}'}, **settings)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, 'stdout', sys.__stdout__)  # not pytest's: the jobs have a file each
-            job.start(None)
+        job.start(None)
         found[name] = dict(codes=job.wait(), output=job.output())
         file = Path(job.work_dir) / 'iter_30.pth'
         found[name]['state'] = torch.load(file, weights_only=False) if file.is_file() else None
