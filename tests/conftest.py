@@ -10,7 +10,6 @@ from mmengine.registry import DefaultScope
 MAY_LACK = (
     'tests/apps/test_plan.py::',
     'tests/apps/test_predict.py::',
-    'tests/datasets/test_decode_kinds.py::',
     'tests/engine/test_checks.py::',
     'tests/engine/test_checks_masks.py::',
     'tests/engine/test_data.py::',

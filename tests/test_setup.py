@@ -3,6 +3,7 @@
 It runs in a copy of the checkout where Python is a small shell script that notes its calls.
 """
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -163,10 +164,15 @@ def test_light_stands_beside_the_full_environment(checkout, stack, venv, mmcv, t
 
 
 def test_make_takes_the_environment_of_stack_and_light():
+    outside = ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL', 'LIGHT', 'STACK')  # of the make that runs tests
+    environ = {name: value for name, value in os.environ.items() if name not in outside}
+
     def python_of(*settings):
         command = ['make', '--dry-run', '--always-make', 'demo', *settings]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        return done.stdout.split()
+        shown = subprocess.run(
+            command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+        )
+        return shown.stdout.split()
 
     full, light = python_of(), python_of('LIGHT=1')
     assert '.venv/bin/python' in full and '.venv-light/bin/python' in light
