@@ -67,7 +67,7 @@ def run_demo(
     if scenes is None:
         print('Detection and segmentation are left out: they need labels, which pictures have not.')
     elif lacking := [name for name in ('mmcv._ext', 'mmdet', 'mmseg') if find_spec(name) is None]:
-        why = f'no {" and ".join(lacking)} here; `make demo` adds what they need'
+        why = f'no {", ".join(lacking)} here; `make demo` adds what they need'
         print(f'Detection and segmentation are left out: {why}.')
     else:
         encoder = str(written['encoder'])
