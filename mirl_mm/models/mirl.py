@@ -69,8 +69,16 @@ class MIRL(BaseSelfSupervisor):
         preds = self.neck(features)  # G x [B, L, p*p*3]: shallow = main, deep = residual
         target = self.head.target(imgs)  # [B, L, p*p*3], normalised pixels of each patch
         compared = self.head.compare(preds, target.patches, features.mask)  # every pair's sum
-        masks, sizes = (features.mask, features.ids_restore), (features.grid, self.head.patch_size)
-        return Reconstruction(preds, *target, *masks, *compared, self.pairs, *sizes)
+        return Reconstruction(
+            preds,
+            *target,
+            features.mask,
+            features.ids_restore,
+            *compared,
+            self.pairs,
+            features.grid,
+            self.head.patch_size,
+        )
 
     def loss(self, inputs: Tensor, data_samples: Samples = None) -> dict[str, Tensor]:
         """``loss`` to descend on, and ``pair_g_h``: the squared error of decoders g and h together.
