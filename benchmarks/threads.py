@@ -3,8 +3,8 @@
     python -m benchmarks.threads --out benchmarks/results/threads_cpu.json
 
 The demo's pre-training by processes x threads, and forward and backward of S-12 at 224 px by
-threads, each in a process of its own, on free cores and beside one process that never waits. What
-a run would choose by itself is measured with them. Under 6 minutes on 2 cores.
+threads, each in a process of its own, on free cores and beside one process that never waits; and
+the cores that a run would find free. Under 6 minutes on 2 cores.
 """
 
 import argparse

@@ -189,9 +189,8 @@ def set_threads(elements: int, kept: int | None = None) -> list[str]:
     """
     if has_accelerator() or THREADS_GIVEN:
         return []
-    found = most = min(kept or max(elements // GRAIN, 1), cores())
-    if not kept:
-        found = spare_cores(most)
+    most = min(kept or max(elements // GRAIN, 1), cores())
+    found = most if kept else spare_cores(most)
     torch.set_num_threads(found)
     busy = 'other processes keep the cores busy; OMP_NUM_THREADS sets another number'
     return [f'threads: {found} instead of {most}: {busy}'] if found < most else []
