@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from mirl_mm import __version__
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file
-from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same, num_positions
+from mirl_mm.models.archs import (
+    BACKBONE,
+    POSITIONS,
+    REGISTERS,
+    EncoderArch,
+    check_same,
+    num_positions,
+)
 from mirl_mm.models.fit import Shapes, compare, shapes, summary
 from mirl_mm.models.neck import MIRLNeck
 
@@ -97,10 +104,14 @@ def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
     pooled, size = BACKBONE + 'ln2.weight' in state, arch.img_size or 224
     norm = dict(final_norm=not pooled or BACKBONE + 'ln1.weight' in state)
     norm['out_type'] = 'avg_featmap' if pooled else 'cls_token'
+    norm |= dict(pre_norm=BACKBONE + 'pre_norm.weight' in state)
+    norm['layer_scale_init_value'] = float(arch.layer_scale)
     numbers = dict(arch.to_meta(), num_heads=arch.num_heads or 1)
     with torch.device('meta'):
         vit = VisionTransformer(numbers, size, arch.patch_size, arch.in_channels, **norm)
         encoder = vit.state_dict()
+        if arch.num_registers:
+            encoder[REGISTERS] = state[BACKBONE + REGISTERS]
         if arch.img_size is None and num_positions(state):  # of a grid that is not known
             encoder[POSITIONS] = state[BACKBONE + POSITIONS]
         parts = {BACKBONE: encoder, 'neck.': _neck_like(state, arch.embed_dims)}
@@ -119,8 +130,11 @@ def _told_arch(
     if file.form == 'paddle-mirl' and encoder.name:
         return encoder.named(encoder.name)
     heads = getattr(stored, 'num_heads', None) or heads_in(str(file.meta.get('cfg', '')))
-    size = encoder.img_size or getattr(stored, 'img_size', None)
-    return replace(encoder, num_heads=heads, img_size=size)
+    size, told = encoder.img_size, getattr(stored, 'positions', 0)
+    if told and num_positions(state) in (0, told):  # of another grid, perhaps, than a square one
+        size = stored.img_size
+    eps = getattr(stored, 'norm_eps', None)
+    return replace(encoder, num_heads=heads, img_size=size, norm_eps=eps)
 
 
 def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
 from mirl_mm.files import find_config
-from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same
+from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, expect
 from mirl_mm.models.fit import Fit, Shapes, compare, difference, is_same, shapes, summary
 from mirl_mm.models.segments import strip_wrappers
 
@@ -38,7 +38,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Fit:
     with naming(path):
         state, unused = to_ours(file.state, positions)
         fit = compare(shapes(state), own, who)
-        check_same(stored, EncoderArch.of_module(backbone), who)
+        expect(backbone, stored, who)
         model.load_state_dict({n.removeprefix(prefix): state[n] for n in fit.matched}, strict=False)
     fit.unused += unused
     return fit
@@ -125,8 +125,7 @@ def check_stored_arch(path: str | Path, encoder: nn.Module) -> None:
         return
     check_finite(content.get('state_dict', content), path)
     if isinstance(encoder, VisionTransformer) and isinstance(content.get('meta'), dict):
-        stored = EncoderArch.of_meta(content['meta'])
-        check_same(stored, EncoderArch.of_module(encoder), f'this {type(encoder).__name__}')
+        expect(encoder, EncoderArch.of_meta(content['meta']), f'this {type(encoder).__name__}')
 
 
 def hold_pretrained_to_its_arch() -> None:

@@ -25,7 +25,7 @@ from mirl_mm.errors import UserError, did_you_mean
 from .machine import accumulative_counts
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-STEM = ('pos_embed', 'cls_token', 'patch_embed')
+STEM = ('pos_embed', 'cls_token', 'register_tokens', 'patch_embed')
 RATE = 'layer_decay_rate'
 DECAYS = ('norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult')
 PARAMWISE = (  # what MMEngine's default constructor reads, with get
@@ -38,8 +38,8 @@ PARAMWISE = (  # what MMEngine's default constructor reads, with get
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Parameter groups of lr = base lr * rate^(last layer - layer), one per layer and weight decay.
 
-    Layer 0 is positions, cls and patch embedding; layer i the i-th block; the last one everything
-    behind the blocks (final norms, necks, heads). The backbone says which is which by
+    Layer 0 is patch embedding, positions, cls and registers; layer i the i-th block; the last one
+    everything behind the blocks (final norms, necks, heads). The backbone says which is which by
     ``get_layer_depth`` and is checked. Parameters that are frozen when the optimizer is built stay
     out. The table of groups is logged once, at INFO.
 

@@ -19,7 +19,7 @@ from mirl_mm.checkpoint.config_text import read_config
 from mirl_mm.checkpoint.loading import check_whole, part_taken
 from mirl_mm.checkpoint.reading import check_finite, class_names
 from mirl_mm.errors import CheckpointError, ResumeError
-from mirl_mm.models.archs import EncoderArch, check_same
+from mirl_mm.models.archs import EncoderArch, check_same, expect
 from mirl_mm.models.fit import difference, shapes
 from mirl_mm.models.segments import strip_wrappers, unwrapped
 
@@ -79,6 +79,7 @@ class ExactResumeHook(Hook):
             if short != name and short in own:
                 state[own[short]] = state.pop(name)
         check_finite(state, path)
+        expect(getattr(model, 'backbone', None), EncoderArch.of_meta(meta), 'this model')
         if self.whole:
             check_whole(model, state, path)
             self.compare_classes(runner, class_names(meta))

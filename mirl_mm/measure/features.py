@@ -27,6 +27,7 @@ from mirl_mm.errors import UserError
 from mirl_mm.models.archs import BACKBONE
 from mirl_mm.models.fit import summary
 from mirl_mm.models.masking import sincos_positions
+from mirl_mm.models.vit import MIRLViT
 
 POSITIONS = BACKBONE + 'pos_embed'
 RANDOM = 'random'  # given as a checkpoint: the encoder as it is before training (seed 0)
@@ -107,7 +108,7 @@ def block_features(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) 
 
 
 def block_tokens(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) -> Iterator[Tensor]:
-    """Tokens [B, 1+L, D] behind each of the blocks, as :func:`block_features` takes them.
+    """Tokens [B, E+L, D] behind each of the blocks, as :func:`block_features` takes them.
 
     A pre-norm ViT reads its token stream through layer norms alone, so tokens pass one here too. It
     has no parameters, also behind the last block: the learned norm would set that block apart.
@@ -123,10 +124,10 @@ def _pools(vit: VisionTransformer, tokens: Tensor) -> tuple[Tensor, Tensor]:
 def _tokens(
     vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int], final_norm: bool
 ) -> tuple[Tensor, ...]:
-    """K x [B, 1+L, D] by the stock pass, whatever this ViT is set to return (or to mask)."""
+    """K x [B, E+L, D] by the stock pass, whatever this ViT is set to return (or to mask)."""
     vit = copy.copy(vit)  # with the same weights, and settings of its own
     vit.out_type, vit.out_indices, vit.final_norm = 'raw', list(blocks), final_norm
-    return VisionTransformer.forward(vit, imgs)
+    return (MIRLViT if isinstance(vit, MIRLViT) else VisionTransformer).forward(vit, imgs)
 
 
 def preprocessor_of(model_cfg: dict) -> ClsDataPreprocessor:

@@ -5,14 +5,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
+from mmpretrain.models.utils import LayerScale
 from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
 
-BACKBONE, POSITIONS = 'backbone.', 'pos_embed'
+BACKBONE, POSITIONS, REGISTERS = 'backbone.', 'pos_embed', 'register_tokens'
 DECODERS = ('decoder_embed_dim', 'decoder_depth', 'decoder_num_heads')  # arguments of MIRLNeck
 
 _LAYER = re.compile(r'backbone\.layers\.(\d+)\.')
+_SCALE = 'layers.0.attn.gamma1.weight'
 _ENCODER = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
 _SIZES = (*_ENCODER, 'patch_size')
 
@@ -32,6 +34,9 @@ ARCHS = {
     'b12': _arch(768, 12, 12, 4, (512, 2, 16)),
     'b24': _arch(768, 24, 12, 4, (512, 2, 16)),
     'b48': _arch(768, 48, 12, 6, (512, 2, 16)),
+    # The sizes of others' weights: MAE's and DINOv2's L, and MAE's H (of 14 px patches).
+    'l24': _arch(1024, 24, 16, 4, (512, 2, 16)),
+    'h32': _arch(1280, 32, 16, 4, (512, 2, 16)),
 }
 
 
@@ -46,6 +51,9 @@ class EncoderArch:
     num_heads: int | None = None  # None: not known
     in_channels: int = 3
     img_size: tuple[int, int] | None = None  # pixels that the positions are for; may differ
+    num_registers: int = 0
+    layer_scale: bool = False
+    norm_eps: float | None = None  # of layer norms; None: not known
 
     @classmethod
     def of_state(cls, state: Mapping[str, Tensor]) -> 'EncoderArch':
@@ -60,7 +68,10 @@ class EncoderArch:
         hidden, number = len(state[BACKBONE + mlp]), max(num_positions(state) - 1, 0)
         side = math.isqrt(number)  # of a square grid
         size = (side * patch,) * 2 if side and side**2 == number else None
-        return cls(width, depth, hidden, patch, in_channels=channels, img_size=size)
+        own = dict(in_channels=channels, img_size=size, layer_scale=BACKBONE + _SCALE in state)
+        if (registers := state.get(BACKBONE + REGISTERS)) is not None:
+            own['num_registers'] = registers.shape[1]
+        return cls(width, depth, hidden, patch, **own)
 
     @classmethod
     def of_module(cls, backbone: nn.Module) -> 'EncoderArch | None':
@@ -70,8 +81,11 @@ class EncoderArch:
         if not isinstance(settings, Mapping) or not isinstance(projection, nn.Conv2d):
             return None
         patches = dict(patch_size=projection.kernel_size[0], in_channels=projection.in_channels)
-        numbers = {key: settings[key] for key in _ENCODER}
-        return cls(**numbers, **patches, img_size=tuple(backbone.img_size))
+        numbers, first = {key: settings[key] for key in _ENCODER}, backbone.layers[0]
+        own = dict(img_size=tuple(backbone.img_size), norm_eps=getattr(first.ln1, 'eps', None))
+        own['num_registers'] = getattr(backbone, 'num_registers', 0)
+        scaled = isinstance(getattr(first.attn, 'gamma1', None), LayerScale)
+        return cls(**numbers, **patches, **own, layer_scale=scaled)
 
     @classmethod
     def of_meta(cls, meta: Mapping) -> 'EncoderArch | None':
@@ -81,8 +95,9 @@ class EncoderArch:
         if not all(isinstance(stored.get(key), int) for key in _SIZES if key != 'num_heads'):
             return None
         fields = {key: stored[key] for key in cls.__dataclass_fields__ if key in stored}
-        size = fields.pop('img_size', None)
-        return cls(**fields, img_size=size and tuple(size))
+        if size := fields.get('img_size'):
+            fields['img_size'] = tuple(size)
+        return cls(**fields)
 
     def to_meta(self) -> dict:
         """Plain data, with the name from the table (or None)."""
@@ -93,9 +108,14 @@ class EncoderArch:
         return replace(self, **{key: arch_settings(name)[key] for key in _ENCODER})
 
     @property
+    def grid(self) -> tuple[int, int] | None:
+        """(h, w) patches that the positions are for."""
+        return self.img_size and tuple(side // self.patch_size for side in self.img_size)
+
+    @property
     def positions(self) -> int:
         """Of patches and cls; 0 where the size is not known."""
-        return math.prod(self.img_size) // self.patch_size**2 + 1 if self.img_size else 0
+        return math.prod(self.grid) + 1 if self.grid else 0
 
     @property
     def name(self) -> str | None:
@@ -108,6 +128,8 @@ class EncoderArch:
         numbers = f'{self.embed_dims} wide, {self.num_layers} deep{heads}'
         size = '' if self.img_size is None else ', positions of {}x{} px'.format(*self.img_size)
         name = f'{self.name} ({numbers})' if self.name else numbers
+        size += f', {self.num_registers} registers' if self.num_registers else ''
+        size += ', layer scale' if self.layer_scale else ''
         return f'{name}, patches of {self.patch_size} px{size}'
 
 
@@ -139,6 +161,13 @@ def check_segments(num_segments: int, depth: int) -> int:
         wrong = f'num_segments={num_segments} does not fit a depth of {depth}'
         raise UserError(f'{wrong}: it must be even and divide the depth, so one of {fitting}')
     return num_segments
+
+
+def expect(encoder: nn.Module | None, stored: EncoderArch | None, who: str) -> None:
+    """Before a file's weights are loaded: refuse another arch, tell the grid of its positions."""
+    check_same(stored, EncoderArch.of_module(encoder), who)
+    if hasattr(encoder, 'stored_grid'):
+        encoder.stored_grid = stored.grid if stored else None
 
 
 def check_same(given: EncoderArch | None, wanted: EncoderArch | None, who: str) -> None:

@@ -2,7 +2,7 @@
 
 Its attention is among all tokens, or inside the windows of a large image's map. Shapes: B batch (or
 windows), Q queries, M keys, N tokens, D width of all heads together. Of windows: h x w patches,
-L = h*w, E extra tokens (1 with cls, else 0), W tokens in window layout: N windows of n patches and
+L = h*w, E extra tokens (cls and registers), W tokens in window layout: N windows of n patches and
 E extra tokens each, summed over the window shapes.
 """
 

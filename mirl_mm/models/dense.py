@@ -4,7 +4,7 @@ References: "Exploring Plain Vision Transformer Backbones for Object Detection" 
 https://arxiv.org/abs/2203.16527, for windows with a few global blocks in between and for the simple
 pyramid; one tap per level as in BEiT and MAE, https://arxiv.org/abs/2106.08254.
 
-Shapes: B batch, h x w patches, L = h*w, E extra tokens (1 with cls, else 0), D width, C and F input
+Shapes: B batch, h x w patches, L = h*w, E extra tokens (cls and registers), D width, C and F input
 and output width of a pyramid.
 """
 
@@ -109,12 +109,8 @@ class MIRLDenseViT(MIRLViT):
 
     def forward(self, imgs: Tensor) -> tuple[Tensor, ...]:
         """Normalised pixels [B, 3, H, W] -> one [B, D, h, w] per tapped block."""
-        x, grid = self.patch_embed(imgs)  # [B, L, D]
+        x, grid = self.embed(imgs)  # [B, E+L, D]
         grid = tuple(map(int, grid))  # (tensors under torch.jit.trace, as get_flops.py has it)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = self.pre_norm(self.drop_after_pos(x + self._positions(grid)))  # [B, E+L, D]
-
         windows, inside, maps = self._windows(grid), False, []
         for i in range(self.out_indices[-1] + 1):
             enters = windows is not None and i not in self.global_indices
@@ -129,15 +125,15 @@ class MIRLDenseViT(MIRLViT):
                 maps.append(self._format_output(tokens, grid))
         return tuple(maps)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """The position table resized to h x w, [1, E+L, D], as mmpretrain's resize_pos_embed.
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """As MIRLViT's, which are mmpretrain's.
 
         By two small matrix products: a tenth of F.interpolate's cost, and deterministic on a GPU.
         """
-        source = tuple(self.patch_resolution)
-        if tuple(grid) == source:
+        source, grid = tuple(self.patch_resolution), tuple(map(int, grid))
+        if grid == source:
             return self.pos_embed
-        extra, table = self.pos_embed.tensor_split([self.num_extra_tokens], dim=1)
+        extra, table = self.pos_embed.tensor_split([self._num_cls], dim=1)
         rows, cols = (
             resizing_matrix(*lengths, self.interpolate_mode, table.device).to(table.dtype)
             for lengths in zip(source, grid, strict=True)

@@ -14,8 +14,8 @@ from .archs import BACKBONE
 Shapes = dict[str, Size]
 # Of an encoder: what a load must fill, and must not leave out. Final norms and positions may come
 # and go, and dense variants have relative positions of their own.
-_NEEDED = r'(layers\.|patch_embed\.|cls_token|pre_norm)(?!.*rel_pos)'
-_KNOWN = r'(layers\.|patch_embed\.)(?!.*rel_pos)'
+_NEEDED = r'(layers\.|patch_embed\.|cls_token|register_tokens|pre_norm)(?!.*rel_pos)'
+_KNOWN = r'(layers\.|patch_embed\.|register_tokens|pre_norm)(?!.*rel_pos)'
 
 
 @dataclass

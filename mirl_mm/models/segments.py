@@ -12,7 +12,7 @@ from .archs import ARCHS
 
 # What torch.compile, FSDP and activation checkpointing put into names.
 _INSIDE = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
-_STEM = ('patch_embed', 'pos_embed', 'cls_token', 'pre_norm')
+_STEM = ('patch_embed', 'pos_embed', 'cls_token', 'register_tokens', 'pre_norm')
 
 
 def parameter_segments(model: nn.Module) -> dict[str, str]:

@@ -40,7 +40,7 @@ def stem(model: MIRLDenseViT, imgs: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Tokens that enter block 0, and the grid."""
     patches, grid = model.patch_embed(imgs)
     cls = model.cls_token.expand(len(patches), -1, -1)
-    return torch.cat([cls, patches], dim=1) + model._positions(grid), grid
+    return torch.cat([cls, patches], dim=1) + model.positions(grid), grid
 
 
 def window_loop(model: MIRLDenseViT, imgs: Tensor, size: int, blocks: range) -> list[Tensor]:
@@ -140,10 +140,10 @@ def test_any_size_is_the_padded_image(size, window):
 def test_positions_are_resized_as_in_mmpretrain(grid):
     model = dense(img_size=(32, 48))
     expected = resize_pos_embed(model.pos_embed.float(), (4, 6), grid)
-    torch.testing.assert_close(model._positions(grid).float(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.positions(grid).float(), expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * weights).sum(), model.pos_embed)[0]
-    got = torch.autograd.grad((model._positions(grid) * weights).sum(), model.pos_embed)[0]
+    got = torch.autograd.grad((model.positions(grid) * weights).sum(), model.pos_embed)[0]
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -157,17 +157,17 @@ def test_resized_positions_follow_the_weights():
         fresh.pos_embed.copy_(model.pos_embed)
         torch.testing.assert_close(model(imgs), fresh(imgs), rtol=0, atol=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    before = model._positions((5, 7)).detach()
+    before = model.positions((5, 7)).detach()
     model(imgs)[0].square().sum().backward()
     optimizer.step()
-    assert not torch.equal(model._positions((5, 7)), before)
+    assert not torch.equal(model.positions((5, 7)), before)
 
 
 def test_positions_keep_their_precision_under_autocast():
     model = dense().float()
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        inside = model._positions((5, 7))
-    torch.testing.assert_close(inside, model._positions((5, 7)), rtol=0, atol=0)
+        inside = model.positions((5, 7))
+    torch.testing.assert_close(inside, model.positions((5, 7)), rtol=0, atol=0)
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_without_a_cls_token_windows_work_too():
     settings = dict(with_cls_token=False, out_indices=(0,), window_size=2, global_indices=[])
     model = dense(**settings)
     imgs = images(40, 24)
-    patches = (model.patch_embed(imgs)[0] + model._positions((5, 3))).unflatten(1, (5, 3))
+    patches = (model.patch_embed(imgs)[0] + model.positions((5, 3))).unflatten(1, (5, 3))
     window = model.layers[0](patches[:, 2:4, :2].flatten(1, 2))
     got = model(imgs)[0][:, :, 2:4, :2]
     torch.testing.assert_close(got.flatten(2).transpose(1, 2), window, **EXACT)

@@ -34,6 +34,8 @@ TABLE = {  # width, depth, heads, segments
     'b12': (768, 12, 12, 4),
     'b24': (768, 24, 12, 4),
     'b48': (768, 48, 12, 6),
+    'l24': (1024, 24, 16, 4),
+    'h32': (1280, 32, 16, 4),
 }
 
 
@@ -112,6 +114,106 @@ def test_positions_are_trainable_on_their_own():
     assert vit.pos_embed.requires_grad
     vit(images(1, 32))[0][:, 0].sum().backward()  # the sum of all is the final norm's: constant
     assert vit.pos_embed.grad.norm() > 0.01
+
+
+# --- register tokens and layer scale --------------------------------------------------------------
+
+
+def with_registers(**changes) -> MIRLViT:
+    vit = small_vit(num_registers=3, layer_scale_init_value=0.5, **changes)
+    vit.init_weights()
+    for layer in vit.layers:
+        nn.init.normal_(layer.attn.gamma1.weight)
+        nn.init.normal_(layer.ffn.gamma2.weight)
+    return vit
+
+
+@pytest.mark.parametrize('with_cls_token', [True, False])
+def test_registers_stand_behind_cls_without_positions(with_cls_token):
+    vit = with_registers(with_cls_token=with_cls_token, out_type='raw')
+    imgs = images(2, 32)
+    patches = vit.patch_embed(imgs)[0] + vit.pos_embed[:, -16:]
+    cls = [(vit.cls_token + vit.pos_embed[:, :1]).expand(2, -1, -1)] if with_cls_token else []
+    x = torch.cat([*cls, vit.register_tokens.expand(2, -1, -1), patches], dim=1)
+    assert vit.num_extra_tokens == len(cls) + 3
+    for block in vit.layers:
+        qkv = block.attn.qkv(block.ln1(x)).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+        out = nn.functional.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2)
+        x = x + block.attn.gamma1.weight * block.attn.proj(out)
+        x = x + block.ffn.gamma2.weight * block.ffn.layers(block.ln2(x))
+    torch.testing.assert_close(vit(imgs)[0], vit.ln1(x))
+
+
+def test_outputs_leave_registers_out():
+    imgs = images(2, 32)
+    tokens = with_registers(out_type='raw')(imgs)[0]
+    assert tokens.shape == (2, 1 + 3 + 16, 24)
+    assert torch.equal(with_registers(out_type='cls_token')(imgs)[0], tokens[:, 0])
+    maps = with_registers(out_type='featmap')(imgs)[0]
+    assert torch.equal(maps.flatten(2).transpose(1, 2), tokens[:, 4:])
+
+
+def test_the_masked_pass_hands_on_no_registers_but_sees_them():
+    vit, imgs, noise = with_registers(mask_ratio=0.5), images(2, 32), torch.rand(2, 16)
+    features = vit.encode_masked(imgs, noise)
+    assert {tokens.shape for tokens in (features.stem, *features.taps)} == {(2, 9, 24)}
+    features.taps[0].square().sum().backward()
+    assert vit.register_tokens.grad.norm() > 0
+    bare = small_vit(mask_ratio=0.5, layer_scale_init_value=0.5)
+    state = {n: x for n, x in vit.state_dict().items() if n != 'register_tokens'}
+    bare.load_state_dict(state)
+    other = bare.encode_masked(imgs, noise)
+    torch.testing.assert_close(other.stem, features.stem)
+    assert not torch.allclose(other.taps[0], features.taps[0])
+
+
+def test_registers_are_of_the_stem():
+    assert with_registers().get_layer_depth('backbone.register_tokens', 'backbone.') == (0, 6)
+    assert not with_registers(frozen_stages=1).register_tokens.requires_grad
+    assert with_registers().register_tokens.requires_grad
+
+
+@pytest.mark.parametrize('given', [-1, 1.0, None])
+def test_a_wrong_number_of_registers(given):
+    with pytest.raises(ValueError, match='num_registers must be 0 or a number of tokens'):
+        small_vit(num_registers=given)
+
+
+@pytest.mark.parametrize(
+    ('file', 'model', 'words'),
+    [
+        ({'num_registers': 2}, {}, "has 'register_tokens', which this encoder"),
+        ({}, {'num_registers': 2}, "lacks 'register_tokens', which this encoder"),
+        ({'num_registers': 2}, {'num_registers': 4}, r"'register_tokens' is \(1, 2, 24\) there"),
+        ({'layer_scale_init_value': 1.0}, {}, r"has 'layers.0.attn.gamma1.weight' and 7 more"),
+        ({'pre_norm': True, 'patch_cfg': {'bias': True}}, {}, r"has 'pre_norm.weight' and 1 more"),
+    ],
+)
+def test_parts_that_the_other_lacks_are_refused(file, model, words):
+    with pytest.raises(ValueError, match=words):
+        small_vit(**model).load_state_dict(small_vit(**file).state_dict())
+
+
+# --- positions of rectangles ----------------------------------------------------------------------
+
+
+def test_a_stored_grid_tells_positions_of_a_rectangle():
+    wide, square = small_vit(img_size=(16, 128)), small_vit()
+    with torch.no_grad():
+        wide.pos_embed.normal_()
+    assert wide.pos_embed.shape == (1, 1 + 2 * 16, 24)
+    taller = small_vit(img_size=(32, 64))  # 4 x 8 = 32 patches, too
+    state = wide.state_dict()
+    for vit, grid in ((square, (4, 4)), (taller, (4, 8))):
+        vit.stored_grid = (2, 16)
+        vit.load_state_dict(dict(state))
+        expected = resize_pos_embed(wide.pos_embed, (2, 16), grid, vit.interpolate_mode, 1)
+        assert torch.equal(vit.pos_embed, expected)
+        assert vit.stored_grid is None
+    with pytest.raises(ValueError, match='resized is from a square grid alone'):
+        square.load_state_dict(dict(state))
+    wide.load_state_dict(dict(state))
+    assert torch.equal(wide.pos_embed, state['pos_embed'])
 
 
 # --- the masked pass ------------------------------------------------------------------------------
