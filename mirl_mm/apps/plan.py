@@ -232,7 +232,8 @@ def linear_macs(vit: VisionTransformer, image_size: tuple[int, int]) -> int:
     projection = vit.patch_embed.projection
     height, width = map(int.__floordiv__, image_size, projection.kernel_size)
     blocks = sum(m.weight.numel() for m in vit.layers.modules() if isinstance(m, nn.Linear))
-    return height * width * projection.weight.numel() + (height * width + 1) * blocks
+    tokens = height * width + vit.num_extra_tokens
+    return height * width * projection.weight.numel() + tokens * blocks
 
 
 def divide(effective: int, gpus: int, largest: int) -> Batch:

@@ -1,6 +1,7 @@
 """MIRLDenseViT against stock mmpretrain, against plain loops, and against itself."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -40,13 +41,18 @@ def stem(model: MIRLDenseViT, imgs: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Tokens that enter block 0, and the grid."""
     patches, grid = model.patch_embed(imgs)
     cls = model.cls_token.expand(len(patches), -1, -1)
-    return torch.cat([cls, patches], dim=1) + model.positions(grid), grid
+    tokens = torch.cat([cls, patches], dim=1) + model.positions(grid)
+    if model.num_registers:
+        registers = model.register_tokens.expand(len(patches), -1, -1)
+        tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
+    return tokens, grid
 
 
 def window_loop(model: MIRLDenseViT, imgs: Tensor, size: int, blocks: range) -> list[Tensor]:
     """The outputs of blocks that all attend in windows, one window after the other."""
     tokens, (h, w) = stem(model, imgs)
-    cls, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, (h, w))
+    extra = 1 + model.num_registers
+    cls, patches = tokens[:, :extra], tokens[:, extra:].unflatten(1, (h, w))
     corners = [(y, x) for y in range(0, h, size) for x in range(0, w, size)]
     copies = {corner: cls for corner in corners}
     outs = []
@@ -55,8 +61,8 @@ def window_loop(model: MIRLDenseViT, imgs: Tensor, size: int, blocks: range) -> 
         for y, x in corners:
             window = patches[:, y : y + size, x : x + size]
             out = model.layers[i](torch.cat([copies[y, x], window.flatten(1, 2)], dim=1))
-            copies[y, x] = out[:, :1]
-            patches[:, y : y + size, x : x + size] = out[:, 1:].reshape(window.shape)
+            copies[y, x] = out[:, :extra]
+            patches[:, y : y + size, x : x + size] = out[:, extra:].reshape(window.shape)
         share = {(y, x): min(size, h - y) * min(size, w - x) / (h * w) for y, x in corners}
         mean = sum(copies[corner] * share[corner] for corner in corners)
         outs.append(torch.cat([mean, patches.flatten(1, 2)], dim=1))
@@ -64,7 +70,7 @@ def window_loop(model: MIRLDenseViT, imgs: Tensor, size: int, blocks: range) -> 
 
 
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+    return tokens[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
 
 
 # --- the same features as the encoder -------------------------------------------------------------
@@ -196,9 +202,11 @@ def test_one_window_in_window_layout_is_the_stock_block():
 @pytest.mark.parametrize(
     ('size', 'window'), [((32, 32), 2), ((40, 56), 3), ((72, 24), 4), ((8, 40), 1), ((40, 16), 2)]
 )
-def test_windowed_blocks_equal_a_loop_over_windows(size, window):
+@pytest.mark.parametrize('registers', [dict(), dict(num_registers=2, layer_scale_init_value=1.0)])
+def test_windowed_blocks_equal_a_loop_over_windows(size, window, registers):
     """Edges that are not full, cls copies per window, and their mean before the global block."""
-    model = dense(out_indices=ALL, window_size=window, global_indices=[3], final_norm=False)
+    settings = dict(window_size=window, global_indices=[3], final_norm=False, **registers)
+    model = dense(out_indices=ALL, **settings)
     imgs = images(*size)
     _, grid = stem(model, imgs)
     outs = window_loop(model, imgs, window, range(3))
