@@ -25,7 +25,9 @@ class PartitionedViT(nn.Module):
         """[B, 3, H, W] -> one map [B, D, h, w], of the last block."""
         encoder = self.encoder
         x, grid = encoder.patch_embed(imgs)
-        x = (x + encoder.positions(grid)[:, 1:]).unflatten(1, tuple(grid))  # [B, h, w, D]
+        x = (x + encoder.positions(grid)[:, encoder.num_extra_tokens :]).unflatten(
+            1, tuple(grid)
+        )  # [B, h, w, D]
         for i, block in enumerate(encoder.layers):
             size = 0 if i in encoder.global_indices else encoder.window_size
             x = x + attention(block, block.ln1(x), size)
