@@ -1,8 +1,11 @@
 """The OpenMMLab libraries: whether those of a task are there, and less of their chatter."""
 
 import logging
+import sys
 import warnings
 from importlib import import_module
+from importlib.metadata import version
+from traceback import extract_tb
 
 import mmengine.logging
 from mmengine.logging import MMLogger, print_log
@@ -12,6 +15,21 @@ from .errors import UserError
 
 # By default_scope: what a light environment lacks. MMSegmentation does without mmcv's ops.
 DENSE = dict(mmdet=('mmdet', 'mmcv.ops'), mmseg=('mmseg',))
+
+
+def import_mmpretrain() -> None:
+    """Exit with one line where mmpretrain breaks beside transformers.
+
+    Its multimodal models come wherever transformers and pycocotools are installed: 4.49 suits every
+    mmpretrain, 4.57 some, 5 none.
+    """
+    try:
+        import_module('mmpretrain.models')
+    except (ImportError, TypeError) as error:
+        if not any('multimodal' in frame.filename for frame in extract_tb(error.__traceback__)):
+            raise
+        fault = f'mmpretrain breaks beside transformers {version("transformers")} ({error})'
+        sys.exit(f"error: {fault}; pip install 'transformers<4.50', or pip uninstall transformers")
 
 
 def check_libraries(scope: str | None) -> None:
@@ -48,3 +66,4 @@ for said in (
     'Default ``avg_non_ignore`` is',
 ):
     warnings.filterwarnings('ignore', said)
+import_mmpretrain()

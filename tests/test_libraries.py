@@ -87,3 +87,37 @@ def test_other_scopes_need_neither(scope, monkeypatch):
     for name in ('mmdet', 'mmseg', 'mmcv.ops'):
         monkeypatch.setitem(sys.modules, name, None)
     check_libraries(scope)
+
+
+BROKEN = {  # where an mmpretrain raises, what, and what is said in one line
+    'multimodal/__init__.py': ("raise TypeError('NoneType takes no arguments')", True),
+    'multimodal/blip.py': ("raise ImportError('cannot import name GenerationMixin')", True),
+    'backbones.py': ("raise TypeError('NoneType takes no arguments')", False),
+}
+
+
+@pytest.mark.parametrize('place', BROKEN)
+def test_mmpretrain_that_breaks_beside_transformers_is_one_line(place, tmp_path):
+    """Its multimodal models do; any other fault of it keeps its traceback."""
+    text, one_line = BROKEN[place]
+    files = {'__init__.py': '', 'models/__init__.py': 'from . import multimodal, backbones',
+             'models/multimodal/__init__.py': 'from . import blip', 'models/multimodal/blip.py': '',
+             'models/backbones.py': ''} | {f'models/{place}': text}  # fmt: skip
+    for name, content in files.items():
+        path = tmp_path / 'mmpretrain' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    facts = tmp_path / 'transformers-5.24.0.dist-info'
+    facts.mkdir()
+    (facts / 'METADATA').write_text('Metadata-Version: 2.1\nName: transformers\nVersion: 5.24.0\n')
+    code = f'import sys; sys.path.insert(0, {str(tmp_path)!r}); import mirl_mm'
+    done = said('-c', code)
+    assert (done.returncode, done.stdout) == (1, '')
+    reason = text.split("'")[1]
+    if one_line:
+        assert done.stderr == (
+            f'error: mmpretrain breaks beside transformers 5.24.0 ({reason}); pip install '
+            "'transformers<4.50', or pip uninstall transformers\n"
+        )
+    else:
+        assert done.stderr.startswith('Traceback') and done.stderr.endswith(f'{reason}\n')

@@ -11,9 +11,11 @@ from mirl_mm.models.archs import ARCHS
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Bring a checkpoint into another form. Read are official Paddle files, those '
-        "of MAE and timm, MMEngine's and safetensors; no code in them is executed."
+        "of MAE, timm and transformers, MMEngine's and safetensors; no code in them is executed."
     )
-    parser.add_argument('source', metavar='SRC', help='checkpoint file to read')
+    parser.add_argument(
+        'source', metavar='SRC', help='checkpoint file to read, or a folder with config.json'
+    )
     parser.add_argument(
         'destination',
         metavar='DST',
@@ -24,7 +26,8 @@ def parse_args() -> argparse.Namespace:
         choices=TARGETS,
         default='mirl',
         help='mirl: all weights that fit, for this package and mmpretrain; backbone: the '
-        "encoder alone, without prefix; timm: encoder and classifier under timm's names",
+        "encoder alone, without prefix; mae: MAE's whole checkpoint, for mmpretrain's MAE "
+        "(configs/mae); timm: encoder and classifier under timm's names",
     )
     parser.add_argument(
         '--arch', metavar='NAME', help=f'refuse another arch than this one of {", ".join(ARCHS)}'

@@ -1,7 +1,7 @@
 """Every checkpoint form in and out, without ever running code from a file.
 
-Read: official Paddle files, MAE's and timm's, MMEngine's (with EMA and wrappers), safetensors.
-Written: the whole model, the encoder alone, timm's names; each as a torch file or safetensors.
+Read: official Paddle files, MAE's, timm's and transformers', MMEngine's (with EMA and wrappers).
+Written: the whole model, the encoder, MAE's model, timm's names; as torch files or safetensors.
 
 **Importing this package changes MMEngine's own loading, for the whole process:** its loaders become
 safe (``weights_only``) and read local safetensors; and an encoder's ``Pretrained`` is held to the

@@ -8,31 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from mmpretrain.models import VisionTransformer
+from mmpretrain.models import MAEPretrainDecoder, VisionTransformer
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from mirl_mm import __version__
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file
-from mirl_mm.models.archs import (
-    BACKBONE,
-    POSITIONS,
-    REGISTERS,
-    EncoderArch,
-    check_same,
-    num_positions,
-)
+from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same, num_positions
 from mirl_mm.models.fit import Shapes, compare, shapes, summary
 from mirl_mm.models.neck import MIRLNeck
 
 from .config_text import heads_in
-from .loading import config_shapes, naming
-from .names import backbone_state, to_ours, to_timm
+from .loading import config_shapes, naming, our_names
+from .names import backbone_state, to_timm
 from .reading import FORMS, CheckpointFile, class_names, open_checkpoint
 from .safety import META_KEY
 
-TARGETS = {'mirl': dict, 'backbone': backbone_state, 'timm': to_timm}
+TARGETS = {'mirl': dict, 'backbone': backbone_state, 'mae': dict, 'timm': to_timm}
+NEEDED = dict(timm=("timm's ViT", BACKBONE), mae=("mmpretrain's MAE", ''))
 PARTS = dict(backbone='encoder', neck='decoders')
 KEPT_META = ('cfg', 'epoch', 'iter', 'time', 'mmengine_version')
 
@@ -47,9 +41,9 @@ def convert_file(
 ) -> list[str]:
     """Read a checkpoint of any form, write it in another, and return the account, line by line.
 
-    ``to`` is ``mirl`` (all that fits, names of the full model), ``backbone`` (the encoder alone,
-    without prefix) or ``timm`` (encoder and classifier, timm's names). The encoder is held against
-    the ``arch`` of a name, or all against a ``config``'s model. ``raw``: :func:`open_checkpoint`.
+    ``to`` is ``mirl`` (all that fits), ``backbone`` (the encoder alone, without prefix), ``mae``
+    (for mmpretrain's MAE) or ``timm`` (encoder and classifier). The encoder is held against the
+    ``arch`` of a name, or all against a ``config``'s model. ``raw``: :func:`open_checkpoint`.
     """
     if to not in TARGETS:
         raise UserError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
@@ -59,16 +53,16 @@ def convert_file(
     file, who = open_checkpoint(source, raw), config or arch or 'a ViT of this arch'
     wanted, model_arch = config_shapes(config) if config else ({}, None)
     with naming(source):
-        stored = EncoderArch.of_meta(file.meta)
-        state, unused = to_ours(file.state, getattr(stored or model_arch, 'positions', 0))
+        state, unused, stored = our_names(file, getattr(model_arch, 'positions', 0))
         encoder = _told_arch(file, state, stored)
         if not config:
             model_arch = encoder.named(arch) if arch else encoder
-            wanted = expected_shapes(state, model_arch)
+            wanted = expected_shapes(state, model_arch, to == 'mae')
         fit = compare(shapes(state), wanted, who)
         check_same(encoder, model_arch, who)
-        if to == 'timm' and (lost := [n for n in fit.missing if n.startswith(BACKBONE)]):
-            raise UserError(f"timm's ViT needs {summary(lost)}, which it or {who} lacks")
+        whose, start = NEEDED.get(to, ('', '-'))
+        if lost := [name for name in fit.missing if name.startswith(start)]:
+            raise UserError(f'{whose} needs {summary(lost)}, which it or {who} lacks')
     if encoder.num_heads is None and model_arch is not None:
         encoder = replace(encoder, num_heads=model_arch.num_heads)
 
@@ -99,8 +93,8 @@ def convert_file(
     return [line for line in lines if line]
 
 
-def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
-    """Shapes of a model of this arch with the parts (norms, decoders) that the weights have."""
+def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch, mae: bool = False) -> Shapes:
+    """Shapes of a model (or MAE) of this arch with the norms and decoders that the weights have."""
     pooled, size = BACKBONE + 'ln2.weight' in state, arch.img_size or 224
     norm = dict(final_norm=not pooled or BACKBONE + 'ln1.weight' in state)
     norm['out_type'] = 'avg_featmap' if pooled else 'cls_token'
@@ -111,10 +105,11 @@ def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch) -> Shapes:
         vit = VisionTransformer(numbers, size, arch.patch_size, arch.in_channels, **norm)
         encoder = vit.state_dict()
         if arch.num_registers:
-            encoder[REGISTERS] = state[BACKBONE + REGISTERS]
+            encoder['register_tokens'] = state[BACKBONE + 'register_tokens']
         if arch.img_size is None and num_positions(state):  # of a grid that is not known
             encoder[POSITIONS] = state[BACKBONE + POSITIONS]
-        parts = {BACKBONE: encoder, 'neck.': _neck_like(state, arch.embed_dims)}
+        decoders = (_mae_decoder_like if mae else _neck_like)(state, arch.embed_dims)
+        parts = {BACKBONE: encoder, 'neck.': decoders}
         for head in ('head.fc.', 'head.layers.head.'):
             if classes := len(state.get(head + 'weight', ())):
                 parts[head] = nn.Linear(arch.embed_dims, classes).state_dict()
@@ -148,6 +143,17 @@ def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]
     decoders = dict(decoder_embed_dim=width, decoder_depth=depth, decoder_num_heads=1)
     sizes = dict(mlp_ratio=(hidden + 0.5) / width, patch_size=1, in_channels=values)  # rounds down
     return MIRLNeck(embed_dim, segments, **decoders, **sizes).state_dict()
+
+
+def _mae_decoder_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]:
+    """The state of the decoder of mmpretrain's MAE, as large as that of the weights."""
+    needed = ('decoder_embed.weight', 'decoder_blocks.0.ffn.layers.0.0.weight', 'decoder_pred.bias')
+    width, hidden, values = (len(state.get(f'neck.{name}', ())) for name in needed)
+    if not (width and hidden and values):
+        raise UserError("it has no decoder of MAE; accepted for mae is MAE's whole checkpoint")
+    blocks = re.findall(r'(?m)^neck\.decoder_blocks\.(\d+)', '\n'.join(state))
+    sizes = (embed_dim, width, 1 + max(map(int, blocks)), 1, (hidden + 0.5) / width)
+    return MAEPretrainDecoder(num_positions(state) - 1, 1, values, *sizes).state_dict()
 
 
 def _described(file: CheckpointFile) -> str:

@@ -1,8 +1,10 @@
 """Weights of any form into a model, and what a config's model would take."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from mirl_mm.models.fit import Fit, Shapes, compare, difference, is_same, shapes
 from mirl_mm.models.segments import strip_wrappers
 
 from .names import to_ours
-from .reading import FORMS, check_finite, open_checkpoint
+from .reading import FORMS, CheckpointFile, check_finite, open_checkpoint
 
 
 def load_weights(model: nn.Module, path: str | Path) -> Fit:
@@ -33,15 +35,34 @@ def load_weights(model: nn.Module, path: str | Path) -> Fit:
     who, backbone = f'this {type(model).__name__}', getattr(model, 'backbone', model)
     prefix = BACKBONE if backbone is model else ''
     own = {prefix + n: t.shape for n, t in model.state_dict().items()}
-    stored = EncoderArch.of_meta(file.meta)
-    positions = getattr(stored, 'positions', 0) or own.get(BACKBONE + POSITIONS, (1, 0))[1]
     with naming(path):
-        state, unused = to_ours(file.state, positions)
+        state, unused, stored = our_names(file, own.get(BACKBONE + POSITIONS, (1, 0))[1])
         fit = compare(shapes(state), own, who)
         expect(backbone, stored, who)
         model.load_state_dict({n.removeprefix(prefix): state[n] for n in fit.matched}, strict=False)
     fit.unused += unused
     return fit
+
+
+def our_names(file: CheckpointFile, positions: int) -> tuple[dict, list, EncoderArch | None]:
+    """Weights under full-model names, the names without a place, and the arch that is stored.
+
+    That is the one of the meta, or what a config.json tells, which has to agree with the weights.
+    ``positions`` of a model, or 0: see :func:`to_ours`.
+    """
+    stored, told = EncoderArch.of_meta(file.meta), file.told
+    if {'img_size', 'patch_size'} <= told.keys():
+        positions = math.prod(side // told['patch_size'] for side in told['img_size']) + 1
+    state, unused = to_ours(file.state, getattr(stored, 'positions', 0) or positions)
+    if told and not stored:
+        stored = replace(found := EncoderArch.of_state(state), **told)
+        for key in told:
+            own, other = getattr(found, key), getattr(stored, key)
+            same = found.positions == stored.positions if key == 'img_size' else own == other
+            if None not in (own, other) and not same:
+                fault = f'its {key} is {own}, and {other} in the config.json beside it'
+                raise CheckpointError(f'the checkpoint is of another arch: {fault}')
+    return state, unused, stored
 
 
 @contextmanager

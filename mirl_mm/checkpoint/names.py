@@ -1,6 +1,7 @@
-"""From any known naming to ours, and from ours to the encoder alone and to timm's.
+"""From any known naming to ours, and from ours to the encoder alone, to MAE's model and to timm's.
 
-The official encoder's names (of https://github.com/russellllaputa/MIRL) are MAE's and timm's too.
+The official encoder's names (of https://github.com/russellllaputa/MIRL) are MAE's and timm's too;
+those of transformers become them first.
 """
 
 import math
@@ -14,6 +15,8 @@ from mirl_mm.errors import UserError
 from mirl_mm.models.archs import BACKBONE, POSITIONS, num_positions
 from mirl_mm.models.segments import strip_wrappers
 
+from .hub import HUB_MODELS, check_plain, is_hub
+
 # Inside blocks, our names follow mmpretrain (encoder) and mirl_mm.models.decoder.
 _SAME = {name: name for name in ('attn.qkv', 'attn.proj')}
 _SHARED = _SAME | {'mlp.fc1': 'ffn.layers.0.0', 'mlp.fc2': 'ffn.layers.1'}
@@ -25,7 +28,12 @@ _ENCODER = [
     ('cls_token', 'backbone.cls_token'),
     ('pos_embed', 'backbone.pos_embed'),
     ('patch_embed.proj.{k}', 'backbone.patch_embed.projection.{k}'),
+    ('reg_token', 'backbone.register_tokens'),
+    ('register_tokens', 'backbone.register_tokens'),  # as DINOv2's authors write it
+    ('norm_pre.{k}', 'backbone.pre_norm.{k}'),
     ('blocks.{i}.{encoder}.{k}', 'backbone.layers.{i}.{encoder}.{k}'),
+    ('blocks.{i}.ls1.gamma', 'backbone.layers.{i}.attn.gamma1.weight'),
+    ('blocks.{i}.ls2.gamma', 'backbone.layers.{i}.ffn.gamma2.weight'),
     ('norm.{k}', 'backbone.ln1.{k}'),
     ('fc_norm.{k}', 'backbone.ln2.{k}'),
     ('head.{k}', 'head.fc.{k}'),
@@ -41,6 +49,34 @@ _NECK = [
     ('decoder_pred{g}.bias', 'neck.decoders.{g}.pred.bias'),
     ('decoder_pred{g}.weight_g', 'neck.decoders.{g}.pred.parametrizations.weight.original0'),
     ('decoder_pred{g}.weight_v', 'neck.decoders.{g}.pred.parametrizations.weight.original1'),
+]
+# MAE's own decoder, and mmpretrain's names of it.
+_MAE = [
+    ('mask_token', 'neck.mask_token'),
+    ('decoder_pos_embed', 'neck.decoder_pos_embed'),
+    ('decoder_embed.{k}', 'neck.decoder_embed.{k}'),
+    ('decoder_blocks.{i}.{encoder}.{k}', 'neck.decoder_blocks.{i}.{encoder}.{k}'),
+    ('decoder_norm.{k}', 'neck.ln1.{k}'),
+    ('decoder_pred.{k}', 'neck.decoder_pred.{k}'),
+]
+# Names in files of transformers (in memory it has others), and MAE's. Its version 5 writes those of
+# the last line for a decoder.
+_HUB_BLOCK = {name: name for name in ('norm1', 'norm2', 'mlp.fc1', 'mlp.fc2')}
+_HUB_BLOCK |= dict(layernorm_before='norm1', layernorm_after='norm2')
+_HUB_BLOCK |= {'attention.attention.qkv': 'attn.qkv', 'attention.output.dense': 'attn.proj'}
+_HUB_BLOCK |= {'intermediate.dense': 'mlp.fc1', 'output.dense': 'mlp.fc2'}
+_HUB = [
+    ('embeddings.cls_token', 'cls_token'),
+    ('embeddings.mask_token', 'mask_token'),
+    ('embeddings.position_embeddings', 'pos_embed'),
+    ('embeddings.register_tokens', 'reg_token'),
+    ('embeddings.patch_embeddings.projection.{k}', 'patch_embed.proj.{k}'),
+    ('encoder.layer.{i}.{block}.{k}', 'blocks.{i}.{block}.{k}'),
+    ('encoder.layer.{i}.layer_scale{g}.lambda1', 'blocks.{i}.ls{g}.gamma'),
+    ('layernorm.{k}', 'norm.{k}'),
+    ('classifier.{k}', 'head.{k}'),
+    ('decoder_layers.{i}.{block}.{k}', 'decoder_blocks.{i}.{block}.{k}'),
+    ('decoder_encoder.layer.{i}.{block}.{k}', 'decoder_blocks.{i}.{block}.{k}'),
 ]
 PROBE = 'blocks.0.attn.qkv.weight'  # [in, 3 x in] in Paddle, [3 x in, in] in torch
 
@@ -63,6 +99,8 @@ def _renamer(pairs: list, parts: dict[str, dict]) -> Callable[[str], str | None]
 
 
 _our_name = _renamer(_ENCODER + _NECK, _PARTS)
+_mae_name = _renamer(_MAE, _PARTS)
+_hub_name = _renamer(_HUB, dict(block=_HUB_BLOCK))
 _BACK = {where: {ours: timm for timm, ours in names.items()} for where, names in _PARTS.items()}
 _timm_name = _renamer([(ours, timm) for timm, ours in _ENCODER], _BACK)
 
@@ -72,7 +110,8 @@ def to_ours(state: dict[str, Tensor], positions: int = 0) -> tuple[dict[str, Ten
 
     Positions of patches alone (timm's ``no_embed_class``) get a place for the cls token, of zeros:
     those one short of ``positions``, or where that is not known or another, of a square number.
-    UserError: no plain ViT, or one with parts that ours lacks (layer scale, register tokens, ...).
+    MAE's decoder gets mmpretrain's names of it. UserError: no plain ViT, or one with parts that
+    ours lacks (relative positions, SwiGLU, ...).
     """
     clean = strip_wrappers(state)
     if len(set(clean.values())) < len(clean):
@@ -82,16 +121,35 @@ def to_ours(state: dict[str, Tensor], positions: int = 0) -> tuple[dict[str, Ten
         return state, []
     if any(name.startswith('layers.') for name in state):
         return {BACKBONE + name: tensor for name, tensor in state.items()}, []
-    # MAE's decoder and its linear probe's head: not ours, and the encoder is whole without them.
-    others = filter(re.compile(r'decoder_|mask_token$|head\.').match, state)
+    state = from_hub(state) if is_hub(state) else state
+    check_plain(state)
+    # (MAE's mask token is of its decoder; DINOv2's has no place)
+    mae_name = _mae_name if 'decoder_embed.weight' in state else {}.get
+    decoder = {mae_name(name): state.pop(name) for name in [*state] if mae_name(name)}
+    # What else stands beside an encoder, which is whole without it.
+    others = filter(re.compile(r'decoder_|mask_token$|head\.|pooler\.|classifier\.').match, state)
     unused = [name for name in others if _our_name(name) is None]
-    state = convert_official({n: t for n, t in state.items() if n not in unused})
+    state = convert_official({n: t for n, t in state.items() if n not in unused}) | decoder
     number = num_positions(state) if BACKBONE + 'cls_token' in state else 0
     square = math.isqrt(number) ** 2 == number
     if number not in (0, positions) and (square or number + 1 == positions):
         given = state[BACKBONE + POSITIONS]
         state[BACKBONE + POSITIONS] = torch.cat([torch.zeros_like(given[:, :1]), given], dim=1)
     return state, unused
+
+
+def from_hub(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MAE's names for those in files of transformers, with query, key and value as one matrix."""
+    clean = {re.sub(rf'^({HUB_MODELS}|decoder)\.', '', name): x for name, x in state.items()}
+    for name in [name for name in clean if '.attention.query.' in name]:
+        three = [name.replace('query', each) for each in ('query', 'key', 'value')]
+        if missing := [each for each in three if each not in clean]:
+            raise UserError(f'it has {name!r}, and not {missing[0]!r}')
+        clean[name.replace('query', 'qkv')] = torch.cat([clean.pop(each) for each in three])
+    head, width = clean.get('classifier.weight'), len(clean.get('layernorm.weight', ()))
+    # DINOv2's is of cls beside the mean of the patches, so it stays under its name.
+    other = r'classifier\.' if head is not None and head.shape[-1] != width else '$'
+    return {n if re.match(other, n) else _hub_name(n) or n: x for n, x in clean.items()}
 
 
 def convert_official(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from mirl_mm.errors import CheckpointError
 from mirl_mm.models.fit import summary
 from mirl_mm.models.segments import strip_wrappers
 
+from .hub import HUB_PATCHES, HUB_PROBE, WEIGHTS, is_hub, told_by_config
 from .safety import BROKEN, CORES, PLAIN, file_kind, in_words, multiarray, safely
 
 _CLASSES = (tuple, OrderedDict, argparse.Namespace, np.ndarray, np.dtype)
@@ -28,11 +29,13 @@ for core in CORES:
 FORMS = {
     'paddle-mirl': 'official MIRL',
     'mae': 'names of MAE or timm',
+    'hf': 'names of transformers',
     'mirl_mm': 'names of mirl_mm or mmpretrain',
 }
 EMA_KEY = 'ema_state_dict'  # MMEngine's raw weights; the averaged ones are its state_dict
-# The first block's qkv in our names or in timm's, behind whatever prefix.
-_PROBE = re.compile(r'((?:.*?\.)??)(?:backbone\.layers|layers|blocks)\.0\.attn\.qkv\.weight')
+# The first block's qkv in our names or in timm's, or its query in transformers', behind a prefix.
+_QKV = r'(?:backbone\.layers|layers|blocks)\.0\.attn\.qkv'
+_PROBE = re.compile(rf'((?:.*?\.)??)(?:{_QKV}|{HUB_PROBE})\.weight')
 _AVERAGED = r'(?<![a-z])(ema|avg|averag\w*|teacher|momentum|target|swa|shadow)(?![a-z])'
 _RAW = r'(?<![a-z])(student|raw|online|query|current)(?![a-z])'
 
@@ -41,21 +44,22 @@ class CheckpointFile(NamedTuple):
     """What a file holds."""
 
     state: dict[str, Tensor]  # the weights, under the names in the file
-    form: str  # paddle-mirl, mae (also the authors' conversion and timm) or mirl_mm (mmpretrain)
+    form: str  # a key of FORMS; mae is also the authors' conversion and timm
     layout: str  # paddle: matrices are [in, out]; torch: [out, in]
     weights: str  # averaged or raw, where the file has or names both; else plain
     meta: dict  # MMEngine's: cfg (text), epoch, iter, ...; ours: arch
     beside: tuple[str, ...]  # other top-level entries, such as optimizer
     place: str = ''  # of the weights in the file: keys and the prefix of names, teacher/backbone.
+    told: Mapping[str, object] = {}  # fields of an EncoderArch in the config.json beside it
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Read the model weights of a checkpoint file, under the names in the file.
 
     Knows official Paddle files, MMEngine's, bare dicts of tensors, safetensors, shards with an
-    index, and dicts in dicts, in which a ViT is found by its structure: MAE's, timm's, DINO's and
-    Lightning's. Nothing in the file is executed. The second has ``form`` and ``layout`` of a
-    CheckpointFile.
+    index, folders of transformers and timm, and dicts in dicts, in which a ViT is found by its
+    structure: MAE's, timm's, DINO's and Lightning's. Nothing in the file is executed. The second
+    has ``form`` and ``layout`` of a CheckpointFile.
     """
     file = open_checkpoint(path)
     return file.state, dict(form=file.form, layout=file.layout)
@@ -68,8 +72,10 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     A CheckpointError names the file, also where weights in it are NaN or infinite.
     """
     path = Path(path)
+    path = next((path / name for name in WEIGHTS if (path / name).is_file()), path)
     if not path.is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}')
+        none = f', a folder with none of {", ".join(WEIGHTS)}' if path.is_dir() else ''
+        raise FileNotFoundError(f'no checkpoint at {path}{none}')
     paddle = file_kind(path) == 'paddle'
     content = _read_paddle(path) if paddle else _read_shards(path) or _read_torch(str(path))
     if not isinstance(content, dict):
@@ -81,14 +87,17 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     if not found.state:
         raise CheckpointError(f'{path} holds no tensors; {keys}')
     check_finite(found.state, path)
-    ours = any(n.startswith(('backbone.', 'layers.')) for n in strip_wrappers(found.state).values())
-    form = 'paddle-mirl' if paddle else 'mirl_mm' if ours else 'mae'
+    names = strip_wrappers(found.state).values()
+    theirs = 'hf' if is_hub(names) else 'mae'
+    ours = any(name.startswith(('backbone.', 'layers.')) for name in names)
+    form = 'paddle-mirl' if paddle else 'mirl_mm' if ours else theirs
+    told = told_by_config(path) if form == theirs else {}
     meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
     key = found.place.rpartition('/')[0].split('/')[0]
     beside = tuple(str(other) for other in content if key and str(other) not in (key, 'meta'))
     beside += (summary(found.others),) if found.others else ()
     layout = 'paddle' if paddle else 'torch'
-    return CheckpointFile(found.state, form, layout, found.weights, meta, beside, found.place)
+    return CheckpointFile(found.state, form, layout, found.weights, meta, beside, found.place, told)
 
 
 class Found(NamedTuple):
@@ -108,7 +117,7 @@ def find_weights(content: dict, keys: tuple[str, ...] = ()) -> Iterator[Found]:
     for start in {''} & starts or sorted(starts):
         inside = {name: short for name, short in clean.items() if short.startswith(start)}
         # (a decoder, which has blocks too, has no patches)
-        patches = re.compile(rf'{re.escape(start)}(backbone\.)?patch_embed\.')
+        patches = re.compile(rf'{re.escape(start)}((backbone\.)?patch_embed|{HUB_PATCHES})\.')
         if any(map(patches.match, inside.values())):
             state = {inside[n].removeprefix(start) if start else n: weights[n] for n in inside}
             others = [name for name in clean if name not in inside]

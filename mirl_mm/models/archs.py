@@ -130,6 +130,8 @@ class EncoderArch:
         name = f'{self.name} ({numbers})' if self.name else numbers
         size += f', {self.num_registers} registers' if self.num_registers else ''
         size += ', layer scale' if self.layer_scale else ''
+        if self.norm_eps not in (None, 1e-6):  # which is mmpretrain's own
+            size += f", norm_cfg=dict(type='LN', eps={self.norm_eps:g})"
         return f'{name}, patches of {self.patch_size} px{size}'
 
 

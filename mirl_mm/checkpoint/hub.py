@@ -1,0 +1,90 @@
+"""Weights of transformers and timm: what config.json tells, and what is no plain ViT as ours."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from mirl_mm.errors import CheckpointError, UserError
+
+HUB_MODELS = 'vit|dinov2|dinov2_with_registers'  # before the names of an encoder, or nothing
+HUB_PROBE = rf'(?:(?:{HUB_MODELS})\.)?encoder\.layer\.0\.attention\.attention\.query'
+HUB_PATCHES = rf'(?:(?:{HUB_MODELS})\.)?embeddings\.patch_embeddings'
+# A folder's weights, in the order in which transformers looks for them.
+_STEMS = ('model.safetensors', 'pytorch_model.bin')
+WEIGHTS = [f'{stem}{end}' for stem in _STEMS for end in ('', '.index.json')]
+
+_RELATIVE = 'relative positions (as in BEiT), and ours are added to the patches'
+_ROTARY = 'rotary positions (as in DINOv3 and EVA), and ours are added to the patches'
+_SWIGLU = 'SwiGLU in its blocks, and ours have an MLP with GELU'
+_PARTS = {  # of names
+    r'relative_position|rel_pos': _RELATIVE,
+    r'(^|\.)rope|inv_freq|freqs_|^layer\.\d+\.attention\.q_proj': _ROTARY,
+    r'\.gamma_[12]$': 'layer scale as in BEiT, EVA and DINOv3, whose positions are not ours',
+    r'\.attention\.q_proj\.': 'names of transformers 5 in memory; save_pretrained writes others',
+    r'mlp\.(w1|w2|w3|w12|weights_in|fc1_g|gate_proj)\.': _SWIGLU,
+}
+# Of a config's model_type or architecture.
+_KINDS = {'beit|data2vec|relpos': _RELATIVE, 'dinov3|eva|rope': _ROTARY}
+_TIMM_HEADS = dict(tiny=3, small=6, medium=8, base=12, large=16, huge=16)
+_FIELDS = {  # of EncoderArch: in a config of transformers, and in timm's model_args
+    'embed_dims': ('hidden_size', 'embed_dim'),
+    'num_layers': ('num_hidden_layers', 'depth'),
+    'num_heads': ('num_attention_heads', 'num_heads'),
+    'feedforward_channels': ('intermediate_size', None),
+    'patch_size': ('patch_size', 'patch_size'),
+    'in_channels': ('num_channels', 'in_chans'),
+    'img_size': ('image_size', 'img_size'),
+    'num_registers': ('num_register_tokens', 'reg_tokens'),
+    'norm_eps': ('layer_norm_eps', None),
+}
+
+
+def is_hub(names: Iterable[str]) -> bool:
+    """Whether names are those in files of transformers."""
+    return any(re.match(HUB_PROBE, name) for name in names)
+
+
+def check_plain(state: Mapping[str, Tensor]) -> None:
+    """UserError, with the reason, for a ViT that computes otherwise than ours, read off names."""
+    for pattern, reason in _PARTS.items():
+        if found := next((name for name in state if re.search(pattern, name)), None):
+            raise UserError(f'it has {reason}: {found!r}')
+    first, second = (getattr(state.get(f'blocks.0.mlp.fc{i}.weight'), 'shape', ()) for i in (1, 2))
+    if len(first) == len(second) == 2 and first[0] == 2 * second[1]:  # timm's SwiGLUPacked
+        raise UserError(f"it has {_SWIGLU}: 'blocks.0.mlp.fc1.weight' is {tuple(first)}")
+
+
+def told_by_config(weights: Path) -> dict[str, object]:
+    """The fields of an EncoderArch that the config.json beside weights tells; {} without one.
+
+    Of transformers' or timm's; CheckpointError for a model that is no plain ViT as ours.
+    """
+    if not (path := weights.with_name('config.json')).is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding='utf-8-sig'))
+    except ValueError as error:
+        raise CheckpointError(f'{path} is no JSON ({error})') from error
+    if not isinstance(config, dict) or not {'hidden_size', 'architecture'} & config.keys():
+        return {}  # of something else
+    timm, kind = 'architecture' in config, str(config.get('architecture', config.get('model_type')))
+    source = config.get('model_args') or {} if timm else config
+    activation = source.get('act_layer' if timm else 'hidden_act') or 'gelu'
+    activation = 'quick_gelu' if 'quickgelu' in kind else str(activation).lower()
+    reasons = [why for pattern, why in _KINDS.items() if re.search(pattern, kind)]
+    reasons += [_SWIGLU] if config.get('use_swiglu_ffn') else []
+    reasons += [f'the activation {activation}, and ours have gelu'] * (activation != 'gelu')
+    if reasons:
+        raise CheckpointError(f'{path}: {kind} has {reasons[0]}')
+    names = {field: both[timm] for field, both in _FIELDS.items()}
+    told = {f: source[n] for f, n in names.items() if isinstance(source.get(n), int | float | list)}
+    if timm:
+        size = re.search(f'_({"|".join(_TIMM_HEADS)})_', kind)
+        told.setdefault('num_heads', size and _TIMM_HEADS[size[1]])
+        told['norm_eps'] = 1e-5 if 'clip' in kind else 1e-6
+    if isinstance(size := told.get('img_size'), int | list):
+        told['img_size'] = (size, size) if isinstance(size, int) else tuple(size)
+    return told
