@@ -51,7 +51,7 @@ def length(cfg: Config) -> tuple[int, str]:
 
 def test_the_list_is_not_empty():
     names = {str(path.relative_to(ROOT / 'configs')) for path in CONFIGS}
-    mirl = [f'{arch}_300e' for arch in ARCHS if arch != 'test']
+    mirl = [f'{arch}_300e' for arch in ARCHS if arch not in ('test', 'l24', 'h32')]
     mirl += ['s54_800e', 'b48_800e', 'b12_800e', 'test_2e']
     mae = ['s54_300e', 'b48_300e', 'b12_300e', 'test_2e']
     finetune = [f'{n}_in1k' for n in ('b12_100e', 's54_100e', 'b24_100e', 'b48_60e')]
@@ -59,10 +59,11 @@ def test_the_list_is_not_empty():
     coco = [f'{n}_coco' for n in ('b12_1x', 'b48_cascade-lsj-100e')]
     coco += [f'{arch}_lsj-100e_coco' for arch in ('b12', 'b24', 's54', 'b48')]
     ade20k = [f'{arch}_160k_ade20k-512' for arch in ('b12', 'b24', 's54', 'b48')]
-    tasks = {
-        'mask-rcnn': [*coco, 'test_20it_scenes'],
-        'upernet': [*ade20k, 'test_20it_scenes'],
-    }
+    coco += [f'{which}-lsj-100e_coco' for which in ('l24_mae', 'b12_dinov2', 'l24_dinov2')]
+    ade20k += ['l24_mae-160k_ade20k-512']
+    ade20k += [f'{arch}_dinov2-160k_ade20k-518' for arch in ('b12', 'l24')]
+    tests = ['test_20it_scenes', 'test_dinov2-20it_scenes']
+    tasks = {'mask-rcnn': [*coco, *tests], 'upernet': [*ade20k, *tests]}
     tasks |= dict(
         mirl=mirl,
         mae=mae,

@@ -23,13 +23,28 @@ CONFIGS = sorted(
     p for task in ('mask-rcnn', 'upernet') for p in (ROOT / f'configs/{task}').glob('*.py')
 )
 LARGE = [path for path in CONFIGS if 'vit-test' not in path.name]
+DINOV2 = [path for path in CONFIGS if 'dinov2' in path.name]
 LSJ = [path for path in LARGE if 'lsj-100e' in path.name]
 # arch: layer decay, drop path. Those of b12 are published; s54, b24 and b48 are ours
-LSJ_BY_ARCH = dict(b12=(0.7, 0.1), b24=(0.8, 0.2), s54=(0.92, 0.1), b48=(0.9, 0.4))
-ADE20K_BY_ARCH = dict(b12=(0.65, 0.1), b24=(0.8, 0.2), s54=(0.9, 0.1), b48=(0.9, 0.2))
+LSJ_BY_ARCH = dict(b12=(0.7, 0.1), b24=(0.8, 0.2), s54=(0.92, 0.1), b48=(0.9, 0.4), l24=(0.8, 0.4))
+ADE20K = {  # file: the same two, size
+    'b12_160k_ade20k-512': (0.65, 0.1, 512),
+    'b24_160k_ade20k-512': (0.8, 0.2, 512),
+    's54_160k_ade20k-512': (0.9, 0.1, 512),
+    'b48_160k_ade20k-512': (0.9, 0.2, 512),
+    'l24_mae-160k_ade20k-512': (0.65, 0.2, 512),
+    'b12_dinov2-160k_ade20k-518': (0.65, 0.1, 518),
+    'l24_dinov2-160k_ade20k-518': (0.8, 0.2, 518),
+}
+OTHERS = {
+    'mae-l': 'l24',
+    'dinov2-b': 'b12',
+    'dinov2-l': 'l24',
+    'dinov2-test': 'test',
+}  # weights: arch
 WHOLE = {  # of these, all loaders read the data
     'coco', 'coco_lsj-100e', 'coco_multi-scale-1x', 'ade20k_160k', 'instances_scenes',
-    'masks_scenes',
+    'masks_scenes', 'ade20k_160k-518px',
 }  # fmt: skip
 QUARTERS = {  # the last block of each
     arch: tuple(math.ceil(settings['num_layers'] * q / 4) - 1 for q in (1, 2, 3, 4))
@@ -54,9 +69,9 @@ def build(cfg: Config) -> torch.nn.Module:
 
 def test_the_lists_are_not_empty():
     of_archs = {path.name for path in CONFIGS}
-    assert {f'vit-{arch}_lsj-100e_coco.py' for arch in LSJ_BY_ARCH} < of_archs
-    assert {f'vit-{arch}_160k_ade20k-512.py' for arch in ADE20K_BY_ARCH} < of_archs
-    assert len(CONFIGS) == len(LARGE) + 2 >= 12 and len(LSJ) >= 5
+    assert {f'vit-{arch}_lsj-100e_coco.py' for arch in LSJ_BY_ARCH if arch != 'l24'} < of_archs
+    assert {f'vit-{name}.py' for name in ADE20K} < of_archs
+    assert len(CONFIGS) == len(LARGE) + 4 >= 20 and len(LSJ) >= 8 and len(DINOV2) == 6
     assert (QUARTERS['s54'], QUARTERS['b48']) == ((13, 26, 40, 53), (11, 23, 35, 47))
     assert (QUARTERS['b12'], QUARTERS['b24']) == ((2, 5, 8, 11), (5, 11, 17, 23))
 
@@ -81,14 +96,62 @@ def test_the_recipe_of_vitdet(path):
     found = (cfg.optim_wrapper.paramwise_cfg.layer_decay_rate, backbone.drop_path_rate)
     assert path.name.startswith(f'vit-{backbone.arch}_')
     assert found == LSJ_BY_ARCH.get(backbone.arch, found)  # of ours
-    assert backbone.window_size == 14
+    dinov2 = path in DINOV2
+    assert backbone.window_size == (37 if dinov2 else 14)
     assert build(cfg).backbone.global_indices == list(QUARTERS[backbone.arch])
     flip, resize, crop = cfg.train_dataloader.dataset.pipeline[2:5]
     assert (flip.type, flip.prob) == ('RandomFlip', 0.5)
     assert (resize.scale, resize.ratio_range) == ((1024, 1024), (0.1, 2.0))
     assert crop.crop_size == (1024, 1024)
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (1024, 1024)
-    assert cfg.model.data_preprocessor.pad_size_divisor == 1024
+    assert cfg.model.data_preprocessor.pad_size_divisor == (1036 if dinov2 else 1024)
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if 'rcnn' in path.parent.name], ids=name)
+def test_heads_are_told_the_strides_of_the_maps(path):
+    """Of an image of the size that the preprocessor makes, which every map covers exactly."""
+    cfg = config(path)
+    model, size = build(cfg).eval(), cfg.model.data_preprocessor.pad_size_divisor
+    with torch.device('meta'):
+        maps = model.extract_feat(torch.zeros(1, 3, size, size))
+    extractors = [model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor]
+    extractors = [each[0] if hasattr(each, '__len__') else each for each in extractors]
+    told = [stride for stride, _ in model.rpn_head.prior_generator.strides]
+    for i, stride in enumerate(told):
+        assert maps[i].shape[-1] == math.ceil(size / stride)
+        assert i > 3 or all(each.featmap_strides[i] == stride for each in extractors)
+    assert told[2] == model.backbone.patch_size
+    generator = type(model.rpn_head.prior_generator)(**plain(cfg.model.rpn_head.anchor_generator))
+    anchors = generator.grid_priors([tuple(m.shape[-2:]) for m in maps], device='cpu')
+    for stride, of_level, usual in zip(told, anchors, (32, 64, 128, 256, 512), strict=True):
+        widths, heights = (of_level[:, 2:] - of_level[:, :2]).T
+        torch.testing.assert_close((widths * heights).sqrt(), torch.full_like(widths, usual))
+        middles = (of_level[:, :2] + of_level[:, 2:])[1::3, 0].unique() / 2
+        torch.testing.assert_close(middles.diff(), torch.full_like(middles[1:], stride))
+        assert size - stride <= middles.max() + stride / 2 <= size + stride
+    for extractor in extractors:
+        assert extractor.finest_scale == 56 * extractor.featmap_strides[0] / 4
+        found = [layer.spatial_scale for layer in extractor.roi_layers]
+        assert found == [1 / stride for stride in told[:4]]
+
+
+def plain(settings: dict) -> dict:
+    return {key: value for key, value in settings.items() if key != 'type'}
+
+
+@pytest.mark.parametrize('path', DINOV2, ids=name)
+def test_the_form_of_dinov2(path):
+    backbone = build(config(path)).backbone
+    assert backbone.patch_size == 14
+    grid = (5, 5) if 'test' in path.name else (37, 37)
+    assert tuple(backbone.patch_resolution) == grid
+    assert all(layer.attn.gamma1.weight.ndim == 1 for layer in backbone.layers)
+    assert all(layer.attn.qkv.bias is not None for layer in backbone.layers)
+    option = '--cfg-options model.backbone.num_registers=4'
+    for base in ('mask-rcnn', 'upernet'):
+        assert option in (ROOT / f'configs/_base_/{base}_dinov2.py').read_text()
+    cfg = load_config(str(path), {'model.backbone.num_registers': 4})
+    assert build(cfg).backbone.register_tokens.shape == (1, 4, backbone.embed_dims)
 
 
 def test_the_shorter_recipe():
@@ -102,22 +165,29 @@ def test_the_shorter_recipe():
     assert cfg.model.backbone.drop_path_rate == 0.2
 
 
-@pytest.mark.parametrize('arch', ADE20K_BY_ARCH)
-def test_the_recipe_of_upernet(arch):
-    cfg = config(f'upernet/vit-{arch}_160k_ade20k-512.py')
+@pytest.mark.parametrize('file', ADE20K)
+def test_the_recipe_of_upernet(file):
+    cfg, (decay, drop, size) = config(f'upernet/vit-{file}.py'), ADE20K[file]
     assert cfg.train_dataloader.batch_size * 8 == 16
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.dtype == 'bfloat16'
+    rate = 4e-4 if 'mae' in file else 1e-4
     assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True
+        type='AdamW', lr=rate, betas=(0.9, 0.999), weight_decay=0.05, fused=True
     )
     warm_up, poly = cfg.param_scheduler
     assert (warm_up.end, poly.begin, poly.end) == (1500, 1500, 160000)
     assert (poly.power, poly.eta_min) == (1.0, 0.0)
     backbone = cfg.model.backbone
     found = (cfg.optim_wrapper.paramwise_cfg.layer_decay_rate, backbone.drop_path_rate)
-    assert found == ADE20K_BY_ARCH[arch]
-    assert tuple(backbone.out_indices) == QUARTERS[arch]
-    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
+    assert found == (decay, drop)
+    taps = (7, 11, 15, 23) if 'mae' in file else QUARTERS[backbone.arch]
+    assert tuple(backbone.out_indices) == taps
+    stride = {512: 341, 518: 345}[size]
+    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(size,) * 2, stride=(stride,) * 2)
+    assert cfg.model.data_preprocessor.size == (size, size)
+    resize, crop = cfg.train_dataloader.dataset.pipeline[2:4]
+    assert (resize.scale, crop.crop_size) == ((4 * size, size), (size, size))
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (4 * size, size)
     assert cfg.model.auxiliary_head.in_index == 2
     assert cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
     assert cfg.sync_bn == 'torch' and cfg.model.decode_head.norm_cfg.type == 'BN'
@@ -131,11 +201,11 @@ def test_widths_fit_each_other(path):
     size = cfg.model.backbone.img_size
     with torch.device('meta'):
         maps = model.extract_feat(torch.zeros(2, 3, size, size))
-        strides = [4, 8, 16, 32, 64][: len(maps)]
-        assert [m.shape[-1] for m in maps] == [-(-size // stride) for stride in strides]
+        strides = [s * model.backbone.patch_size / 16 for s in (4, 8, 16, 32, 64)][: len(maps)]
+        assert [m.shape[-1] for m in maps] == [math.ceil(size / stride) for stride in strides]
         if cfg.default_scope == 'mmseg':
-            out = model.decode_head(maps)
-            assert out.shape == (2, cfg.model.decode_head.num_classes, size // 4, size // 4)
+            out, side = model.decode_head(maps), maps[0].shape[-1]
+            assert out.shape == (2, cfg.model.decode_head.num_classes, side, side)
             assert model.auxiliary_head(maps).shape[1] == out.shape[1]
         else:
             model.rpn_head(maps)
@@ -176,6 +246,14 @@ def test_groups(path):
         'neck.levels.0.0.bias': (lr, biases),
     }.items():
         assert found[id(model.get_parameter(parameter))] == pytest.approx(expected), parameter
+    if path in DINOV2:
+        cfg.model.backbone.num_registers = 4
+        model = build(cfg)
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+        found = {id(p): (g['lr'], g['weight_decay']) for g in groups for p in g['params']}
+        assert found[id(model.backbone.register_tokens)] == pytest.approx((first, 0))
+        gamma = model.backbone.layers[0].ffn.gamma2.weight
+        assert found[id(gamma)] == pytest.approx((first / rate, 0))
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=name)
@@ -183,11 +261,16 @@ def test_what_the_headers_say(path):
     cfg, text = config(path), re.sub(r'\n# +', ' ', path.read_text().split('_base_ =')[0])
     init = cfg.model.backbone.init_cfg
     assert (init.type, init.prefix) == ('Pretrained', 'backbone.')
+    assert f'{path.relative_to(ROOT)}' in text
     run = Path(init.checkpoint)
+    if run.parts[0] == 'weights':
+        assert OTHERS[run.stem] == cfg.model.backbone.arch
+        assert f' {init.checkpoint}' in text
+        assert path not in LARGE or ('docs/vit-you-have.md' in text and 'To beat: ' in text)
+        return
     assert (run.parts[0], run.name) == ('work_dirs', 'encoder.pth')
     assert (ROOT / f'configs/mirl/{run.parts[1]}.py').is_file()
     assert run.parts[1].startswith(f'vit-{cfg.model.backbone.arch}_')
-    assert f'{path.relative_to(ROOT)}' in text
     if path in LARGE:
         assert init.checkpoint in text and 'paper number not available. To beat: ' in text
         bar = '5[157]\\.[56] box AP' if path in LSJ else '48.4 box AP|48.1 mIoU|53.6 mIoU'
@@ -207,7 +290,11 @@ def test_the_data_root_stands_in_one_place():
             (said[base.stem],) = roots
             assert code.count(roots[0]) == 1
     assert {'coco', 'ade20k_160k', 'instances_scenes', 'masks_scenes'} < set(said)
-    said |= {recipe: said['coco'] for recipe in WHOLE if recipe not in said}
+    said |= {
+        recipe: said['ade20k_160k' if 'ade20k' in recipe else 'coco']
+        for recipe in WHOLE
+        if recipe not in said
+    }
     for base, root in said.items():
         cfg = Config.fromfile(ROOT / f'configs/_base_/{base}.py')
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

@@ -4,7 +4,7 @@
 #  * 160,000 iterations of 16 images, warm-up over 1,500, then linearly to 0. With
 #    accumulative_counts=k, multiply all lengths by k.
 #  * bf16 here; the published config's fp16 key is not read by mmseg 1.x, which trains in float32.
-#  * No weight decay on biases, norms, positions and cls token.
+#  * No weight decay on biases, norms, positions, cls token and registers.
 data_root = 'data/ade/ADEChallengeData2016/'
 crop_size = (512, 512)
 
@@ -62,7 +62,7 @@ optim_wrapper = dict(
     constructor='LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         flat_decay_mult=0.0,
-        custom_keys=dict(pos_embed=dict(decay_mult=0.0), cls_token=dict(decay_mult=0.0)),
+        custom_keys=dict(pos_embed=dict(decay_mult=0.0), token=dict(decay_mult=0.0)),
     ),
 )
 

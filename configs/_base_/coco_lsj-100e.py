@@ -4,7 +4,7 @@
 #  * 184,375 iterations of 64 images. Iterations are micro-iterations: with accumulative_counts=k,
 #    multiply max_iters, val_interval, milestones and every end by k.
 #  * The rate falls by 10 at 88.9 % and 96.3 %; biases are decayed, norms and positions are not. The
-#    cls token, which ViTDet does not have, counts as a position.
+#    cls token and registers, which ViTDet does not have, count as positions.
 #  * bf16 here, fp16 there.
 _base_ = './coco.py'
 image_size = (1024, 1024)
@@ -45,7 +45,7 @@ optim_wrapper = dict(
     constructor='LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
-        custom_keys=dict(pos_embed=dict(decay_mult=0.0), cls_token=dict(decay_mult=0.0)),
+        custom_keys=dict(pos_embed=dict(decay_mult=0.0), token=dict(decay_mult=0.0)),
     ),
 )
 param_scheduler = [

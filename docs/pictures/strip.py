@@ -35,7 +35,7 @@ def columns_of(config: str, checkpoint: str, picture: Path) -> dict[str, np.ndar
         raise UserError(f'no picture at {picture}; accepted is an image file')
     cfg = load_config(config)
     model = load_model(cfg, checkpoint)
-    pipeline = Compose(test_pipeline_of(cfg, model.backbone.img_size[0]))
+    pipeline = Compose(test_pipeline_of(cfg, model.backbone.img_size))
     preprocessor = model.data_preprocessor
     imgs = preprocessor(default_collate([pipeline(dict(img_path=str(picture)))]))['inputs']
     noise = named_noise([f'0 {picture.name}'], imgs, model.backbone.patch_size)

@@ -47,7 +47,7 @@ def run_knn(
         raise UserError(f'{config} names no images{there}: {how}')
     folders = [given or own for given, own in pairs]
     encoder, preprocessor = load_encoder(cfg, checkpoint), preprocessor_of(cfg.model)
-    pipeline = test_pipeline_of(cfg, encoder.img_size[0])
+    pipeline = test_pipeline_of(cfg, encoder.img_size)
     sets = [class_folders(folder, pipeline, limit) for folder in folders]
     check_classes(*sets)
     ks, left_out = fitting_ks(ks, len(sets[0]), '--k')
@@ -108,7 +108,7 @@ def probe_depth(
         raise UserError(f'pools must be some of {", ".join(POOLS)}, got {list(pools)}')
     encoders = [load_encoder(cfg, path) for path in checkpoints]
     blocks = probed_blocks(encoders[0].num_layers, every)
-    pipeline = test_pipeline_of(cfg, encoders[0].img_size[0])
+    pipeline = test_pipeline_of(cfg, encoders[0].img_size)
     sets = [class_folders(folder, pipeline, limit) for folder in (train, val)]
     check_classes(*sets)
     check_ks([k], len(sets[0]), '--k')

@@ -43,7 +43,7 @@ def reconstruct_pictures(
     cfg = load_config(config)
     panels = assign_panels(pictures, out)
     model = load_model(cfg, checkpoint, mask_ratio).to(get_device())
-    pipeline = Compose(test_pipeline_of(cfg, model.backbone.img_size[0]))
+    pipeline = Compose(test_pipeline_of(cfg, model.backbone.img_size))
     preprocessor, drawn = model.data_preprocessor, 0
     for page, paths in panels.items():
         read = {}

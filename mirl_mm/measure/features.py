@@ -18,6 +18,7 @@ from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.dist import all_gather, get_world_size, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import to_2tuple
 from mmpretrain.models import ClsDataPreprocessor, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -139,16 +140,23 @@ def preprocessor_of(model_cfg: dict) -> ClsDataPreprocessor:
     return ClsDataPreprocessor(mean=given['mean'], std=given['std'], to_rgb=to_rgb)
 
 
-def test_pipeline_of(cfg: dict, img_size: int) -> list[dict]:
-    """How the config prepares test images; without a word, resize by 256/224 and centre crop."""
+def test_pipeline_of(cfg: dict, img_size: int | tuple[int, int]) -> list[dict]:
+    """How the config prepares test images; without a word, at 256/224 of a size, and its centre.
+
+    The short edge becomes that of a square; for a rectangle (height, width), images are stretched.
+    """
     for loader in ('test_dataloader', 'val_dataloader'):
         if cfg.get(loader):
             return cfg[loader]['dataset']['pipeline']
-    edge = dict(scale=round(img_size * 256 / 224), edge='short')
+    height, width = to_2tuple(img_size)
+    large, crop = dict(type='ResizeEdge', scale=round(height * 256 / 224), edge='short'), height
+    if height != width:
+        crop = width, height
+        large = dict(type='Resize', scale=tuple(round(side * 256 / 224) for side in crop))
     return cfg.get('test_pipeline') or [
         dict(type='LoadImageFromFile', imdecode_backend='pillow'),
-        dict(type='ResizeEdge', **edge, backend='pillow', interpolation='bicubic'),
-        dict(type='CenterCrop', crop_size=img_size),
+        dict(large, backend='pillow', interpolation='bicubic'),
+        dict(type='CenterCrop', crop_size=crop),
         dict(type='PackInputs'),
     ]
 

@@ -187,7 +187,8 @@ class MIRLPyramid(BaseModule):
             or UPerHead behind it, which have their own.
         mode: ``simple`` makes every level from one map; ``taps`` takes one map per level up to
             stride 32, the shallowest for the smallest stride.
-        strides: an ascending part of (4, 8, 16, 32, 64); 64 needs 32.
+        strides: an ascending part of (4, 8, 16, 32, 64); 64 needs 32. In sixteenths of a patch:
+            behind patches of 14 px, 4 is 3.5 px, and heads have to be told that.
         norm_cfg: any norm that mmpretrain builds; LN over channels does not mind small batches.
     """
 

@@ -63,3 +63,38 @@ def test_another_number_of_classes(scenes):
     cascade.model.roi_head.bbox_head[1].num_classes = 79
     with pytest.raises(ValueError, match=r'roi_head\.bbox_head\.1\.num_classes=79, .* 80 classes'):
         check_data(cascade, ['train'])
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (
+            {'model.backbone.patch_size': 14, 'model.backbone.img_size': 56},
+            r'anchor_generator\.strides=\[4, 8, 16, 32, 64\], but of patches of 14 px the maps of '
+            r'model\.neck have \[3\.5, 7\.0, 14\.0, 28\.0, 56\.0\]',
+        ),
+        (
+            {'model.roi_head.mask_roi_extractor.featmap_strides': [8, 16, 32]},
+            r'mask_roi_extractor\.featmap_strides=\[8, 16, 32\], .* have \[4\.0, 8\.0, 16\.0\]',
+        ),
+    ],
+)
+def test_strides_that_the_maps_do_not_have(change, words, scenes):
+    cfg = config('mask-rcnn', scenes)
+    cfg.merge_from_dict(change)
+    with pytest.raises(ValueError, match=words):
+        check_data(cfg, ['train'])
+
+
+def test_crops_of_another_size_than_the_positions(scenes):
+    cfg = load_config(str(ROOT / 'configs/mirl/vit-test_2e.py'))
+    cfg.train_dataloader.dataset.data_root = f'{scenes.root}/'
+    assert check_data(cfg, ['train']) == []
+    cfg.model.backbone.img_size = (128, 512)
+    (note,) = check_data(cfg, ['train'])
+    assert 'crops are 64x64 px (height x width), positions for 128x512' in note
+    cfg.train_dataloader.dataset.pipeline[1].scale = [128, 512]
+    assert check_data(cfg, ['train']) == []
+    cfg.model.type = 'MAE'
+    with pytest.raises(ValueError, match=r"img_size=\(128, 512\): mmpretrain's MAE takes squares"):
+        check_data(cfg, ['train'])

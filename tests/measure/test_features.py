@@ -158,5 +158,9 @@ def test_the_configs_own_preparation_comes_first():
     assert test_pipeline_of(dict(test_dataloader=None, test_pipeline=other), 64) == other
     edge, crop = test_pipeline_of({}, 224)[1:3]
     assert (edge['scale'], crop['crop_size']) == (256, 224)
+    assert test_pipeline_of({}, (224, 224))[1:3] == [edge, crop]
+    resize, crop = test_pipeline_of({}, (112, 448))[1:3]  # transforms have the width first
+    assert (resize['type'], resize['scale']) == ('Resize', (512, 128))
+    assert crop['crop_size'] == (448, 112)
     with pytest.raises(ValueError, match=r'no model\.data_preprocessor with mean and std'):
         preprocessor_of({})

@@ -75,7 +75,8 @@ def test_downstream_starts_from_the_encoder_that_is_left():
     starts = {}
     for entry in ENTRIES:
         init = Config.fromfile(ROOT / entry['Config']).model.backbone.get('init_cfg') or {}
-        if start := init.get('checkpoint'):
+        start = init.get('checkpoint') or ''
+        if start.startswith('work_dirs/'):  # of others' weights nothing is in the index
             starts.setdefault('mirl_' + Path(start).parent.name, set()).add(entry['Name'])
     named = {e['Name']: set(e['Downstream']) for e in ENTRIES if 'Downstream' in e}
     assert named == starts and len(named) > 3

@@ -19,6 +19,7 @@ from mirl_mm.apps.predict import predict_pictures
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.engine import launch
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.models import MIRLViT
 from tests.processes import run_forked
 
 pytestmark = pytest.mark.xdist_group('dense')  # one worker: the runs are shared
@@ -173,6 +174,35 @@ def test_images_of_any_shape_are_segmented_whole(trained, scenes, tmp_path):
     assert [tuple(m.shape) for m in maps[0]] == [(1, 75, 121), (1, 113, 70)]
     for whole, slid in zip(*maps, strict=True):
         assert torch.equal(whole, slid)
+
+
+# --- from weights of others -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('task', CONFIGS)
+def test_the_form_of_dinov2_trains(task, scenes, tmp_path):
+    """Patches of 14 px, layer scale and registers, from a file of them; then boxes or classes."""
+    torch.manual_seed(0)
+    form = dict(patch_size=14, num_registers=4, layer_scale_init_value=0.5)
+    start = MIRLViT('test', 70, **form)
+    start.init_weights()
+    state = {f'backbone.{name}': x for name, x in start.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'encoder.pth')
+    given = options(task, scenes, tmp_path / 'encoder.pth')
+    given |= {'experiment_name': tmp_path.name}
+    config = CONFIGS[task].replace('vit-test_', 'vit-test_dinov2-')
+    cfg, notes = training_config(config, str(tmp_path / 'run'), cfg_options=given)
+    assert not any('stride' in note for note in notes)
+    runner = build_runner(cfg, notes)
+    before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
+    runner.train()
+    backbone, after = runner.model.backbone, dict(runner.model.named_parameters())
+    assert (backbone.patch_size, backbone.register_tokens.shape) == (14, (1, 4, 48))
+    assert all(not torch.equal(after[name], each) for name, each in before.items())
+    gamma = backbone.layers[0].attn.gamma1.weight  # of the file, at layer decay's smallest rate
+    torch.testing.assert_close(gamma, torch.full_like(gamma, 0.5), atol=0.05, rtol=0)
+    (held,) = [row for row in rows(tmp_path / 'run') if METRICS[task][0] in row]
+    assert all(0 <= held[name] <= 100 for name in METRICS[task])
 
 
 # --- bad input ------------------------------------------------------------------------------------

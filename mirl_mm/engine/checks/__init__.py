@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.utils import to_2tuple
 
 from mirl_mm.datasets.class_folders import check_labelled, quoted
 from mirl_mm.datasets.images import UnlabelledImages
@@ -45,7 +46,9 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
         elif scope == 'mmpretrain':
             for key, settings in found.items():
                 _check_unlabelled(key, settings)
+                notes += _check_crops(cfg.get('model') or {}, settings, key)
         elif scope in ('mmdet', 'mmseg'):
+            check_strides(cfg.model)
             for key, settings in found.items():
                 notes += _check_dense(cfg, key, settings)
     return notes
@@ -82,6 +85,33 @@ def _check_unlabelled(key: str, settings: Mapping) -> None:
     if not dataset.ann_file and next(shown, None) is None:
         accepted = ', '.join(sorted(dataset.extensions))
         raise UserError(f'no image in {folder}; accepted are files that end in {accepted}; {how}')
+
+
+def _check_crops(model: Mapping, settings: Mapping, key: str) -> Iterator[str]:
+    """A line on random crops of another size than that of the positions. MAE refuses rectangles."""
+    size = tuple(to_2tuple((model.get('backbone') or {}).get('img_size', 224)))
+    if model.get('type') == 'MAE' and size[0] != size[1]:
+        raise UserError(f"model.backbone.img_size={size}: mmpretrain's MAE takes squares alone")
+    for i, step in enumerate(settings.get('pipeline') or []):
+        scaled = 'RandomResizedCrop' in str(step.get('type')) and step.get('scale')
+        if scaled and (crop := tuple(to_2tuple(scaled))) != size:
+            sizes = '{}x{} px (height x width), positions for {}x{}'.format(*crop, *size)
+            how = f'{key}.pipeline.{i}.scale and model.backbone.img_size set the two'
+            yield f'crops are {sizes}: these are resized in every step; {how}'
+
+
+def check_strides(model: Mapping) -> None:
+    """UserError where a detector's heads are told other strides than MIRLPyramid's maps have."""
+    neck, backbone = model.get('neck') or {}, model.get('backbone') or {}
+    if not str(neck.get('type')).endswith('MIRLPyramid'):
+        return
+    patch = backbone.get('patch_size', 16)
+    maps = [stride * patch / 16 for stride in neck.get('strides', (4, 8, 16, 32))]
+    for key in ('strides', 'featmap_strides'):
+        for place, given in places_of(key, model, 'model'):
+            if place != 'model.neck' and [*given] != (true := maps[: len(given)]):
+                wrong = f'{place}.{key}={given}, but of patches of {patch} px'
+                raise UserError(f'{wrong} the maps of model.neck have {true} (in pixels)')
 
 
 def _check_dense(cfg: Config, key: str, settings: Mapping) -> list[str]:

@@ -63,7 +63,7 @@ class KNNHook(Hook):
             what = 'take it out of custom_hooks and run tools/knn.py on a checkpoint'
             raise UserError(f'KNNHook {why}: {what}')
         self.encoder = unwrapped(runner.model).backbone
-        pipeline = test_pipeline_of(runner.cfg, self.encoder.img_size[0])
+        pipeline = test_pipeline_of(runner.cfg, self.encoder.img_size)
         self.sets = [class_folders(folder, pipeline, self.limit) for folder in self.folders]
         check_classes(*self.sets)
         self.ks, left_out = fitting_ks(self.ks, len(self.sets[0]), 'ks of KNNHook')
