@@ -53,6 +53,8 @@ def test_the_list_is_not_empty():
     names = {str(path.relative_to(ROOT / 'configs')) for path in CONFIGS}
     mirl = [f'{arch}_300e' for arch in ARCHS if arch not in ('test', 'l24', 'h32')]
     mirl += ['s54_800e', 'b48_800e', 'b12_800e', 'test_2e']
+    mirl += ['b48_100e_continued', 'test_2e_continued']
+    mirl += [f'{n}_encoder' for n in ('b12_100e', 'l24_100e', 'test_2e')]
     mae = ['s54_300e', 'b48_300e', 'b12_300e', 'test_2e']
     finetune = [f'{n}_in1k' for n in ('b12_100e', 's54_100e', 'b24_100e', 'b48_60e')]
     linear = [f'{n}_in1k' for n in ('b12_90e', 's54_90e', 'b48_90e')]
@@ -158,7 +160,8 @@ def test_the_schedule_ends_with_the_run(cfg):
         assert main.begin == 0 and main.milestones == sorted(main.milestones)
         assert schedulers[0].end < main.milestones[0] and main.milestones[-1] < main.end
         return
-    for earlier, later in itertools.pairwise(schedulers):
+    whole = [s for s in schedulers if s.type != 'PartLinearLR']
+    for earlier, later in itertools.pairwise(whole):
         assert earlier.end == later.begin
     assert main.get('T_max') == (None if main.type == 'PolyLR' else main.end - main.begin)
 
@@ -170,7 +173,9 @@ def test_the_learning_rate_fits_the_batch(path, cfg):
     assert cfg.default_hooks.summary == dict(type='RunSummaryHook')
     batch, base = effective_batch(path, cfg), cfg.auto_scale_lr
     assert base == dict(base_batch_size=batch, enable=False, base_lr=base.base_lr)
-    rate = 1.5e-3 if path.stem == 'vit-test_2e' else RATES.get(path.parent.name)
+    folder = path.parent.name
+    small = folder in ('mirl', 'mae') and path.stem.startswith('vit-test')
+    rate = 1.5e-3 if small else RATES.get(folder)
     assert rate is None or base.base_lr == pytest.approx(rate * batch / 256)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(base.base_lr)
 

@@ -8,9 +8,9 @@ from mirl_mm.errors import one_line
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw original, masked, and main, residual and sum of every pair of decoders.'
+        description='Draw original, masked, and what is painted: of MIRL, every pair of decoders.'
     )
-    parser.add_argument('config', metavar='CONFIG', help='MIRL config')
+    parser.add_argument('config', metavar='CONFIG', help="config of MIRL or mmpretrain's MAE")
     parser.add_argument(
         'checkpoint', metavar='CKPT', help='whole model in any form, also official Paddle files'
     )

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.models import MAE, MAEViT
 
 from mirl_mm.checkpoint import load_weights
 from mirl_mm.datasets.listing import EXTENSIONS, is_image, list_files
@@ -18,7 +19,7 @@ from mirl_mm.measure.features import test_pipeline_of
 from mirl_mm.models import MIRL
 from mirl_mm.models.fit import summary
 from mirl_mm.models.masking import named_noise, num_kept
-from mirl_mm.pictures.panel import panel, panel_columns, write_picture
+from mirl_mm.pictures.panel import painted, panel, write_picture
 
 PAGE_ENDINGS = ('.png', '.jpg', '.pdf', '.svg')
 PAGE_ROWS = 32
@@ -33,10 +34,11 @@ def reconstruct_pictures(
     mask_ratio: float | None = None,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Draw the panel (original, masked, then main, residual and sum per pair) of every picture.
+    """Draw the panel of every picture: original, masked, and what is painted.
 
-    Yields a line on each: its errors and its panel, or why it was skipped. The config is one of
-    MIRL, whose test pipeline resizes and crops; the checkpoint is a whole model in any form. For
+    Of MIRL, main, residual and sum of every pair. Yields a line on each picture: its errors and its
+    panel, or why it was skipped. The config is one of MIRL or of mmpretrain's MAE, whose test
+    pipeline resizes and crops; the checkpoint is a whole model in any form. For
     ``pictures`` and ``out`` see :func:`assign_panels`. ``mask_ratio`` None takes the config's;
     ``seed`` decides, with a picture's file name, its mask.
     """
@@ -56,32 +58,35 @@ def reconstruct_pictures(
         if not read:
             continue
         imgs = preprocessor(default_collate(list(read.values())))['inputs']  # [B, 3, H, W]
-        noise = named_noise([f'{seed} {p.name}' for p in read], imgs, model.backbone.patch_size)
-        result = model.reconstruct(imgs, noise)
-        columns = panel_columns(imgs, result)
+        noise = named_noise([f'{seed} {p.name}' for p in read], imgs, model.head.patch_size)
+        columns, errors = painted(model, imgs, noise)
         write_picture(panel(columns, preprocessor.mean, preprocessor.std, zoom=2), page)
-        for path, errors in zip(read, result.pair_errors.tolist(), strict=True):
-            each = ', '.join(f'{n} {e:.3f}' for n, e in zip(model.pair_names, errors, strict=True))
-            yield f'{path}: error {sum(errors) / len(errors):.3f} ({each}) -> {page}'
+        pairs = getattr(model, 'pair_names', ())
+        for path, row in zip(read, errors.tolist(), strict=True):
+            each = ', '.join(f'{n} {e:.3f}' for n, e in zip(pairs, row, strict=False))
+            yield f'{path}: error {sum(row) / len(row):.3f} {f"({each}) " * bool(each)}-> {page}'
         drawn += len(read)
     if not drawn:
         raise UserError(f'no picture of {pictures} can be read')
 
 
-def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) -> MIRL:
+def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) -> MIRL | MAE:
     """The config's model with the checkpoint's weights, in eval mode."""
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    model = MODELS.build(cfg.model)
-    if not isinstance(model, MIRL):
-        accepted = 'accepted are the configs of configs/mirl and configs/demo'
-        kind = f'its model is {type(model).__name__}'
-        raise UserError(f'{cfg.filename} is no MIRL config: {kind}; {accepted}')
+    common = dict(data_preprocessor=cfg.get('data_preprocessor'))  # as MMEngine's Runner takes it
+    model = MODELS.build(common | dict(cfg.model))
+    mirl, backbone = isinstance(model, MIRL), getattr(model, 'backbone', None)
+    if not mirl and not (isinstance(model, MAE) and isinstance(backbone, MAEViT)):
+        accepted = "accepted are MIRL's, as in configs/mirl, and those of MAE with a plain ViT"
+        kind = f'its model is {type(model).__name__} with {type(backbone).__name__}'
+        raise UserError(f'{cfg.filename} does not paint: {kind}; {accepted}')
     if mask_ratio is not None:
         height, width = model.backbone.patch_resolution
         num_kept(height * width, mask_ratio)
         model.backbone.mask_ratio = mask_ratio
     fit = load_weights(model, checkpoint)
-    if lacking := [name for name in fit.missing if not name.endswith('pos_embed')]:
+    # MIRL's positions are there from the start
+    if lacking := [name for name in fit.missing if not (mirl and name.endswith('pos_embed'))]:
         needed = "a whole pre-training checkpoint, such as a run's epoch_*.pth"
         lacks = f'it lacks {summary(lacking)}; needed is {needed}, not the encoder alone'
         raise UserError(f'{checkpoint} cannot paint: {lacks}')

@@ -94,7 +94,7 @@ def part_taken(model: nn.Module, given: dict[str, Tensor], path: str | Path) -> 
     CheckpointError where nothing at all would be taken: MMEngine goes on with random weights.
     """
     found, wanted, who = shapes(given), _filled(model), f'this {type(model).__name__}'
-    matched = [n for n in wanted if n in found and is_same(n, found[n], wanted[n], resized=True)]
+    matched = names_taken(model, given)
     if not matched:
         names = f'its names are {summary([*found])}, and needed are {summary([*wanted])}'
         raise CheckpointError(f'{path} holds no weight of {who}, name and shape: {names}')
@@ -103,6 +103,22 @@ def part_taken(model: nn.Module, given: dict[str, Tensor], path: str | Path) -> 
     start = f'{len(matched)} of the {len(wanted)} tensors of {who} start from {path}'
     rest = f'as before training stay {summary(left)}; the file has unused {summary(unused)}'
     return f'{start}; {rest}' if left else ''
+
+
+def names_taken(model: nn.Module, given: dict[str, Tensor]) -> list[str]:
+    """A model's tensors that MMEngine takes from a file's weights."""
+    found, wanted = shapes(given), _filled(model)
+    return [n for n in wanted if n in found and is_same(n, found[n], wanted[n], resized=True)]
+
+
+def names_initialised(model: nn.Module) -> dict[str, str]:
+    """The parameters that an ``init_cfg`` has read from a file, and the file."""
+    found = {}
+    for place, module in model.named_modules():
+        if start := getattr(module, 'started_from', None):
+            names = {name for name, _ in module.named_parameters()} - set(start[1])
+            found |= {f'{place}.{name}'.lstrip('.'): start[0] for name in names}
+    return found
 
 
 def _filled(model: nn.Module) -> Shapes:
@@ -150,14 +166,23 @@ def check_stored_arch(path: str | Path, encoder: nn.Module) -> None:
 
 
 def hold_pretrained_to_its_arch() -> None:
-    """Make MMEngine's ``init_cfg=dict(type='Pretrained')``, which sees shapes alone, see heads."""
+    """Make MMEngine's ``init_cfg=dict(type='Pretrained')``, which sees shapes alone, see heads.
+
+    The module keeps the file and the names that it lacked as ``started_from``.
+    """
     initialize = PretrainedInit.__call__
 
     @wraps(initialize)
     def checked(self: PretrainedInit, module: nn.Module) -> None:
         with naming(self.checkpoint):
             check_stored_arch(self.checkpoint, module)
+            missing = []
+            hook = module.register_load_state_dict_post_hook(
+                lambda _, keys: missing.extend(keys.missing_keys)
+            )
             initialize(self, module)
+            hook.remove()
+            module.started_from = self.checkpoint, missing
 
     PretrainedInit.__call__ = checked
 

@@ -30,7 +30,7 @@ RATE = 'layer_decay_rate'
 DECAYS = ('norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult')
 PARAMWISE = (  # what MMEngine's default constructor reads, with get
     *DECAYS, 'custom_keys', 'bias_lr_mult', 'dwconv_decay_mult', 'dcn_offset_lr_mult',
-    'bypass_duplicate',
+    'bypass_duplicate', 'part',
 )  # fmt: skip
 
 
@@ -103,6 +103,9 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     MMEngine makes a group of every single parameter, hundreds in a deep ViT; fused and foreach
     optimizers then work on one tensor at a time, and schedulers walk hundreds of groups.
+
+    ``paramwise_cfg.part`` is one key more: the name of a part of the model, such as ``backbone``,
+    whose parameters get groups of their own, for PartLinearLR.
     """
 
     def _validate_cfg(self) -> None:
@@ -113,8 +116,18 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
         super().add_params(params, module, prefix=prefix, **kwargs)
-        if not prefix:  # the call for the whole model, after those for its children
-            params[:] = merged(params)
+        if prefix:
+            return
+        # the call for the whole model, after those for its children
+        if part := self.paramwise_cfg.get('part'):
+            parts = dict(module.named_children())
+            if part not in parts:
+                has = f'{type(module).__name__} has {", ".join(parts)}'
+                raise UserError(f'paramwise_cfg.part is {part!r}; {has}')
+            inside = {id(param) for param in parts[part].parameters()}
+            for group in params:
+                group['part'] = part if id(group['params'][0]) in inside else None
+        params[:] = merged(params)
 
 
 def merged(groups: list[dict]) -> list[dict]:

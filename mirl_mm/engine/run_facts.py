@@ -5,6 +5,7 @@ import platform
 import re
 import shlex
 import sys
+from collections import Counter, defaultdict
 from datetime import date, datetime, timedelta
 from importlib import import_module
 from math import isclose
@@ -21,6 +22,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.models import BaseSelfSupervisor
 from torch.utils.data import DataLoader
 
+from mirl_mm.checkpoint.loading import names_initialised, names_taken
 from mirl_mm.errors import UserError
 from mirl_mm.files import write_json
 from mirl_mm.models.segments import unwrapped
@@ -45,6 +47,11 @@ class RunSummaryHook(Hook):
 
     def __init__(self, show: bool = True) -> None:
         self.show = show
+        self.loaded: dict[str, str] = {}  # name of a tensor that does not start anew -> its file
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        state, model = checkpoint.get('state_dict', checkpoint), unwrapped(runner.model)
+        self.loaded = dict.fromkeys(names_taken(model, state), runner._load_from)
 
     def before_train(self, runner: Runner) -> None:
         loop, loader, wrapper = runner.train_loop, runner.train_dataloader, runner.optim_wrapper
@@ -68,8 +75,11 @@ class RunSummaryHook(Hook):
             often = f'every {saver.interval} {"epochs" if saver.by_epoch else "iterations"}'
             saved = f'{saver.out_dir}, {often if saver.interval > 0 else "at the end"}'
         factors = 'batch {batch} x processes {processes} x accumulation {accumulation}'
+        start = {} if runner._resume else names_initialised(unwrapped(runner.model)) | self.loaded
+        facts['kept'] = sorted(set(start.values()))
         rows = [
             *parameter_rows(runner.model),
+            *start_rows(runner.model, start),
             ('effective batch', f'{batch:,} = {factors.format(**facts)}'),
             ('learning rate', how),
             *schedule_rows(runner, facts),
@@ -187,15 +197,35 @@ def table(rows: list[tuple[str, str]]) -> str:
 def parameter_rows(model: torch.nn.Module) -> list[tuple[str, str]]:
     """Trainable parameters of each part of the model, and the frozen ones of all, as rows."""
     model = unwrapped(model)
-    names = dict(backbone='encoder (backbone)')
-    if isinstance(model, BaseSelfSupervisor):
-        names['neck'] = 'decoders (neck)'
-    counts = {names.get(part, part): count(m, trainable=True) for part, m in model.named_children()}
+    names = part_names(model)
+    counts = {names[part]: count(m, trainable=True) for part, m in model.named_children()}
     return [
         *((name, f'{number:,}') for name, number in counts.items() if number),
         ('trainable parameters', f'{count(model, trainable=True):,}'),
         ('frozen parameters', f'{count(model, trainable=False):,}'),
     ]
+
+
+def start_rows(model: torch.nn.Module, kept: dict[str, str]) -> list[tuple[str, str]]:
+    """Parameters of each part that are kept, by file, and new ones, as rows; none if all is new."""
+    model, sizes = unwrapped(model), defaultdict(Counter)
+    names = part_names(model)
+    for name, param in model.named_parameters():
+        part = name.partition('.')[0]
+        sizes[kept.get(name, '')][names.get(part, part)] += param.numel()
+    rows = []
+    for path in sorted(sizes, key=bool, reverse=True) if kept else ():
+        of = ', '.join(f'{part} {number:,}' for part, number in sizes[path].items())
+        rows.append(('kept', f'{of} from {path}') if path else ('new', of))
+    return rows
+
+
+def part_names(model: torch.nn.Module) -> dict[str, str]:
+    """The parts of a model as the summary calls them."""
+    told = dict(backbone='encoder (backbone)')
+    if isinstance(model, BaseSelfSupervisor):
+        told['neck'] = 'decoders (neck)'
+    return {name: told.get(name, name) for name, _ in model.named_children()}
 
 
 def count(module: torch.nn.Module, trainable: bool) -> int:

@@ -1,16 +1,38 @@
-"""Does the schedule of the learning rate end where the run ends?"""
+"""A warm-up for one part of a model; and does the learning rate's schedule end with the run?"""
 
 from collections.abc import Iterator, Sequence
 from copy import copy
 from math import ceil
 from types import SimpleNamespace
 
-from mmengine.optim import _ParamScheduler
+from mmengine.optim import LinearLR, OptimWrapper, _ParamScheduler
 from mmengine.optim.scheduler.param_scheduler import INF
+from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mirl_mm.errors import UserError
 
 # Those that hang on metrics, start again, or fall by a factor for as long as the run is.
 WITHOUT_END = ('ReduceOnPlateau', 'CosineRestart', 'OneCycle', 'Step', 'Exponential')
+
+
+@PARAM_SCHEDULERS.register_module()
+class PartLinearLR(LinearLR):
+    """LinearLR for the groups that ``paramwise_cfg.part`` marks; the rates of others stay.
+
+    For weights that are kept while what is behind them learns from nothing. Its factor multiplies
+    those of the other schedules, as MMEngine chains them (exactly where ``eta_min`` is 0).
+    """
+
+    def __init__(self, optimizer: OptimWrapper, *args, **kwargs) -> None:
+        if not any(group.get('part') for group in optimizer.param_groups):
+            how = 'constructor=MergedOptimWrapperConstructor and paramwise_cfg.part=backbone'
+            raise UserError(f'PartLinearLR has no part to act on; optim_wrapper needs {how}')
+        super().__init__(optimizer, *args, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        rates = zip(self.optimizer.param_groups, super()._get_value(), strict=True)
+        return [rate if group.get('part') else group['lr'] for group, rate in rates]
 
 
 def schedule_warning(runner: Runner) -> str:

@@ -30,19 +30,21 @@ PAIRINGS = {'mirrored': mirrored}
 
 
 class Target(NamedTuple):
-    """Patches normalised by their own statistics, and the statistics."""
+    """Patches to paint, and what undoes their normalisation: 0 and 1 where they have none."""
 
-    patches: Tensor  # [B, L, V], mean 0 and (unbiased) variance 1
+    patches: Tensor  # [B, L, V], by default of mean 0 and (unbiased) variance 1
     mean: Tensor  # [B, L, 1]
     std: Tensor  # [B, L, 1]
 
 
 @MODELS.register_module()
 class MIRLHead(BaseModule):
-    """Pairs the decoders and holds the sum of each pair against normalised pixels.
+    """Pairs the decoders and holds the sum of each pair against the pixels of a patch.
 
     ``loss`` is the config of a module that is called as MIRLResidualLoss is, which None takes;
-    ``pairing`` a name of :data:`PAIRINGS`.
+    ``pairing`` a name of :data:`PAIRINGS`. With ``norm_pix``, the official way, every patch is
+    normalised by its own mean and deviation; without, pixels are as the data preprocessor gives
+    them.
     """
 
     def __init__(
@@ -51,18 +53,22 @@ class MIRLHead(BaseModule):
         patch_size: int = 16,
         in_channels: int = 3,
         pairing: str = 'mirrored',
+        norm_pix: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if pairing not in PAIRINGS:
             raise UserError(f'unknown pairing {pairing!r}; known are {", ".join(PAIRINGS)}')
-        self.patch_size, self.in_channels = patch_size, in_channels
+        self.patch_size, self.in_channels, self.norm_pix = patch_size, in_channels, norm_pix
         self.pairs = PAIRINGS[pairing]  # G -> pairs (main, residual) of segments
         self.loss_module = MODELS.build(loss or dict(type='MIRLResidualLoss'))
 
     def target(self, imgs: Tensor) -> Target:
-        """Per-patch normalised pixels of [B, C, H, W]; the variance is the unbiased one."""
+        """Patches of [B, C, H, W]; the variance that normalises them is the unbiased one."""
         patches = patchify(imgs, self.patch_size)
+        if not self.norm_pix:
+            zeros = torch.zeros_like(patches[..., :1])
+            return Target(patches, zeros, zeros + 1)
         mean = patches.mean(dim=-1, keepdim=True)
         std = (patches.var(dim=-1, keepdim=True) + VAR_EPS).sqrt()
         return Target((patches - mean) / std, mean, std)
@@ -120,10 +126,11 @@ class _SquaredError(Function):
 
 @METRICS.register_module()
 class ReconstructionError(BaseMetric):
-    """Masked MSE on per-patch normalised pixels, averaged over a validation set.
+    """Masked MSE on the head's target, averaged over a validation set.
 
     Reads what ``MIRL.predict`` writes. Reports ``recon/error`` (mean over the pairs) and
-    ``recon/pair_g_h``. Painting every patch in its mean colour gives about 1; lower is better.
+    ``recon/pair_g_h``; lower is better. On per-patch normalised pixels, painting every patch in its
+    mean colour gives about 1; errors with ``norm_pix=False`` are on another scale.
     """
 
     default_prefix = 'recon'

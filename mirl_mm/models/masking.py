@@ -7,6 +7,7 @@ p patch side in pixels.
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,6 +31,15 @@ def named_noise(names: Sequence[str], imgs: Tensor, patch_size: int) -> Tensor:
     num_patches = imgs[0, 0].numel() // patch_size**2
     sources = [torch.Generator().manual_seed(zlib.crc32(name.encode())) for name in names]
     return torch.stack([torch.rand(num_patches, generator=each) for each in sources]).to(imgs)
+
+
+def fixed_noise(imgs: Tensor, data_samples: Sequence, patch_size: int) -> Tensor:
+    """Noise [B, L] drawn from each image's file name (its place in the batch without one).
+
+    So a held-out image has the same mask in every epoch, batch size and number of processes.
+    """
+    names = [Path(s.get('img_path') or str(i)).name for i, s in enumerate(data_samples)]
+    return named_noise(names, imgs, patch_size)
 
 
 def random_masking(noise: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:

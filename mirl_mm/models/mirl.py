@@ -7,7 +7,6 @@ Shapes: B batch, L patches, K kept patches, G segments, P pairs of them, p patch
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from mmengine.registry import MODELS
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from mirl_mm.errors import UserError
 
 from .archs import DECODERS
-from .masking import gather_tokens, masked_ids, named_noise, unpatchify
+from .masking import fixed_noise, gather_tokens, masked_ids, unpatchify
 
 Samples = list[DataSample] | None
 
@@ -67,7 +66,7 @@ class MIRL(BaseSelfSupervisor):
         """
         features = self.backbone.encode_masked(imgs, noise)  # stem, G taps
         preds = self.neck(features)  # G x [B, L, p*p*3]: shallow = main, deep = residual
-        target = self.head.target(imgs)  # [B, L, p*p*3], normalised pixels of each patch
+        target = self.head.target(imgs)  # [B, L, p*p*3], and the statistics of each patch
         compared = self.head.compare(preds, target.patches, features.mask)  # every pair's sum
         return Reconstruction(
             preds,
@@ -105,12 +104,8 @@ class MIRL(BaseSelfSupervisor):
         return samples
 
     def fixed_noise(self, imgs: Tensor, data_samples: list[DataSample]) -> Tensor:
-        """Noise [B, L] drawn from each image's file name (its place in the batch without one).
-
-        So a held-out image has the same mask in every epoch, batch size and number of processes.
-        """
-        names = [Path(s.get('img_path') or str(i)).name for i, s in enumerate(data_samples)]
-        return named_noise(names, imgs, self.backbone.patch_size)
+        """Noise [B, L] that belongs to the file names: :func:`masking.fixed_noise`."""
+        return fixed_noise(imgs, data_samples, self.backbone.patch_size)
 
     def forward(self, inputs: Tensor, data_samples: Samples = None, mode: str = 'tensor'):
         """As BaseSelfSupervisor's, and ``mode='predict'`` for validation and tools/test.py."""
@@ -166,8 +161,9 @@ class Reconstruction:
     def images(self) -> dict[str, list[Tensor]]:
         """The painted pictures: ``main``, ``residual`` and ``sum``, each P x [B, 3, H, W].
 
-        In normalised pixels. Every picture has the patch means added back, so ``sum`` is
-        ``main + residual`` less one patch mean.
+        In normalised pixels. Every picture has the statistics of the true patches put back, so
+        ``sum`` is ``main + residual`` less one patch mean; those are 0 and 1 where the head has
+        ``norm_pix=False``.
         """
         painted = dict(main=[], residual=[], sum=[])
         for main, residual in ((self.preds[g], self.preds[h]) for g, h in self.pairs):

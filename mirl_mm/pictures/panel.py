@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmpretrain.models import MAE
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mirl_mm.errors import UserError
 from mirl_mm.files import complete_file
 from mirl_mm.models import MIRL
-from mirl_mm.models.masking import unpatchify
+from mirl_mm.models.masking import fixed_noise, gather_tokens, num_kept, random_masking, unpatchify
 from mirl_mm.models.mirl import Reconstruction
 
 TILE, GAP, HEADER = 128, 2, 16  # pixels
@@ -29,10 +29,18 @@ def spread_over(length: int, number: int) -> list[int]:
 def paint(model: MIRL | MAE, batch: Mapping) -> dict[str, Tensor]:
     """The columns of images as the data preprocessor gives them, under masks that are theirs."""
     imgs = batch['inputs']
+    return painted(model, imgs, fixed_noise(imgs, batch['data_samples'], model.head.patch_size))[0]
+
+
+def painted(model: MIRL | MAE, imgs: Tensor, noise: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The columns by title, each [B, 3, H, W], and errors [B, P] on what the model was to paint.
+
+    Images are normalised; of the noise [B, L], the smallest of a row stay visible. P is 1 for MAE.
+    """
     if not isinstance(model, MIRL):
-        return mae_columns(model, imgs)
-    noise = model.fixed_noise(imgs, batch['data_samples'])
-    return panel_columns(imgs, model.reconstruct(imgs, noise))
+        return mae_columns(model, imgs, noise)
+    result = model.reconstruct(imgs, noise)
+    return panel_columns(imgs, result), result.pair_errors
 
 
 def panel_columns(imgs: Tensor, result: Reconstruction) -> dict[str, Tensor]:
@@ -50,18 +58,32 @@ def panel_columns(imgs: Tensor, result: Reconstruction) -> dict[str, Tensor]:
     return columns
 
 
-def mae_columns(model: MAE, imgs: Tensor) -> dict[str, Tensor]:
-    """MAE's columns by title, as MIRL's; draws its mask from seed 0."""
-    torch.manual_seed(0)
-    latent, mask, ids_restore = model.backbone(imgs)
+def mae_columns(model: MAE, imgs: Tensor, noise: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """MAE's columns and errors [B, 1], as MIRL's: see :func:`painted`."""
+
+    if imgs.shape[-2:] != (size := tuple(model.backbone.img_size)):
+        raise UserError(f'MAE paints its own size, {size}; got {tuple(imgs.shape[-2:])}')
+
+    def masked_by_noise(tokens: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+        ids_keep, ids_restore, mask = random_masking(noise, num_kept(len(noise[0]), mask_ratio))
+        return gather_tokens(tokens, ids_keep), mask, ids_restore
+
+    model.backbone.random_masking = masked_by_noise  # mmpretrain's draws its noise
+    try:
+        latent, mask, ids_restore = model.backbone(imgs)
+    finally:
+        del model.backbone.random_masking
     pred, patches = model.neck(latent, ids_restore), model.head.patchify(imgs)  # [B, L, p*p*3]
+    error = (pred - model.head.construct_target(imgs)).square().mean(-1)  # [B, L]
+    error = (error * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
     if model.head.norm_pix:
         pred = pred * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
     side, hidden = model.head.patch_size, mask.unsqueeze(-1)
     grid = imgs.shape[-2] // side, imgs.shape[-1] // side
     masked = patches * (1 - hidden)
     columns = {'masked': masked, 'painted': masked + pred * hidden}
-    return {'original': imgs} | {name: unpatchify(c, grid, side) for name, c in columns.items()}
+    columns = {name: unpatchify(c, grid, side) for name, c in columns.items()}
+    return {'original': imgs} | columns, error
 
 
 def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1) -> np.ndarray:

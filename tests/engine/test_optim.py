@@ -2,6 +2,7 @@
 
 import json
 import logging
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -399,6 +400,25 @@ def test_the_settings_are_those_of_mmengine():
         }
         settings.append(trained)
     assert settings[0] == settings[1]
+
+
+def test_a_part_has_groups_of_its_own_with_the_same_decay():
+    model, plain = pretraining_groups('MergedOptimWrapperConstructor')
+    names = {param: name for name, param in model.named_parameters()}
+    decays = {names[p]: g['weight_decay'] for g in plain for p in g['params']}
+    cfg = Config.fromfile(CONFIG).optim_wrapper
+    cfg.paramwise_cfg.part = 'backbone'
+    groups = build_optim_wrapper(model, cfg).optimizer.param_groups
+    kinds = [(g['part'], g['weight_decay']) for g in groups]
+    assert sorted(kinds, key=str) == sorted(product(['backbone', None], [0.05, 0.0]), key=str)
+    found = {names[p]: (g['part'], g['weight_decay']) for g in groups for p in g['params']}
+    assert found == {
+        name: ('backbone' if name.startswith('backbone.') else None, decay)
+        for name, decay in decays.items()
+    }
+    cfg.paramwise_cfg.part = 'encoder'
+    with pytest.raises(UserError, match=r"part is 'encoder'; MIRL has .*backbone, neck, head"):
+        build_optim_wrapper(model, cfg)
 
 
 def test_merging_keeps_the_order():

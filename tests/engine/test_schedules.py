@@ -1,15 +1,17 @@
 """The warning where schedule and run end at different times, and the schedule that it proposes."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.optim import OptimWrapper
+from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
-from mirl_mm.engine.schedules import schedule_warning
+from mirl_mm.engine.schedules import PartLinearLR, schedule_warning
+from mirl_mm.errors import UserError
 
 EPOCHS, ITERATIONS = dict(by_epoch=True, convert_to_iter_based=True), dict(by_epoch=False)
 
@@ -143,3 +145,51 @@ def test_none_several_optimizers_and_momentum_have_none():
     found = runner([], epochs=3)
     for found.param_schedulers in (None, dict(one=[]), [SimpleNamespace(param_name='momentum')]):
         assert schedule_warning(found) == ''
+
+
+def parts(*names: str | None) -> OptimWrapper:
+    """A group of rate 1 for each part."""
+    groups = [dict(params=[nn.Parameter(torch.zeros(1))], part=name) for name in names]
+    return OptimWrapper(torch.optim.SGD(groups, lr=1.0))
+
+
+def test_one_part_rises_beside_the_schedules_of_all():
+    """Its factor multiplies a warm-up and a cosine."""
+    wrapper = parts('backbone', None, 'backbone')
+    both = dict(by_epoch=False, start_factor=0.1, begin=0)
+    schedules = [
+        PartLinearLR(wrapper, end=7, **both),
+        LinearLR(wrapper, end=4, **both),
+        CosineAnnealingLR(wrapper, T_max=8, begin=4, end=12, by_epoch=False),
+    ]
+    found = []
+    for _ in range(12):
+        found.append([group['lr'] for group in wrapper.param_groups])
+        wrapper.optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+    all_ = [0.1, 0.4, 0.7, 1.0] + [(1 + math.cos(math.pi * i / 8)) / 2 for i in range(8)]
+    rise = [0.1 + 0.15 * i for i in range(6)] + [1.0] * 6
+    assert [rates[1] for rates in found] == pytest.approx(all_)
+    for place in (0, 2):
+        shares = [rates[place] / rates[1] for rates in found]
+        assert shares == pytest.approx(rise)
+
+
+def test_a_rise_of_no_part_is_refused():
+    with pytest.raises(UserError, match=r'no part to act on; .*paramwise_cfg.part=backbone'):
+        PartLinearLR(parts(None, None), end=5)
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_a_rise_of_one_part_does_not_disturb_the_warning(place):
+    """The largest group is of this part, or of another one."""
+    rise = dict(type='PartLinearLR', start_factor=1e-3, begin=0, end=2)
+    settings = [rise | EPOCHS, cosine(0, 5, **EPOCHS)]
+    made = runner([cosine(0, 5, **EPOCHS)], epochs=10)
+    for i, group in enumerate(made.optim_wrapper.param_groups):
+        group['part'] = 'backbone' if i == place else None
+    made.cfg = Config(dict(param_scheduler=settings))
+    made.param_schedulers = Runner._build_param_scheduler(made, settings, made.optim_wrapper)
+    said = schedule_warning(made)
+    assert 'ends after 5 of 10 epochs' in said and 'param_scheduler.1.end=10' in said

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from mirl_mm.models import MIRLHead, MIRLResidualLoss, ReconstructionError
 from mirl_mm.models import head as heads
+from mirl_mm.models.masking import patchify, unpatchify
 from tests.models.build import images, small_mirl
 
 
@@ -27,6 +30,53 @@ def test_target_has_no_mean_and_unit_variance():
     torch.testing.assert_close(variance, torch.ones(2, 15), rtol=0, atol=1e-4)
     assert target.patches[:, 0].abs().max() < 1e-3
     torch.testing.assert_close(target.std[:, 0, 0], torch.full((2,), 1e-3), rtol=1e-3, atol=0)
+
+
+def test_raw_pixels_are_what_was_given():
+    """Painted to the value, the sum of a pair is the image to the bit."""
+    imgs, head = images(2, 32, 48), dict(norm_pix=False)
+    target = MIRLHead(patch_size=8, **head).target(imgs)
+    assert torch.equal(target.patches, patchify(imgs, 8))
+    assert torch.equal(target.mean, torch.zeros(2, 24, 1))
+    assert torch.equal(target.std, torch.ones(2, 24, 1))
+    result = small_mirl(segments=4, head=head, img_size=(32, 48)).reconstruct(imgs)
+    assert torch.equal(result.target, target.patches)
+    zeros = torch.zeros_like(target.patches)
+    perfect = (target.patches, target.patches, zeros, zeros)
+    painted = replace(result, preds=perfect).images()
+    for kind, wanted in (('main', imgs), ('residual', 0 * imgs), ('sum', imgs)):
+        assert len(painted[kind]) == 2
+        assert all(torch.equal(each, wanted) for each in painted[kind]), kind
+    both = [result.preds[g] + result.preds[h] for g, h in result.pairs]
+    for picture, pred in zip(result.images()['sum'], both, strict=True):
+        assert torch.equal(picture, unpatchify(pred, (4, 6), 8))
+
+
+def test_normalised_pixels_are_the_default():
+    imgs = images(2, 32)
+    for given in ({}, dict(norm_pix=True)):
+        target = MIRLHead(patch_size=8, **given).target(imgs)
+        patches = patchify(imgs, 8)
+        std = (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        mean = patches.mean(dim=-1, keepdim=True)
+        assert torch.equal(target.patches, (patches - mean) / std)
+        assert torch.equal(target.mean, mean) and torch.equal(target.std, std)
+
+
+def test_raw_pixels_are_trained_on():
+    """The loss of a pass is that of the raw target, and has gradients."""
+    imgs, losses = images(2, 32), {}
+    for norm_pix in (True, False):
+        model = small_mirl(segments=4, head=dict(norm_pix=norm_pix))
+        torch.manual_seed(1)
+        logs = model.loss(imgs)
+        torch.manual_seed(1)
+        result = model.reconstruct(imgs)
+        torch.testing.assert_close(logs['loss'], result.loss)
+        losses[norm_pix] = logs['loss'].item()
+        logs['loss'].backward()
+        assert model.neck.stem_embed.weight.grad.norm() > 0
+    assert losses[False] < 0.9 * losses[True]
 
 
 def test_errors_are_means_over_all_images():

@@ -19,14 +19,16 @@ from mirl_mm.apps.reconstruct import (
     load_model,
 )
 from mirl_mm.checkpoint import EncoderArch, convert_file, read_checkpoint, write_checkpoint
+from mirl_mm.errors import UserError
 from mirl_mm.measure.features import test_pipeline_of as pipeline_of
 from mirl_mm.models import MIRLViT
 from mirl_mm.models.masking import named_noise
-from mirl_mm.pictures.panel import panel_columns
+from mirl_mm.pictures.panel import painted, panel_columns
 from tests.models.build import mirl
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/mirl/vit-test_2e.py'
+MAE_CONFIG = ROOT / 'configs/mae/vit-test_2e.py'
 TUNED = ROOT / 'tests/data/vit_ft_tiny.pd'
 SHIPPED = ROOT / 'configs/finetune/vit-test_2e_classes.py'
 
@@ -49,6 +51,11 @@ def folder(tmp_path_factory) -> Path:
     meta = dict(arch=EncoderArch.of_module(model.backbone).to_meta())
     write_checkpoint(root / 'whole.pth', model.state_dict(), meta)
     convert_file(root / 'whole.pth', root / 'encoder.pth', 'backbone')
+    mae = built(Config.fromfile(MAE_CONFIG).model)
+    mae.init_weights()
+    torch.save(dict(state_dict=mae.state_dict()), root / 'mae.pth')
+    small = "model = dict(type='MAE', backbone=dict(type='MAEHiViT', img_size=64), neck=None)\n"
+    (root / 'hivit.py').write_text("default_scope = 'mmpretrain'\n" + small)
     (root / 'pictures/deep').mkdir(parents=True)
     noise = Image.effect_noise((100, 80), 60)
     noise.save(root / 'pictures/grey.png')
@@ -59,6 +66,11 @@ def folder(tmp_path_factory) -> Path:
     (root / 'pictures/notes.txt').touch()
     (root / 'empty').mkdir()
     return root
+
+
+def built(cfg: dict):
+    init_default_scope('mmpretrain')
+    return MODELS.build(cfg)
 
 
 @pytest.fixture
@@ -136,6 +148,54 @@ def test_what_is_drawn_is_what_the_model_computes(folder):
     assert (edge['scale'], crop['crop_size']) == (73, 64)
 
 
+def test_mae_paints_too(tool, folder, tmp_path):
+    """A picture's error is its own, in a folder, alone and in the model's own loss."""
+    lines = tool(MAE_CONFIG, folder / 'mae.pth', folder / 'pictures', '--out', 'out')
+    found = errors(lines)
+    assert found.keys() == {'tall.BMP', 'dog.jpg', 'dog.png', 'grey.png'} and len(lines) == 5
+    assert not any('(' in line for line in lines if ': error' in line)
+    assert all(0.5 < error < 5 for error in found.values()) and len(set(found.values())) > 1
+    with Image.open(tmp_path / 'out/grey.png') as panel:
+        assert panel.width == pytest.approx(3 * (panel.height - 32), abs=12)
+    alone = tool(MAE_CONFIG, folder / 'mae.pth', folder / 'pictures/grey.png', '--out', 'alone')
+    assert errors(alone) == {'grey.png': found['grey.png']}
+    page = (tmp_path / 'alone/grey.png').read_bytes()
+    assert page == (tmp_path / 'out/grey.png').read_bytes()
+    for option in (['--seed', '1'], ['--mask-ratio', '0.5']):
+        tool(
+            MAE_CONFIG, folder / 'mae.pth', folder / 'pictures/grey.png', '--out', 'a.png', *option
+        )
+        assert (tmp_path / 'a.png').read_bytes() != page
+
+
+@pytest.mark.parametrize('norm_pix', [True, False])
+def test_what_is_drawn_of_mae_is_what_it_computes(folder, norm_pix):
+    cfg = Config.fromfile(MAE_CONFIG)
+    cfg.model.head.norm_pix = norm_pix
+    model = load_model(cfg, str(folder / 'mae.pth'))
+    imgs = torch.randn(2, 3, 64, 64).cumsum(-1)
+    noise = named_noise(['0 a.png', '0 b.png'], imgs, 16)
+    with torch.no_grad():
+        columns, found = painted(model, imgs, noise)
+        assert 'random_masking' not in vars(model.backbone)
+        mask = (noise > noise.kthvalue(4, dim=1, keepdim=True).values).float()  # 4 of 16 stay
+        hidden = mask.view(2, 1, 4, 4).repeat_interleave(16, 2).repeat_interleave(16, 3)
+        assert list(columns) == ['original', 'masked', 'painted']
+        assert torch.equal(columns['original'], imgs)
+        with pytest.raises(UserError, match=r'its own size, \(64, 64\); got \(64, 32\)$'):
+            painted(model, imgs[..., :32], noise)
+        assert torch.equal(columns['masked'], imgs * (1 - hidden))
+        assert torch.equal(columns['painted'] * (1 - hidden), imgs * (1 - hidden))
+        patches = model.head.patchify(columns['painted'])
+        if norm_pix:  # back to what the decoder painted
+            true = model.head.patchify(imgs)
+            std = (true.var(-1, keepdim=True) + 1e-6).sqrt()
+            patches = (patches - true.mean(-1, keepdim=True)) / std
+        for i in range(2):
+            loss = model.head.loss(patches[i : i + 1], imgs[i : i + 1], mask[i : i + 1])
+            torch.testing.assert_close(found[i, 0], loss, rtol=1e-4, atol=1e-4)
+
+
 def test_pictures_and_panels(folder, tmp_path):
     ((page, found),) = assign_panels(str(folder / 'pictures'), str(tmp_path / 'page.PDF')).items()
     assert page == tmp_path / 'page.PDF'
@@ -169,14 +229,16 @@ def test_pictures_of_a_folder_are_no_hidden_ones_and_no_folders(tmp_path):
         ([CONFIG, 'WHOLE', 'PICTURES', '--out', 'file/out'], 'cannot write to file/out (Not a dir'),
         ([CONFIG, 'ENCODER', 'PICTURES'], 'cannot paint: it lacks neck.'),
         ([CONFIG, TUNED, 'PICTURES'], "another arch: it lacks 'backbone.layers.6.ln1.weight'"),
-        ([ROOT / 'configs/mae/vit-test_2e.py', 'WHOLE', 'PICTURES'], 'is no MIRL config'),
+        ([SHIPPED, 'WHOLE', 'PICTURES'], 'does not paint: its model is ImageClassifier with MIRLV'),
+        ([MAE_CONFIG, 'WHOLE', 'PICTURES'], 'cannot paint: it lacks neck.'),
+        (['HIVIT', 'WHOLE', 'PICTURES'], 'does not paint: its model is MAE with MAEHiViT;'),
         ([ROOT / 'configs/mirl/vit-s12_300e.py', 'WHOLE', 'PICTURES'], 'is (1, 1, 48) there'),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(tool, folder, tmp_path, arguments, message):
     (tmp_path / 'file').touch()
     names = dict(WHOLE='whole.pth', ENCODER='encoder.pth', PICTURES='pictures', EMPTY='empty',
-                 BROKEN='pictures/broken.jpg')  # fmt: skip
+                 BROKEN='pictures/broken.jpg', HIVIT='hivit.py')  # fmt: skip
     arguments = [folder / names[a] if a in names else a for a in arguments]
     with pytest.raises(SystemExit) as stop:
         tool(*arguments)
