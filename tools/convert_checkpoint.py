@@ -1,7 +1,9 @@
 """Bring a checkpoint into another form: ``python tools/convert_checkpoint.py SRC DST``."""
 
 import argparse
+from functools import partial
 
+from mirl_mm.apps.report.runs import record_of
 from mirl_mm.checkpoint import convert_file
 from mirl_mm.checkpoint.convert import TARGETS
 from mirl_mm.errors import one_line
@@ -19,7 +21,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'destination',
         metavar='DST',
-        help='file to write: safetensors if it ends in .safetensors, else a torch file',
+        help='file to write: safetensors if it ends in .safetensors, else a torch file; a new '
+        'folder for hf, and for timm where it ends in neither .pth nor .safetensors',
     )
     parser.add_argument(
         '--to',
@@ -27,7 +30,8 @@ def parse_args() -> argparse.Namespace:
         default='mirl',
         help='mirl: all weights that fit, for this package and mmpretrain; backbone: the '
         "encoder alone, without prefix; mae: MAE's whole checkpoint, for mmpretrain's MAE "
-        "(configs/mae); timm: encoder and classifier under timm's names",
+        "(configs/mae); timm: encoder and classifier under timm's names, or a folder for "
+        'local-dir: and the hub; hf: a folder for from_pretrained of transformers',
     )
     parser.add_argument(
         '--arch', metavar='NAME', help=f'refuse another arch than this one of {", ".join(ARCHS)}'
@@ -38,11 +42,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--raw', action='store_true', help='of a run with EMA: the raw weights, not the averaged'
     )
+    parser.add_argument(
+        '--licence',
+        metavar='NAME',
+        default='other',
+        help='of the weights, for the card of a folder',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    print('\n'.join(convert_file(**vars(parse_args()))))
+    args = parse_args()
+    print('\n'.join(convert_file(**vars(args), record=partial(record_of, args.source))))
 
 
 if __name__ == '__main__':

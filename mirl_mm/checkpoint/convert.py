@@ -1,11 +1,13 @@
 """From a checkpoint file of any form to another file, with an account of every name."""
 
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from mmpretrain.models import MAEPretrainDecoder, VisionTransformer
@@ -14,19 +16,24 @@ from torch import Tensor, nn
 
 from mirl_mm import __version__
 from mirl_mm.errors import UserError
-from mirl_mm.files import check_folder, complete_file
+from mirl_mm.files import check_folder, complete_file, write_complete, write_json
 from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same, num_positions
-from mirl_mm.models.fit import Shapes, compare, shapes, summary
+from mirl_mm.models.fit import Fit, Shapes, compare, shapes, summary
 from mirl_mm.models.neck import MIRLNeck
 
+from . import folders
 from .config_text import heads_in
 from .loading import config_shapes, naming, our_names
-from .names import backbone_state, to_timm
+from .names import backbone_state, to_mae, to_timm
 from .reading import FORMS, CheckpointFile, class_names, open_checkpoint
 from .safety import META_KEY
 
 TARGETS = {'mirl': dict, 'backbone': backbone_state, 'mae': dict, 'timm': to_timm}
-NEEDED = dict(timm=("timm's ViT", BACKBONE), mae=("mmpretrain's MAE", ''))
+TARGETS['hf'] = to_mae
+CLASSIFIERS = ('mirl', 'timm', 'hf')
+NEEDED = dict(timm=("timm's ViT", BACKBONE), hf=("transformers' ViT", BACKBONE))
+NEEDED |= dict(mae=("mmpretrain's MAE", ''))
+EPS = "norms     timm's have an eps of 1e-06"
 PARTS = dict(backbone='encoder', neck='decoders')
 KEPT_META = ('cfg', 'epoch', 'iter', 'time', 'mmengine_version')
 
@@ -38,46 +45,46 @@ def convert_file(
     arch: str | None = None,
     config: str | None = None,
     raw: bool = False,
+    licence: str = 'other',
+    record: Callable[[Mapping], Mapping[str, str]] | None = None,
 ) -> list[str]:
     """Read a checkpoint of any form, write it in another, and return the account, line by line.
 
     ``to`` is ``mirl`` (all that fits), ``backbone`` (the encoder alone, without prefix), ``mae``
-    (for mmpretrain's MAE) or ``timm`` (encoder and classifier). The encoder is held against the
-    ``arch`` of a name, or all against a ``config``'s model. ``raw``: :func:`open_checkpoint`.
+    (for mmpretrain's MAE), ``timm`` or ``hf`` (encoder and classifier). The encoder is held against
+    the ``arch`` of a name, or all against a ``config``'s model. ``raw``: :func:`open_checkpoint`.
+    A folder, which all of ``hf`` is and of ``timm`` what does not end in .pth or .safetensors, has
+    a card with the ``licence`` and the rows that ``record`` makes of the file's meta.
     """
     if to not in TARGETS:
         raise UserError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
     if arch and config:
         raise UserError('give an arch or a config, not both: the config has its arch')
-    check_destination(destination, source)
+    path = Path(destination)
+    if not (folder := folders.wants_folder(path, to)):
+        check_destination(path, source)
     file, who = open_checkpoint(source, raw), config or arch or 'a ViT of this arch'
-    wanted, model_arch = config_shapes(config) if config else ({}, None)
+    meta = {key: file.meta[key] for key in KEPT_META if key in file.meta}
+    if to in CLASSIFIERS and (classes := class_names(file.meta)):
+        meta['dataset_meta'] = dict(classes=classes)
     with naming(source):
-        state, unused, stored = our_names(file, getattr(model_arch, 'positions', 0))
-        encoder = _told_arch(file, state, stored)
-        if not config:
-            model_arch = encoder.named(arch) if arch else encoder
-            wanted = expected_shapes(state, model_arch, to == 'mae')
-        fit = compare(shapes(state), wanted, who)
-        check_same(encoder, model_arch, who)
-        whose, start = NEEDED.get(to, ('', '-'))
-        if lost := [name for name in fit.missing if name.startswith(start)]:
-            raise UserError(f'{whose} needs {summary(lost)}, which it or {who} lacks')
-    if encoder.num_heads is None and model_arch is not None:
-        encoder = replace(encoder, num_heads=model_arch.num_heads)
+        state, unused, encoder, fit, wanted = _fitted(file, to, arch, config, who)
+        converted = TARGETS[to]({name: state[name] for name in fit.matched})
+        meta |= dict(form=to, mirl_mm_version=__version__, source=Path(source).name)
+        meta['arch'] = encoder.to_meta()
+        kept = set(map(id, converted.values()))
+        if folder:
+            own = dict(licence=licence, rows=record(meta) if record else {})
+            converted, loading = _write_folder(path, converted, meta, Path(source), own)
+            path = path / 'model.safetensors'
+        else:
+            write_checkpoint(path, converted, meta, to == 'timm')
+            loading = _timm_call(encoder, converted) if to == 'timm' else []
+        loading += [EPS] if to == 'timm' and encoder.norm_eps not in (None, 1e-6, 1e-5) else []
 
     given = map(id, file.state.values())
     alone = num_positions(state) and id(state[BACKBONE + POSITIONS]) not in given
-    converted = TARGETS[to]({name: state[name] for name in fit.matched})
-    meta = {key: file.meta[key] for key in KEPT_META if key in file.meta}
-    if to == 'mirl' and (classes := class_names(file.meta)):
-        meta['dataset_meta'] = dict(classes=classes)
-    meta |= dict(form=to, mirl_mm_version=__version__, source=Path(source).name)
-    write_checkpoint(destination, converted, meta | dict(arch=encoder.to_meta()), to == 'timm')
-
-    kept = set(map(id, converted.values()))
-    left = [name for name in fit.matched if id(state[name]) not in kept]
-    size = Path(destination).stat().st_size / 1e6
+    left = [n for n in fit.matched if id(state[n]) not in kept and not n.startswith(BACKBONE)]
     lines = [
         f'read      {source}: {_described(file)}',
         f'arch      {encoder}',
@@ -87,10 +94,34 @@ def convert_file(
         'positions zeros for the cls token, which has none in the file' if alone else '',
         f'resized   when loaded: {summary(fit.resized)}' if fit.resized else '',
         f'left out  {counted(left)}' if left else '',
-        f'written   {destination}: {to}, {len(converted)} tensors, {size:.1f} MB',
-        *(_timm_call(encoder, converted) if to == 'timm' else ()),
+        f'written   {path}: {to}, {len(converted)} tensors, {path.stat().st_size / 1e6:.1f} MB',
+        *loading,
     ]
     return [line for line in lines if line]
+
+
+def _fitted(
+    file: CheckpointFile, to: str, arch: str | None, config: str | None, who: str
+) -> tuple[dict[str, Tensor], list[str], EncoderArch, Fit, Shapes]:
+    """Weights in our names, those of no place, their arch, and what fits of what is wanted."""
+    wanted, model_arch = config_shapes(config) if config else ({}, None)
+    state, unused, stored = our_names(file, getattr(model_arch, 'positions', 0))
+    encoder = _told_arch(file, state, stored)
+    if not config:
+        model_arch = encoder.named(arch) if arch else encoder
+        wanted = expected_shapes(state, model_arch, to == 'mae')
+    fit = compare(shapes(state), wanted, who)
+    check_same(encoder, model_arch, who)
+    whose, start = NEEDED.get(to, ('', '-'))
+    if lost := [name for name in fit.missing if name.startswith(start)]:
+        raise UserError(f'{whose} needs {summary(lost)}, which it or {who} lacks')
+    if to in ('timm', 'hf') and any(name.startswith('neck.bn.') for name in state):
+        raise UserError(f'{whose} has no batch norm before its classifier, as a linear probe has')
+    keys = ['num_heads', 'norm_eps'] * (model_arch is not None)
+    keys += ['img_size'] * (getattr(model_arch, 'positions', 0) == num_positions(state))
+    keys = [key for key in keys if getattr(encoder, key) is None]  # which weights do not tell
+    told = {key: getattr(model_arch, key) for key in keys}
+    return state, unused, replace(encoder, **told), fit, wanted
 
 
 def expected_shapes(state: Mapping[str, Tensor], arch: EncoderArch, mae: bool = False) -> Shapes:
@@ -178,17 +209,38 @@ def counted(names: Collection[str]) -> str:
 
 def _timm_call(arch: EncoderArch, converted: dict[str, Tensor]) -> list[str]:
     """The call of ``timm.create_model`` whose model takes the weights, and what it still needs."""
-    pool = 'avg' if 'fc_norm.weight' in converted else 'token'
-    call = (
-        "load with timm.create_model('vit_base_patch16_224', "
-        f'img_size={arch.img_size or "?"}, num_heads={arch.num_heads or "?"}, '
-        f'patch_size={arch.patch_size}, in_chans={arch.in_channels}, embed_dim={arch.embed_dims}, '
-        f'depth={arch.num_layers}, mlp_ratio={arch.feedforward_channels / arch.embed_dims:g}, '
-        f"num_classes={len(converted.get('head.weight', ()))}, global_pool='{pool}')"
-    )
+    architecture, arguments = folders.timm_arguments(arch, converted)
+    words = (f'{key}={"?" if value is None else repr(value)}' for key, value in arguments.items())
+    call = f'load with timm.create_model({architecture!r}, {", ".join(words)})'
     heads = 'heads     the file does not tell their number; --arch or --config does'
     size = 'img_size  the positions are of no square: give height and width'
     return [call, *([] if arch.num_heads else [heads]), *([] if arch.img_size else [size])]
+
+
+def _write_folder(
+    path: Path, state: dict, meta: dict, source: Path, own: dict
+) -> tuple[dict[str, Tensor], list[str]]:
+    """A folder for timm or transformers, whole or not at all: its tensors, how to load them."""
+    arch = EncoderArch.of_meta(meta)
+    if unknown := [key for key in ('num_heads', 'img_size') if getattr(arch, key) is None]:
+        raise UserError(f'it does not tell its {" and ".join(unknown)}; --config does')
+    beside = source if source.is_dir() else source.parent
+    pixels = folders.pixels_of(str(meta.get('cfg', '')), beside, arch.in_channels)
+    facts = own | dict(zip(('mean', 'std', 'origin'), pixels, strict=True))
+    classes, number = class_names(meta), len(state.get('head.weight', ()))
+    facts |= dict(meta, arch=arch, number=number, classes=classes if len(classes) == number else [])
+    make = folders.timm_folder if meta['form'] == 'timm' else folders.hub_folder
+    files, state, call = make(facts, state)
+    with TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as outer:
+        (part := Path(outer) / 'whole').mkdir()
+        write_checkpoint(part / 'model.safetensors', state, meta)
+        for name, content in files.items():
+            write_json(part / name, content)
+        card = folders.card(call.format(path.absolute().name), facts)
+        write_complete(part / 'README.md', card.encode())
+        os.replace(part, path)
+    pixels = 'pixels    from 0 to 1, mean {mean}, std {std}: {origin}'.format(**facts)
+    return state, [pixels, f'load with {call.format(path)}']
 
 
 def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = False) -> None:

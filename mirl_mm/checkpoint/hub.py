@@ -29,7 +29,7 @@ _PARTS = {  # of names
 # Of a config's model_type or architecture.
 _KINDS = {'beit|data2vec|relpos': _RELATIVE, 'dinov3|eva|rope': _ROTARY}
 _TIMM_HEADS = dict(tiny=3, small=6, medium=8, base=12, large=16, huge=16)
-_FIELDS = {  # of EncoderArch: in a config of transformers, and in timm's model_args
+FIELDS = {  # of EncoderArch: in a config of transformers, and in timm's model_args
     'embed_dims': ('hidden_size', 'embed_dim'),
     'num_layers': ('num_hidden_layers', 'depth'),
     'num_heads': ('num_attention_heads', 'num_heads'),
@@ -79,7 +79,7 @@ def told_by_config(weights: Path) -> dict[str, object]:
     reasons += [f'the activation {activation}, and ours have gelu'] * (activation != 'gelu')
     if reasons:
         raise CheckpointError(f'{path}: {kind} has {reasons[0]}')
-    names = {field: both[timm] for field, both in _FIELDS.items()}
+    names = {field: both[timm] for field, both in FIELDS.items()}
     told = {f: source[n] for f, n in names.items() if isinstance(source.get(n), int | float | list)}
     if timm:
         size = re.search(f'_({"|".join(_TIMM_HEADS)})_', kind)

@@ -147,6 +147,8 @@ def from_hub(state: dict[str, Tensor]) -> dict[str, Tensor]:
             raise UserError(f'it has {name!r}, and not {missing[0]!r}')
         clean[name.replace('query', 'qkv')] = torch.cat([clean.pop(each) for each in three])
     head, width = clean.get('classifier.weight'), len(clean.get('layernorm.weight', ()))
+    if head is not None and not head[:, width:].any():  # as hub_folder writes one of cls
+        clean['classifier.weight'] = head = head[:, :width]
     # DINOv2's is of cls beside the mean of the patches, so it stays under its name.
     other = r'classifier\.' if head is not None and head.shape[-1] != width else '$'
     return {n if re.match(other, n) else _hub_name(n) or n: x for n, x in clean.items()}
@@ -186,11 +188,11 @@ def backbone_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return encoder
 
 
-def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder and, if there is one, the classifier under the names of timm's ViT.
+def to_mae(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder and, if there is one, the classifier under the names of MAE and timm.
 
-    ``ln1`` becomes ``norm`` (``global_pool='token'``), ``ln2`` ``fc_norm`` (fine-tuned: ``'avg'``).
-    UserError where timm's ViT cannot compute what this encoder computes.
+    ``ln1`` becomes ``norm`` (behind the last block), ``ln2`` ``fc_norm`` (behind the pooling).
+    UserError where a ViT of those names cannot compute what this encoder computes.
     """
     converted = {}
     for name, tensor in state.items():
@@ -200,4 +202,39 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
             raise UserError(f"timm's ViT has no place for {name!r}")
     if 'norm.weight' in converted and 'fc_norm.weight' in converted:
         raise UserError("norms before and after pooling (ln1 and ln2); timm's ViT does only one")
+    return converted
+
+
+def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As :func:`to_mae` for timm's ViT: ``global_pool='token'``, or ``'avg'`` for ``fc_norm``.
+
+    With registers, its positions are those of patches (``no_embed_class``), so that of the cls
+    token is added to the token.
+    """
+    converted = to_mae(state)
+    if 'reg_token' in converted:
+        cls, converted['pos_embed'] = converted['pos_embed'].tensor_split([1], dim=1)
+        converted['cls_token'] = converted['cls_token'] + cls
+    return converted
+
+
+def to_hub(state: dict[str, Tensor], model: str) -> dict[str, Tensor]:
+    """MAE's names to those in files of transformers' ``model``; UserError for one without a place.
+
+    Models: vit, beit, dinov2, dinov2_with_registers; those with a classifier begin with it.
+    """
+    blocks = {mae: hub for hub, mae in _HUB_BLOCK.items()}  # the last of two: BEiT's and ViT's
+    blocks |= {mae: mae for mae in blocks if mae in _HUB_BLOCK and 'dinov2' in model}
+    pairs = [('blocks.{i}.ls{g}.gamma', 'encoder.layer.{i}.lambda_{g}')] * (model == 'beit')
+    pairs += [(mae, hub) for hub, mae in _HUB] + [('fc_norm.{k}', 'pooler.layernorm.{k}')]
+    name_of, converted = _renamer(pairs, dict(block=blocks)), {}
+    start = f'{model}.' if 'head.weight' in state else ''
+    for name, tensor in state.items():
+        if (hub := name_of(name)) is None:
+            raise UserError(f"transformers' {model} has no place for {name!r}; --to timm has")
+        parts = ('query', 'key', 'value') if '.qkv.' in hub else ('',)
+        for part, x in zip(parts, tensor.chunk(len(parts)), strict=True):
+            if model == 'beit' and part == 'key' and name.endswith('bias'):
+                continue  # the same for all keys, which softmax does not see
+            converted[(start if hub[:10] != 'classifier' else '') + hub.replace('qkv', part)] = x
     return converted

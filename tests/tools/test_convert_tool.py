@@ -364,3 +364,37 @@ def test_unknown_target(tool, capsys):
         tool(TUNED, 'out.pth', '--to', 'keras')
     assert stop.value.code == 2
     assert "error: argument --to: invalid choice: 'keras'" in capsys.readouterr().err
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_folder_for_timm_and_one_for_transformers(tool, official, tmp_path):
+    out = tool(official, 'folder', '--to', 'timm', '--arch', 'test', '--licence', 'mit')
+    assert out['left out'].startswith('194: neck.')
+    assert out['written'].startswith('folder/model.safetensors: timm, 150 tensors, ')
+    assert out['pixels'].endswith("ImageNet's, as the source tells none")
+    model = eval(out['load with'], {'timm': timm}).eval()
+    tool(official, 'encoder.pth', '--to', 'backbone')
+    ours = MIRLViT('test', img_size=64, out_type='raw')
+    ours.eval()
+    load_checkpoint(ours, str(tmp_path / 'encoder.pth'), strict=True)
+    imgs = golden('tiny6_io')['imgs']
+    torch.testing.assert_close(model.forward_features(imgs), ours(imgs)[-1], rtol=0, atol=2e-6)
+    card = (tmp_path / 'folder/README.md').read_text()
+    assert '\nlicense: mit\n' in card and '| epochs | not recorded |' in card
+
+    out = tool(official, 'hub', '--to', 'hf', '--arch', 'test')
+    call = "transformers.AutoModel.from_pretrained('hub', add_pooling_layer=False)"
+    assert out['load with'] == call
+    assert out['written'].startswith('hub/model.safetensors: hf, 198 tensors, ')
+    weights = load_file(tmp_path / 'hub/model.safetensors')
+    query = 'encoder.layer.11.attention.attention.query.weight'
+    assert torch.equal(weights[query], ours.layers[11].attn.qkv.weight[:48])
+
+
+def test_a_folder_needs_the_heads(tool, tmp_path):
+    with pytest.raises(SystemExit, match='does not tell its num_heads; --config does'):
+        tool(TUNED, 'folder', '--to', 'timm')
+    assert os.listdir(tmp_path) == []

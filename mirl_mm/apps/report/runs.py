@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mirl_mm.errors import UserError
 
 SCALARS = '*/vis_data/scalars.json'
 NOT_RESULTS = ('step', 'iter', 'epoch', 'time', 'data_time', 'checkpoint')
+SAID = ('images', 'command', 'effective_batch', 'learning_rate', 'precision', 'hardware', 'date')
 DRAWN_ANYWAY = ('loss.png', 'panel.png', 'depth.png')  # the report has them as curves and panels
 
 
@@ -75,6 +77,26 @@ def read_run(folder: Path) -> Run:
     images = sorted(p for p in folder.iterdir() if p.suffix in ('.png', '.jpg', '.jpeg', '.webp'))
     run.pictures = [path for path in images if path.name not in DRAWN_ANYWAY]
     return run
+
+
+def record_of(source: str | Path, meta: Mapping) -> dict[str, str]:
+    """Rows of a card on a checkpoint with this meta: data, epochs, results, ..., where recorded."""
+    run, text = Run(Path(source).parent), str(meta.get('cfg', ''))
+    with suppress(OSError, UserError):  # no work dir
+        run = read_run(run.folder)
+    data = re.search(r"train_dataloader = dict\(.*?data_root='([^']+)'", text, re.S)
+    done, record = meta.get('iter', math.inf), run.record
+    tested = [row for row in run.evaluations if row['iter'] <= done]
+    last = [row for row in tested if row['iter'] == tested[-1]['iter']]
+    losses = [row for row in run.training if row['iter'] <= done and 'loss' in row]
+    last += [dict(loss=row['loss']) for row in losses[-1:]]
+    results = {n: x for row in last for n, x in row.items() if n not in NOT_RESULTS}
+    versions = record.get('versions') or {}
+    rows = dict(data=data and data[1], epochs=meta.get('epoch'), iterations=meta.get('iter'))
+    rows['results'] = ', '.join(f'{name} {value:.4g}' for name, value in results.items())
+    rows |= {key.replace('_', ' '): record.get(key) for key in SAID}
+    rows['versions'] = ', '.join(f'{name} {version}' for name, version in versions.items())
+    return {key: str(value) for key, value in rows.items() if value}
 
 
 def add_start(run: Run, log: Path) -> None:
