@@ -53,7 +53,7 @@ def test_the_list_is_not_empty():
     names = {str(path.relative_to(ROOT / 'configs')) for path in CONFIGS}
     mirl = [f'{arch}_300e' for arch in ARCHS if arch not in ('test', 'l24', 'h32')]
     mirl += ['s54_800e', 'b48_800e', 'b12_800e', 'test_2e']
-    mirl += ['b48_100e_continued', 'test_2e_continued']
+    mirl += ['b48_100e_continued', 'test_2e_continued', 'test_2e_5-channels']
     mirl += [f'{n}_encoder' for n in ('b12_100e', 'l24_100e', 'test_2e')]
     mae = ['s54_300e', 'b48_300e', 'b12_300e', 'test_2e']
     finetune = [f'{n}_in1k' for n in ('b12_100e', 's54_100e', 'b24_100e', 'b48_60e')]
@@ -65,7 +65,8 @@ def test_the_list_is_not_empty():
     ade20k += ['l24_mae-160k_ade20k-512']
     ade20k += [f'{arch}_dinov2-160k_ade20k-518' for arch in ('b12', 'l24')]
     tests = ['test_20it_scenes', 'test_dinov2-20it_scenes']
-    tasks = {'mask-rcnn': [*coco, *tests], 'upernet': [*ade20k, *tests]}
+    upernet = [*ade20k, *tests, 'test_20it_5-channels']
+    tasks = {'mask-rcnn': [*coco, *tests], 'upernet': upernet}
     tasks |= dict(
         mirl=mirl,
         mae=mae,

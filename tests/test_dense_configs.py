@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 
-from mirl_mm.demo.scene_set import write_scenes
+from mirl_mm.demo.scene_set import write_bands, write_scenes
 from mirl_mm.demo.scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
 from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import set_precision
@@ -71,7 +71,7 @@ def test_the_lists_are_not_empty():
     of_archs = {path.name for path in CONFIGS}
     assert {f'vit-{arch}_lsj-100e_coco.py' for arch in LSJ_BY_ARCH if arch != 'l24'} < of_archs
     assert {f'vit-{name}.py' for name in ADE20K} < of_archs
-    assert len(CONFIGS) == len(LARGE) + 4 >= 20 and len(LSJ) >= 8 and len(DINOV2) == 6
+    assert len(CONFIGS) == len(LARGE) + 5 >= 21 and len(LSJ) >= 8 and len(DINOV2) == 6
     assert (QUARTERS['s54'], QUARTERS['b48']) == ((13, 26, 40, 53), (11, 23, 35, 47))
     assert (QUARTERS['b12'], QUARTERS['b24']) == ((2, 5, 8, 11), (5, 11, 17, 23))
 
@@ -200,7 +200,8 @@ def test_widths_fit_each_other(path):
     model = build(cfg).eval()
     size = cfg.model.backbone.img_size
     with torch.device('meta'):
-        maps = model.extract_feat(torch.zeros(2, 3, size, size))
+        channels = cfg.model.backbone.get('in_channels', 3)
+        maps = model.extract_feat(torch.zeros(2, channels, size, size))
         strides = [s * model.backbone.patch_size / 16 for s in (4, 8, 16, 32, 64)][: len(maps)]
         assert [m.shape[-1] for m in maps] == [math.ceil(size / stride) for stride in strides]
         if cfg.default_scope == 'mmseg':
@@ -335,8 +336,12 @@ def test_pipelines_run(path, tmp_path):
     """Each of them, on one of the demo's scenes."""
     cfg = config(path)
     scenes = write_scenes(tmp_path / 'scenes', num_train=1, num_val=1, size=128)
+    image = scenes.images('train') / '000001.jpg'
+    channels = cfg.model.backbone.get('in_channels', 3)
+    if channels > 3:
+        image = write_bands(scenes) / 'train/000001.tif'
     sample = dict(
-        img_path=str(scenes.images('train') / '000001.jpg'),
+        img_path=str(image),
         seg_map_path=str(scenes.masks('train') / '000001.png'),
         img_id=1,
         seg_fields=[],
@@ -353,7 +358,9 @@ def test_pipelines_run(path, tmp_path):
     for loader, most in (('train_dataloader', 1024), ('test_dataloader', 2048)):
         packed = Compose(cfg[loader].dataset.pipeline)(dict(sample))
         height, width = packed['inputs'].shape[-2:]
-        assert packed['inputs'].dtype == torch.uint8 and max(height, width) <= most
+        dtype = torch.uint8 if channels == 3 else torch.float32
+        assert packed['inputs'].dtype == dtype and max(height, width) <= most
+        assert len(packed['inputs']) == channels
         if cfg.default_scope == 'mmseg':
             shape = packed['data_samples'].gt_sem_seg.data.shape[-2:]
             assert shape == ((height, width) if loader == 'train_dataloader' else (128, 128))

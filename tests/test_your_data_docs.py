@@ -13,6 +13,7 @@ from mirl_mm.datasets import listing
 from mirl_mm.datasets.class_folders import check_labelled
 from mirl_mm.datasets.decode import LoadAnyImage
 from mirl_mm.datasets.listing import EXTENSIONS, read_list
+from mirl_mm.engine.checks import check_channels
 from mirl_mm.errors import UserError
 
 PAGE = (Path(__file__).parents[1] / 'docs' / 'your-data.md').read_text()
@@ -37,6 +38,24 @@ def test_pixels_without_a_range(tmp_path):
     assert str(error.value) == quoted('cannot read the image PATH: pixels').replace(
         'PATH', str(path)
     )
+
+
+def test_files_of_other_channels(tmp_path):
+    hole = np.ones((8, 9, 5), np.float32)
+    hole[2, 3, 1:3] = np.nan
+    for start, array in (
+        ('cannot read the image PATH: it is of shape', np.zeros((128, 128, 4))),
+        ('cannot read the image PATH: 2 of its', hole),
+    ):
+        np.save(path := tmp_path / 'own.npy', array)
+        with pytest.raises(UserError) as error:
+            LoadAnyImage(channels=5)(dict(img_path=str(path)))
+        assert str(error.value) == quoted(start).replace('PATH', str(path))
+    cfg = dict(model=dict(backbone=dict(in_channels=5)))
+    pipeline = [dict(type='LoadAnyImage', channels=4)]
+    with pytest.raises(UserError) as error:
+        check_channels(dict(cfg, train_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    assert str(error.value) == quoted('train_dataloader reads')
 
 
 def test_a_line_without_a_label(tmp_path):

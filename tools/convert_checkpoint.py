@@ -48,6 +48,13 @@ def parse_args() -> argparse.Namespace:
         default='other',
         help='of the weights, for the card of a folder',
     )
+    parser.add_argument(
+        '--channels',
+        type=int,
+        metavar='N',
+        help="make the encoder's patch projection for N channels of its three for RGB, by timm's "
+        'rule: 1 is their sum, more repeat them, times 3 / N; decoders are left behind',
+    )
     return parser.parse_args()
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mirl_mm.apps import add_cfg_options
 from mirl_mm.demo import run_demo
-from mirl_mm.demo.scene_set import write_scenes
-from mirl_mm.errors import one_line
+from mirl_mm.demo.scene_set import write_bands, write_scenes
+from mirl_mm.errors import UserError, one_line
 
 CONFIGS = Path(__file__).parents[1] / 'configs/demo'
 PRE_TRAINING = str(CONFIGS / 'mirl_24-blocks.py')
@@ -28,6 +28,11 @@ def main() -> None:
     parser.add_argument('--work-dir', metavar='DIR', default='work_dirs/demo')
     parser.add_argument('--scenes-dir', metavar='DIR', default='data/scenes')
     parser.add_argument('--scenes-only', action='store_true', help='write the scenes and stop')
+    parser.add_argument(
+        '--bands',
+        action='store_true',
+        help='with --scenes-only: also as TIFF of 5 channels, nearness and heat beside colour',
+    )
     add_cfg_options(parser, 'settings of pre-training that override the config')
     add_cfg_options(
         parser,
@@ -36,8 +41,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.scenes_only:
-        print(f'scenes in {write_scenes(args.scenes_dir).root}')
+        scenes = write_scenes(args.scenes_dir)
+        print(f'scenes in {scenes.root}{f", {write_bands(scenes)}" if args.bands else ""}')
         return
+    if args.bands:
+        raise UserError('--bands is for --scenes-only: the demo is of three channels')
     run_demo(
         PRE_TRAINING,
         TRANSFER,

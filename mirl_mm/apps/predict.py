@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from mirl_mm.checkpoint.loading import check_whole
 from mirl_mm.checkpoint.reading import open_checkpoint
 from mirl_mm.datasets.decode import decode
+from mirl_mm.engine.checks import channels_of
 from mirl_mm.engine.launch import check_file, load_config
 from mirl_mm.errors import UserError
 from mirl_mm.pictures.panel import write_picture
@@ -46,6 +47,8 @@ def predict_pictures(
         raise UserError(f'{no}; its model is {kind} ({accepted})')
     if not cfg.get('test_dataloader'):
         raise UserError(f'{config} has no test_dataloader, whose pipeline is needed')
+    if channels := channels_of(cfg.test_dataloader.dataset.get('pipeline')):
+        raise UserError(f'{config} reads {channels} channels; predictions are drawn on RGB alone')
     panels = assign_panels(pictures, out, rows=1)
     init_default_scope(scope)
     module, name, draw = PAINTERS[scope]

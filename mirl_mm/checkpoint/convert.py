@@ -18,6 +18,7 @@ from mirl_mm import __version__
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file, write_complete, write_json
 from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same, num_positions
+from mirl_mm.models.channels import for_channels
 from mirl_mm.models.fit import Fit, Shapes, compare, shapes, summary
 from mirl_mm.models.neck import MIRLNeck
 
@@ -28,11 +29,10 @@ from .names import backbone_state, to_mae, to_timm
 from .reading import FORMS, CheckpointFile, class_names, open_checkpoint
 from .safety import META_KEY
 
-TARGETS = {'mirl': dict, 'backbone': backbone_state, 'mae': dict, 'timm': to_timm}
-TARGETS['hf'] = to_mae
+TARGETS = dict(mirl=dict, backbone=backbone_state, mae=dict, timm=to_timm, hf=to_mae)
 CLASSIFIERS = ('mirl', 'timm', 'hf')
 NEEDED = dict(timm=("timm's ViT", BACKBONE), hf=("transformers' ViT", BACKBONE))
-NEEDED |= dict(mae=("mmpretrain's MAE", ''))
+NEEDED['mae'] = ("mmpretrain's MAE", '')
 EPS = "norms     timm's have an eps of 1e-06"
 PARTS = dict(backbone='encoder', neck='decoders')
 KEPT_META = ('cfg', 'epoch', 'iter', 'time', 'mmengine_version')
@@ -45,6 +45,7 @@ def convert_file(
     arch: str | None = None,
     config: str | None = None,
     raw: bool = False,
+    channels: int | None = None,
     licence: str = 'other',
     record: Callable[[Mapping], Mapping[str, str]] | None = None,
 ) -> list[str]:
@@ -53,6 +54,7 @@ def convert_file(
     ``to`` is ``mirl`` (all that fits), ``backbone`` (the encoder alone, without prefix), ``mae``
     (for mmpretrain's MAE), ``timm`` or ``hf`` (encoder and classifier). The encoder is held against
     the ``arch`` of a name, or all against a ``config``'s model. ``raw``: :func:`open_checkpoint`.
+    ``channels``: :func:`for_channels`.
     A folder, which all of ``hf`` is and of ``timm`` what does not end in .pth or .safetensors, has
     a card with the ``licence`` and the rows that ``record`` makes of the file's meta.
     """
@@ -68,7 +70,7 @@ def convert_file(
     if to in CLASSIFIERS and (classes := class_names(file.meta)):
         meta['dataset_meta'] = dict(classes=classes)
     with naming(source):
-        state, unused, encoder, fit, wanted = _fitted(file, to, arch, config, who)
+        state, unused, encoder, fit, wanted = _fitted(file, to, arch, config, who, channels)
         converted = TARGETS[to]({name: state[name] for name in fit.matched})
         meta |= dict(form=to, mirl_mm_version=__version__, source=Path(source).name)
         meta['arch'] = encoder.to_meta()
@@ -101,12 +103,17 @@ def convert_file(
 
 
 def _fitted(
-    file: CheckpointFile, to: str, arch: str | None, config: str | None, who: str
+    file: CheckpointFile,
+    to: str,
+    arch: str | None,
+    config: str | None,
+    who: str,
+    channels: int | None,
 ) -> tuple[dict[str, Tensor], list[str], EncoderArch, Fit, Shapes]:
     """Weights in our names, those of no place, their arch, and what fits of what is wanted."""
     wanted, model_arch = config_shapes(config) if config else ({}, None)
     state, unused, stored = our_names(file, getattr(model_arch, 'positions', 0))
-    encoder = _told_arch(file, state, stored)
+    state, encoder, unused = _adapted(state, _told_arch(file, state, stored), unused, channels)
     if not config:
         model_arch = encoder.named(arch) if arch else encoder
         wanted = expected_shapes(state, model_arch, to == 'mae')
@@ -161,6 +168,18 @@ def _told_arch(
         size = stored.img_size
     eps = getattr(stored, 'norm_eps', None)
     return replace(encoder, num_heads=heads, img_size=size, norm_eps=eps)
+
+
+def _adapted(
+    state: dict[str, Tensor], encoder: EncoderArch, unused: list[str], channels: int | None
+) -> tuple[dict[str, Tensor], EncoderArch, list[str]]:
+    """Weights and arch of the encoder for so many channels, and what is unused; None: as is."""
+    if channels is None:
+        return state, encoder, unused
+    painting, first = [n for n in state if n.startswith('neck.')], 'patch_embed.projection.weight'
+    state = {name: state[name] for name in state if name not in painting}
+    state[BACKBONE + first] = for_channels(state[BACKBONE + first], channels)
+    return state, replace(encoder, in_channels=channels), unused + painting
 
 
 def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]:

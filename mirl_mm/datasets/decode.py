@@ -31,6 +31,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from mirl_mm.errors import UserError
 
+from .channels import decode_channels
+
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]  # height, width
 ORIENTATION, ACROSS = ExifTags.Base.Orientation, (5, 6, 7, 8)  # of these, height becomes width
@@ -44,17 +46,23 @@ class LoadAnyImage(LoadImageFromFile):
 
     Takes the arguments of mmcv's transform, whose part it leaves to it where they ask for anything
     but colour by cv2 or Pillow. UserError in one line: a file that cannot be decoded, and one whose
-    size is not the ``height`` and ``width`` that its annotations (COCO's) are for.
+    size is not the ``height`` and ``width`` that its annotations (COCO's) are for. With
+    ``channels``, :func:`decode_channels` reads as many in its place.
     """
+
+    def __init__(self, channels: int | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
 
     def transform(self, results: dict) -> dict | None:
         path, ours = results['img_path'], self.imdecode_backend in ('cv2', 'pillow')
         try:
             with named(path):
-                if not ours or self.color_type != 'color' or self.file_client_args is not None:
+                ours &= self.color_type == 'color' and self.file_client_args is None
+                if not (ours or self.channels):
                     return super().transform(results)
                 content = fileio.get(path, self.backend_args)
-                image = decode(content)
+                image = decode_channels(content, n) if (n := self.channels) else decode(content)
         except Exception:
             if self.ignore_empty:
                 return None
@@ -72,7 +80,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
     From the same state of ``numpy.random`` come the same box and the same flip. Pixels differ from
     Pillow's by 2 levels of 255 at most, and by less than 0.01 on average on photographs. Sets
     ``img`` (BGR, uint8; planes in memory, as PackInputs makes them), ``img_shape``, ``ori_shape``
-    and, with a flip_prob, ``flip`` and ``flip_direction``.
+    and, with a flip_prob, ``flip`` and ``flip_direction``. ``channels`` are as LoadAnyImage's.
 
     Args:
         scale: side of the output in pixels, or (height, width).
@@ -93,6 +101,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         flip_prob: float = 0.0,
         reducing_gap: float | None = 3.0,
         backend_args: dict | None = None,
+        channels: int | None = None,
     ) -> None:
         ranges = (crop_ratio_range, aspect_ratio_range, max_attempts)
         super().__init__(scale, *ranges, interpolation='bicubic', backend='pillow')
@@ -101,7 +110,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         if not 0 <= flip_prob <= 1:
             raise UserError(f'flip_prob must be from 0 to 1, got {flip_prob}')
         self.flip_prob, self.reducing_gap = flip_prob, reducing_gap
-        self.backend_args = backend_args
+        self.backend_args, self.channels = backend_args, channels
 
     def transform(self, results: dict) -> dict:
         with named(results['img_path']):
@@ -117,8 +126,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     def _cropped(self, content: bytes) -> tuple[Tensor, Size]:
         """The crop as BGR [3,h,w], and (H, W) of the whole."""
-        if not (jpeg := jpeg_header(content)):
-            image = decode(content)
+        if self.channels or not (jpeg := jpeg_header(content)):
+            image = decode_channels(content, n) if (n := self.channels) else decode(content)
             box = self.rand_crop_params(image)
             return resized(cut(image, box), self.scale), image.shape[:2]
         stored, orientation = jpeg
@@ -230,12 +239,12 @@ def cut(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def planes(image: np.ndarray) -> Tensor:
-    """[H,W,3] as [3,H,W], pixels side by side in memory, as torch's vectorised filter wants."""
+    """[H,W,C] as [C,H,W], pixels side by side in memory, as torch's vectorised filter wants."""
     return torch.from_numpy(np.array(image, order='C')).permute(2, 0, 1)
 
 
 def resized(image: np.ndarray, size: Size) -> Tensor:
-    """Uint8 pixels [H,W,3] as [3,*size], bicubic with antialiasing."""
+    """Pixels [H,W,C] as [C,*size], bicubic with antialiasing."""
     return F.interpolate(planes(image)[None], size, mode='bicubic', antialias=True)[0]
 
 

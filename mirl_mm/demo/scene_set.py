@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from mirl_mm.errors import UserError
 
-from .scenes import CLASSES, MASK_PALETTE, MIN_SIZE, SPLITS, VERSION, draw_scene
+from .scenes import CLASSES, MASK_PALETTE, MIN_SIZE, SPLITS, VERSION, draw_scene, with_bands
 
 MANIFEST = 'scenes.json'
 
@@ -105,7 +106,7 @@ def write_scenes(
         return scenes
     try:
         inside = set(os.listdir(root)) if root.exists() else set()  # an OSError for a file
-        foreign = inside - {'images', 'masks', 'annotations', MANIFEST}
+        foreign = inside - {'images', 'masks', 'annotations', 'bands', MANIFEST}
         if foreign or (inside and MANIFEST not in inside):
             wanted = f'a new or empty folder, or one with nothing but scenes (and their {MANIFEST})'
             said = f'out_dir {root} holds {sorted(foreign or inside)}, which would be lost'
@@ -125,3 +126,15 @@ def write_scenes(
                 root.rename(Path(folder) / 'replaced')
             fresh.root.rename(root)
     return scenes
+
+
+def write_bands(scenes: SceneSet) -> Path:
+    """The images of a set once more, as TIFF of 5 channels (:func:`with_bands`), in ``bands/``."""
+    made = json.loads((scenes.root / MANIFEST).read_text())
+    for split in SPLITS:
+        folder = scenes.root / 'bands' / split
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(made[f'num_{split}']):
+            pixels = with_bands(draw_scene(split, index, made['size'], made['seed']))
+            tifffile.imwrite(folder / f'{index + 1:06d}.tif', pixels, photometric='rgb')
+    return scenes.root / 'bands'

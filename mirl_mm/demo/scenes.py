@@ -176,3 +176,17 @@ def draw_scene(split: str, index: int, size: int = 128, seed: int = 0) -> Scene:
         picture = _paint(rng, picture, thing, light, split)
     image = np.rint(255 * picture).astype(np.uint8)
     return Scene(image, np.array([thing.label for thing in objects]), masks)
+
+
+def with_bands(scene: Scene) -> np.ndarray:
+    """Red, green, blue, nearness and heat, uint16 [S,S,5].
+
+    The ground comes nearer from the top to the bottom; before it stand the objects, one before the
+    other. What is dark keeps more of the light's heat, which spreads by 2 pixels.
+    """
+    near = np.linspace(0, 0.5, len(scene.image))[:, None].repeat(len(scene.image), axis=1)
+    for place, mask in enumerate(scene.masks):  # front to back
+        near[mask] = 1 - 0.5 * place / len(scene.masks)
+    bands = [near, gaussian(1 - scene.image.mean(axis=2) / 255, 2)]
+    pixels = np.dstack([scene.image / 255, *bands]).clip(0, 1)
+    return np.rint(65535 * pixels).astype(np.uint16)

@@ -18,7 +18,7 @@ from mirl_mm.files import check_folder, find_config
 from mirl_mm.libraries import check_libraries
 
 from . import machine
-from .checks import check_data
+from .checks import check_channels, check_data
 from .own_data import use_data
 from .resume import TRAINED_KEYS, find_checkpoint, is_whole
 from .stopping import fail_fast
@@ -137,6 +137,7 @@ def load_config(path: str, options: Options = None, needed: Sequence[str] = ()) 
         if there and (missing := [key for key in parts if key not in there]):
             how = f'give all three, or none: {" ".join(f"{key}=None" for key in there)}'
             raise UserError(f'{", ".join(there)} without {" and ".join(missing)}: {how}')
+    check_channels(cfg)
     check_packages(cfg.get('visualizer'))
     check_libraries(cfg.get('default_scope'))
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

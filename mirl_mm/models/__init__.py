@@ -1,4 +1,5 @@
 from .archs import ARCHS
+from .channels import PerChannel
 from .dense import MIRLDenseViT, MIRLPyramid
 from .head import MIRLHead, MIRLResidualLoss, ReconstructionError
 from .hub import name_models
@@ -10,5 +11,5 @@ name_models()
 
 __all__ = [
     'ARCHS', 'MIRL', 'MIRLDenseViT', 'MIRLHead', 'MIRLNeck', 'MIRLPyramid', 'MIRLResidualLoss',
-    'MIRLViT', 'MaskedFeatures', 'Reconstruction', 'ReconstructionError',
+    'MIRLViT', 'MaskedFeatures', 'PerChannel', 'Reconstruction', 'ReconstructionError',
 ]  # fmt: skip

@@ -132,6 +132,7 @@ class EncoderArch:
         size += ', layer scale' if self.layer_scale else ''
         if self.norm_eps not in (None, 1e-6):  # which is mmpretrain's own
             size += f", norm_cfg=dict(type='LN', eps={self.norm_eps:g})"
+        size += f', {self.in_channels} channels' if self.in_channels != 3 else ''
         return f'{name}, patches of {self.patch_size} px{size}'
 
 

@@ -66,7 +66,8 @@ def difference(
     for name, shape in wanted.items():
         there = given.get(name, shape)
         if not is_same(name, there, shape, resized):
-            return f'{name!r} is {tuple(there)} there and {tuple(shape)} in {who}'
+            how = '; see convert_checkpoint.py --channels' * (there[1:2] == (3,) != shape[1:2])
+            return f'{name!r} is {tuple(there)} there and {tuple(shape)} in {who}{how}'
     sides = (wanted, given, needed, 'lacks', 'has'), (given, wanted, known, 'has', 'lacks')
     for one, other, pattern, has, lacks in sides:
         names = [name for name in one if name not in other]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmpretrain.models import MAE
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -90,10 +91,16 @@ def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1) -> np.nda
     """Draw columns [B, 3, H, W] under their titles: one picture [height, width, 3], uint8.
 
     Images of more than 128 pixels times ``zoom`` are shrunk, smaller ones magnified by a whole
-    number. The data preprocessor's ``mean`` and ``std``, [3, 1, 1] each, undo its normalisation.
+    number. The data preprocessor's ``mean`` and ``std``, [3, 1, 1] each, undo its normalisation. Of
+    C channels the first three are shown (of two, one), each from its least to its greatest value in
+    the first column; so are three of other ranges than 0 to 255.
     """
     first, tile, header = next(iter(columns.values())), zoom * TILE, zoom * HEADER
-    h, w = first.shape[-2:]
+    (channels, h, w), shown = first.shape[1:], [0, 1, 2]
+    if channels != 3 or not 1 <= torch.as_tensor(std).max() < 128:
+        low, high = first.float().amin((0, 2, 3), True), first.float().amax((0, 2, 3), True)
+        std = 255 / (high - low + 1e-6)
+        mean, shown = -low * std, shown if channels > 2 else [0, 0, 0]
     scale = tile // max(h, w) if max(h, w) <= tile else tile / max(h, w)
     size = max(round(w * scale), 1), max(round(h * scale), 1)
     step_x, step_y = size[0] + GAP, size[1] + GAP
@@ -103,7 +110,7 @@ def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1) -> np.nda
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     for x, (title, imgs) in enumerate(columns.items()):
         draw.text((x * step_x + size[0] / 2, header / 2), title, 'black', font, anchor='mm')
-        pixels = (imgs.detach().float() * std + mean).round().clamp(0, 255).byte()
+        pixels = (imgs.detach().float() * std + mean).round().clamp(0, 255).byte()[:, shown]
         for y, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
             picture = Image.fromarray(picture).resize(size, resampling)
             sheet.paste(picture, (x * step_x, header + y * step_y))

@@ -399,3 +399,19 @@ def test_the_tool(monkeypatch, capsys, rehearsed):
         tool(MIRL, '--memory-gb', '1')
     with pytest.raises(SystemExit, match=r'error: no such config file: nowhere\.py'):
         tool('nowhere.py')
+
+
+def test_more_channels_take_more():
+    """Of patch projection and decoders' last layers, and of an image's memory; by hand."""
+    three, five = (
+        plan(str(CONFIGS / f'mirl/{name}.py'), images=320)
+        for name in ('vit-test_2e', 'vit-test_2e_5-channels')
+    )
+    values = 16 * 16 * 2  # of a patch, in the two channels more
+    patches, masked, segments = 4 * 4, 4 * 3, 6
+    weights = 48 * values + segments * (32 + 1) * values
+    assert five.memory.parameters - three.memory.parameters == 4 * weights
+    work = 2 * values * (48 * patches + segments * 32 * masked)
+    assert five.flops.forward - three.flops.forward == work
+    assert five.memory.per_image > three.memory.per_image + 4 * values * patches
+    assert five.linear_macs - three.linear_macs == 48 * values * patches

@@ -5,11 +5,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from mirl_mm.demo import scene_set, scenes
-from mirl_mm.demo.scene_set import write_scenes
-from mirl_mm.demo.scenes import CLASSES, MASK_PALETTE, SPLITS, draw_scene
+from mirl_mm.demo.scene_set import write_bands, write_scenes
+from mirl_mm.demo.scenes import CLASSES, MASK_PALETTE, SPLITS, draw_scene, with_bands
 
 COUNTS = {'train': 6, 'val': 3}
 SMALL = {'num_train': 6, 'num_val': 3, 'size': 64}
@@ -295,3 +296,33 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path, kept):
     with pytest.raises(ValueError, match=f"holds .'{kept.split('/')[0]}'.*accepted is a new or"):
         write_scenes(tmp_path)
     assert files(tmp_path) == [tmp_path / kept]
+
+
+def test_bands_tell_what_is_near_and_what_is_dark():
+    scene = draw_scene('train', 3, size=64)
+    bands = with_bands(scene)
+    assert bands.shape == (64, 64, 5) and bands.dtype == np.uint16
+    assert (bands[..., :3] == scene.image.astype(np.uint16) * 257).all()
+    near = bands[..., 3].astype(int)
+    levels = [np.unique(near[mask]).tolist() for mask in scene.masks]
+    assert all(len(level) == 1 for level in levels)
+    assert len(levels) > 1 and levels == sorted(levels, reverse=True)
+    ground = ~scene.masks.any(axis=0)
+    assert near[ground].max() < min(levels)[0]
+    assert (np.diff(np.where(ground, near, -1).max(axis=1)) > 0).mean() > 0.9
+    light = scene.image.mean(axis=2).ravel()
+    assert np.corrcoef(light, bands[..., 4].ravel())[0, 1] < -0.7
+
+
+def test_bands_lie_beside_the_images(tmp_path):
+    written = write_scenes(tmp_path / 'scenes', **SMALL)
+    before = digests(written.root)
+    folder = write_bands(written)
+    after = digests(written.root)
+    new = {name for name in after if name.startswith('bands/')}
+    assert {name: after[name] for name in after.keys() - new} == before
+    assert len(new) == sum(COUNTS.values())
+    scene = draw_scene('val', 2, size=64)
+    assert (tifffile.imread(folder / 'val/000003.tif') == with_bands(scene)).all()
+    assert write_scenes(written.root, **SMALL) == written  # which stays as it is
+    assert digests(written.root) == after

@@ -62,6 +62,34 @@ def test_large_pictures_are_shrunk():
     assert (sheet[HEADER:, :64] == 255).all() and (sheet[HEADER:, 64 + GAP :] == 0).all()
 
 
+@pytest.mark.parametrize('channels', [1, 2, 3, 5])
+def test_other_channels_are_stretched(channels):
+    """16 bits, from the least to the greatest number of each channel in the first column."""
+    raw = torch.linspace(0, 1, 128).expand(1, channels, 128, 128)
+    low, high = (torch.arange(channels).view(-1, 1, 1) * k for k in (100.0, 5000.0))
+    high = high + 9000
+    mean, std = torch.full((channels, 1, 1), 800.0), torch.full((channels, 1, 1), 3000.0)
+    imgs = (low + raw * (high - low) - mean) / std
+    sheet = panel({'a': imgs, 'b': imgs - 1e6}, mean, std)[HEADER:].astype(int)
+    wanted = (255 * raw[0, 0]).round().int().numpy()
+    for colour in range(3):
+        assert np.abs(sheet[:, :128, colour] - wanted).max() <= 1
+    assert (sheet[:, 128 + GAP :] == 0).all()
+    if channels > 2:
+        imgs = imgs.clone()
+        imgs[:, 1] = imgs[:, 1].flip(-1)
+        sheet = panel({'a': imgs}, mean, std)[HEADER:].astype(int)
+        assert np.abs(sheet[..., 1] - wanted[:, ::-1]).max() <= 1
+        assert np.abs(sheet[..., 2] - wanted).max() <= 1
+
+
+def test_numbers_from_0_to_1_are_seen():
+    imgs, std = torch.rand(1, 3, 128, 128), torch.full((3, 1, 1), 0.25)
+    imgs[..., 0, 0], imgs[..., 0, 1] = 0, 1
+    sheet = panel({'a': (imgs - 0.5) / std}, torch.full((3, 1, 1), 0.5), std)[HEADER:]
+    assert np.abs(sheet.transpose(2, 0, 1) - 255 * imgs[0].numpy()).max() <= 1
+
+
 def test_a_written_panel_shows_the_pixels_twice_as_large(painted, tmp_path):
     imgs, result = painted
     path = tmp_path / 'panel.png'

@@ -21,6 +21,9 @@ from mirl_mm.errors import UserError
 from .coco import check_coco
 from .masks import check_masks, check_one_class
 
+READERS = ('LoadImageFromFile', 'LoadAnyImage', 'LoadRandomResizedCrop')
+SWAPS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
+
 
 def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     """Hold the data of those splits ('train', 'val', 'test') against its files and the model.
@@ -162,3 +165,30 @@ def places_of(key: str, settings: Mapping | Sequence, place: str) -> Iterator[tu
             yield place, value
         elif isinstance(value, Mapping | list | tuple):
             yield from places_of(key, value, f'{place}.{name}')
+
+
+def channels_of(pipeline: Sequence[Mapping]) -> int | None:
+    """As many as its reader is asked for; None: RGB, or another reader."""
+    return next((step['channels'] for step in pipeline if 'channels' in step), None)
+
+
+def check_channels(cfg: Mapping) -> None:
+    """UserError where a config's parts differ, which broadcasting might hide."""
+    model = cfg.get('model') or {}
+    backbone, norm = (model.get(part) or {} for part in ('backbone', 'data_preprocessor'))
+    wanted = backbone.get('in_channels', 3)
+    encoder = f'model.backbone.in_channels={wanted}'
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        pipeline = ((cfg.get(name) or {}).get('dataset') or {}).get('pipeline') or [{}]
+        if (read := channels_of(pipeline)) is not None and any(map(norm.get, SWAPS)):
+            why = f'{name} reads channels={read} in the order of the file'
+            raise UserError(f'{why}: set {" and ".join(SWAPS[:2])} of data_preprocessor to False')
+        if read is None and pipeline[0].get('type') in READERS and 'color_type' not in pipeline[0]:
+            read = 3
+        if read not in (None, wanted):
+            how = f'set channels={wanted} where its pipeline reads, or in_channels={read}'
+            raise UserError(f'{name} reads {read} channels, but {encoder}: {how}')
+    for key in ('mean', 'std'):
+        if norm.get(key) is not None and len(norm[key]) not in (1, wanted):
+            has = f'model.data_preprocessor.{key} has {len(norm[key])} values'
+            raise UserError(f'{has}, but {encoder}: accepted are as many, or 1')

@@ -42,6 +42,7 @@ def check_masks(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: 
     ignored, present, unseen = _last_head(cfg.model).get('ignore_index', 255), set(), []
     given = dict(label_map=dataset.label_map, reduce_zero_label=dataset.reduce_zero_label)
     turns = getattr(steps[0], 'color_type', 'color') == 'color'  # others: sizes are the loader's
+    turns &= getattr(steps[0], 'channels', None) is None
     for picture, mask in opened:
         size, tag = seen_size(picture) if turns else (None, 1)
         if tag in (2, 3, 4) or (tag in ACROSS and size[0] == size[1]):
