@@ -17,6 +17,7 @@ MAY_LACK = (
     'tests/engine/test_optim.py::',
     'tests/engine/test_own_data.py::',
     'tests/engine/test_runner.py::',
+    'tests/engine/test_tta.py::',
     'tests/gpu/test_rehearsal.py::',
     'tests/models/test_dense_pyramid.py::',
     'tests/models/test_segments.py::',

@@ -71,6 +71,7 @@ def test_configs_are_filtered_by_words(mirl):
     out, _ = mirl('configs', 'b48', 'COCO')
     assert [line.split()[0] for line in out.splitlines()] == [
         'mask-rcnn/vit-b48_cascade-lsj-100e_coco',
+        'mask-rcnn/vit-b48_lsj-100e-soft-nms_coco',
         'mask-rcnn/vit-b48_lsj-100e_coco',
     ]
     assert mirl('configs', '--help')[0].endswith('example: mirl configs b48 coco\n')

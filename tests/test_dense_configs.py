@@ -367,3 +367,23 @@ def test_pipelines_run(path, tmp_path):
         else:
             masks = packed['data_samples'].gt_instances.masks
             assert len(masks) <= 1 and packed['data_samples'].img_shape == (height, width)
+
+
+def test_soft_nms_lowers_scores_where_nms_drops_boxes():
+    """The variant is the config beside it but for that; IoU of the boxes: 0.6, and none."""
+    from mmdet.models.layers import multiclass_nms
+
+    plain, soft = (config(f'mask-rcnn/vit-b48_lsj-100e{n}_coco.py') for n in ('', '-soft-nms'))
+    tests = [cfg.model.test_cfg.rcnn for cfg in (plain, soft)]
+    boxes = torch.tensor([[0.0, 0, 100, 100], [25, 0, 125, 100], [200, 200, 300, 300]])
+    scores = torch.tensor([[0.9, 0], [0.8, 0], [0.7, 0]])  # and of the background
+    (hard, _), (lowered, labels) = (
+        multiclass_nms(boxes, scores, each.score_thr, each.nms, each.max_per_img) for each in tests
+    )
+    assert hard[:, 4].tolist() == pytest.approx([0.9, 0.7])
+    assert lowered[:, 4].tolist() == pytest.approx([0.9, 0.7, 0.8 * (1 - 0.6)])
+    assert labels.tolist() == [0, 0, 0] and torch.equal(lowered[2, :4], boxes[1])
+    soft.model.test_cfg.rcnn.nms = plain.model.test_cfg.rcnn.nms
+    rest = soft.to_dict()
+    del rest['_soft']
+    assert rest == plain.to_dict()

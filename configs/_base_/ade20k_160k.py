@@ -5,6 +5,8 @@
 #    accumulative_counts=k, multiply all lengths by k.
 #  * bf16 here; the published config's fp16 key is not read by mmseg 1.x, which trains in float32.
 #  * No weight decay on biases, norms, positions, cls token and registers.
+#  * `tools/test.py --tta`: the published multi-scale test has ratios 0.5 to 1.75 of the test's
+#    scale, but no short edge below 512, so 0.5 and 0.75 are 1.0 again. Here 1.0 counts once.
 data_root = 'data/ade/ADEChallengeData2016/'
 crop_size = (512, 512)
 
@@ -22,6 +24,21 @@ test_pipeline = [
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     dict(type='LoadAnnotations'),  # after Resize: metrics at full size
     dict(type='PackSegInputs'),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=(int(2048 * ratio), int(512 * ratio)), keep_ratio=True)
+                for ratio in (1.0, 1.25, 1.5, 1.75)
+            ],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
 ]
 
 train_dataloader = dict(

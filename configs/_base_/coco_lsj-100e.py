@@ -6,6 +6,8 @@
 #  * The rate falls by 10 at 88.9 % and 96.3 %; biases are decayed, norms and positions are not. The
 #    cls token and registers, which ViTDet does not have, count as positions.
 #  * bf16 here, fp16 there.
+#  * `tools/test.py --tta`: at 1024 and 768 px, as it is and flipped. A larger scale would be padded
+#    to 2048 x 2048, where positions are stretched. Ours, not tuned.
 _base_ = './coco.py'
 image_size = (1024, 1024)
 
@@ -31,6 +33,20 @@ test_pipeline = [
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=scale, keep_ratio=True)
+                for scale in ((1024, 1024), (768, 768))
+            ],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='PackDetInputs')],
+        ],
     ),
 ]
 train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))

@@ -3,6 +3,7 @@
 #  * The short edge is 480 to 800 px, for half of the images after a crop. Tested at 800 px.
 #  * Batch 32, AdamW 3e-4, weight decay 0.05, steps after 9 and 11 epochs. An epoch of the 117,266
 #    images with objects is 3,665 iterations. With accumulative_counts=k, multiply all lengths by k.
+#  * `tools/test.py --tta`: at 800 and 640 px, as it is and flipped. Ours, not tuned.
 _base_ = './coco.py'
 _resize = dict(
     type='RandomChoiceResize',
@@ -44,6 +45,20 @@ test_pipeline = [
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=scale, keep_ratio=True)
+                for scale in ((1333, 800), (1333, 640))
+            ],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='PackDetInputs')],
+        ],
     ),
 ]
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))

@@ -156,3 +156,8 @@ model = dict(
         ),
     ),
 )
+# NMS over the boxes of all views of tta_pipeline; masks are left out.
+tta_model = dict(
+    type='DetTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+)

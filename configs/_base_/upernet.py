@@ -54,3 +54,4 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
 )
+tta_model = dict(type='SegTTAModel')  # averages what the views of tta_pipeline give

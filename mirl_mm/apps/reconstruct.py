@@ -93,27 +93,32 @@ def load_model(cfg: Config, checkpoint: str, mask_ratio: float | None = None) ->
     return model.eval()
 
 
+def find_pictures(pictures: str) -> dict[Path, Path]:
+    """An image, or those of a folder in any nesting, and the name of each inside the folder."""
+    root = Path(pictures)
+    if not root.exists():
+        raise FileNotFoundError(f'no image or folder at {root}')
+    if root.is_file():
+        return {root: Path(root.name)}
+    if found := sorted(map(Path, list_files(root, is_image))):
+        return {root / name: name for name in found}
+    raise UserError(f'no image in {root}; accepted are files ending in {" ".join(EXTENSIONS)}')
+
+
 def assign_panels(pictures: str, out: str, rows: int = PAGE_ROWS) -> dict[Path, list[Path]]:
     """Which pictures go on which panel, in folders that are made here.
 
     ``pictures`` is an image file, or a folder of them in any nesting. ``out`` is an image file (see
     PAGE_ENDINGS) for one page of them all, or a folder for a PNG each, in folders like theirs.
     """
-    root, out, panels = Path(pictures), Path(out), {}
-    if not root.exists():
-        raise FileNotFoundError(f'no image or folder at {root}')
-    is_file = root.is_file()
-    found = [root] if is_file else sorted(root / name for name in list_files(root, is_image))
-    if not found:
-        raise UserError(f'no image in {root}; accepted are files ending in {" ".join(EXTENSIONS)}')
+    root, out, panels, found = Path(pictures), Path(out), {}, find_pictures(pictures)
     if out.suffix.lower() in PAGE_ENDINGS:
         if len(found) > rows:
             has = f'takes at most {rows} of the {len(found)} pictures in {root}'
             raise UserError(f'{out} is one page and {has}; give --out a folder for a panel each')
-        panels = {out: found}
+        panels = {out: [*found]}
     else:
-        for picture in found:
-            name = picture.relative_to(root.parent if picture == root else root)
+        for picture, name in found.items():
             panel = out / name.with_suffix('.png')
             if panel in panels:  # dog.png beside dog.jpg
                 panel = out / name.with_name(name.name + '.png')

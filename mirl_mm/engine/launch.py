@@ -29,13 +29,13 @@ PACKAGES = ('tensorboard', 'wandb', 'mlflow', 'clearml', 'neptune', 'dvclive', '
 # What has an effect at a config's top level: arguments of MMEngine's Runner, and what it reads.
 RUNNER_KEYS = TRAINED_KEYS | signature(Runner.__init__).parameters.keys() - {'self', 'cfg'} | {
     'model_wrapper_cfg', 'find_unused_parameters', 'activation_checkpointing', 'compile',
-    'runner_type', 'custom_imports', 'check_files',
+    'runner_type', 'custom_imports', 'check_files', 'tta_model', 'tta_pipeline',
 }  # fmt: skip
 # Variables that config files of OpenMMLab share with the files that inherit from them.
 HELPER_KEYS = {
     'backend_args', 'base_lr', 'crop_size', 'data_root', 'dataset_type', 'image_size', 'max_epochs',
     'max_iters', 'metainfo', 'norm_cfg', 'num_classes', 'train_pipeline', 'val_pipeline',
-    'test_pipeline', 'tta_model', 'tta_pipeline', 'vis_backends',
+    'test_pipeline', 'vis_backends',
 }  # fmt: skip
 # Arguments that are dicts of settings, or lists of such.
 SETTINGS = {

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
@@ -49,8 +49,8 @@ def strip_wrappers(names: Iterable[str]) -> dict[str, str]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without what distributed training put around it."""
-    while is_model_wrapper(model):
+    """The model itself, without what distributed training, or a test on views, put around it."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
 

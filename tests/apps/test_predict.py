@@ -1,9 +1,16 @@
-"""tools/predict.py: pictures of any kind, a classifier's drawings, and input that cannot be used.
+"""tools/predict.py: pictures of any kind, drawings, results, and input that cannot be used.
 
 What trained detectors and segmentors find is drawn in tests/training/test_dense.py.
 """
 
+import csv
+import io
+import json
+import re
+import runpy
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +18,10 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mirl_mm.apps.predict import predict_pictures
+from mirl_mm.apps.predict import image_ids, predict_pictures, write_mask
 from mirl_mm.engine.launch import load_config
+from mirl_mm.errors import UserError
+from tests.processes import run_forked
 
 ROOT = Path(__file__).parents[2]
 TASKS = (
@@ -145,3 +154,212 @@ def test_what_is_drawn_is_the_picture_as_it_is_read(untrained, kind, name, tmp_p
         seen = seen / 2  # under black
     right = np.abs(drawing - seen.astype(int)).max(axis=2) <= 12
     assert right.mean() > (0.99 if 'mask-rcnn' in config else 0.7)  # beside the letters
+
+
+# --- results and batches --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def finder(untrained, tmp_path_factory) -> tuple[str, str, str]:
+    """The config, a checkpoint of random weights that finds much, and the kind of its results."""
+    config, found_nothing = untrained
+    content = torch.load(found_nothing)
+    torch.manual_seed(0)
+    for name, weight in content['state_dict'].items():
+        if name.endswith(('fc_cls.weight', 'conv_seg.weight', 'head.fc.weight')):
+            torch.nn.init.normal_(weight, std=0.5)
+    path = str(tmp_path_factory.mktemp('finder') / 'model.pth')
+    torch.save(content, path)
+    kind = {'mask-rcnn': '.json', 'upernet': '', 'finetune': '.csv'}[Path(config).parent.name]
+    return config, path, kind
+
+
+@pytest.fixture
+def numbered(tmp_path) -> Path:
+    """Six pictures of noise in three sizes, one that is none, and a folder in the folder."""
+    folder, rng = tmp_path / 'numbered', np.random.default_rng(0)
+    (folder / 'deep').mkdir(parents=True)
+    for i, (height, width) in enumerate(
+        [(60, 96), (60, 96), (96, 60), (70, 70), (60, 96), (96, 60)]
+    ):
+        small = Image.fromarray(rng.integers(0, 255, (height // 12, width // 12, 3), np.uint8))
+        name = f'{10 + i:06d}.png' if i else f'deep/{10:06d}.png'
+        small.resize((width, height), Image.Resampling.NEAREST).save(folder / name)
+    (folder / '000013.jpg').write_bytes(b'no picture')
+    return folder
+
+
+def all_found(finder, folder: Path, where: Path, **options) -> tuple[list, list[str]]:
+    """What the results hold, a part each picture, and the lines."""
+    config, checkpoint, kind = finder
+    results = where / f'found{kind}'
+    given = dict(out=None, results=str(results)) | options
+    lines = list(predict_pictures(config, checkpoint, str(folder), **given))
+    if kind == '.json':
+        rows = json.loads(results.read_text())
+        names = dict.fromkeys(row['file_name'] for row in rows)
+        return [[row for row in rows if row['file_name'] == name] for name in names], lines
+    if kind == '.csv':
+        rows = list(csv.DictReader(results.open()))
+        names = dict.fromkeys(row['file'] for row in rows)
+        return [[row for row in rows if row['file'] == name] for name in names], lines
+    files = sorted(results.rglob('*.*'))
+    return [(str(f.relative_to(results)), np.array(Image.open(f))) for f in files], lines
+
+
+NAMES = ['000011.png', '000012.png', '000014.png', '000015.png', 'deep/000010.png']
+
+
+def test_batches_of_mixed_sizes_find_what_single_pictures_do(finder, numbered, tmp_path):
+    (numbered / '000013.png').rename(numbered / 'deep/000013.png')
+    told = []
+    singly, lines = all_found(finder, numbered, tmp_path / 'singly')
+    batched, again = all_found(
+        finder, numbered, tmp_path / 'batched', batch_size=4, progress=lambda *at: told.append(at)
+    )
+    assert told == [(done, 7) for done in range(8)]
+    assert [x.replace('batched', 'singly') for x in again] == lines and len(singly) == 6
+    assert lines[2].startswith(f'{numbered}/000013.jpg: skipped (')
+    for one, other in zip(singly, batched, strict=True):
+        if isinstance(one, tuple):
+            assert one[0] == other[0] and one[1].shape == other[1].shape
+            assert (one[1] == other[1]).mean() > 0.999  # float noise at an edge
+            continue
+        assert len(one) == len(other) > 0
+        for row, same in zip(one, other, strict=True):
+            assert row.keys() == same.keys()
+            assert float(row['score']) == pytest.approx(float(same['score']), abs=1e-4)
+
+
+@pytest.mark.parametrize('untrained', TASKS[1:2], indirect=True)
+def test_a_detectors_results_are_cocos(finder, numbered, tmp_path):
+    """pycocotools reads them; ids are the numbers that the names are, classes count from 1."""
+    from pycocotools import mask as rle
+    from pycocotools.coco import COCO
+
+    (numbered / '000013.jpg').unlink()
+    found, lines = all_found(finder, numbered, tmp_path)
+    assert lines[-1] == f'{sum(map(len, found))} results of 6 pictures -> {tmp_path}/found.json'
+    truth, classes = COCO(), load_config(finder[0]).metainfo.classes
+    truth.dataset = dict(
+        images=[dict(id=i, width=96, height=96) for i in range(10, 16)],
+        categories=[dict(id=i, name=name) for i, name in enumerate(classes, 1)],
+        annotations=[],
+    )
+    truth.createIndex()
+    loaded = truth.loadRes(str(tmp_path / 'found.json'))
+    assert len(loaded.anns) == sum(map(len, found)) > 50
+    for row in loaded.anns.values():
+        assert f'{row["image_id"]:06d}.png' == Path(row['file_name']).name
+        assert classes[row['category_id'] - 1] == row['category']
+        size = Image.open(numbered / row['file_name']).size
+        assert tuple(row['segmentation']['size']) == size[::-1]
+        x, y, width, height = row['bbox']
+        assert 0 <= x <= x + width <= size[0] + 1e-3 and 0 <= y <= y + height <= size[1] + 1e-3
+        mask = rle.decode(row['segmentation'])
+        inside = mask[int(y) : int(np.ceil(y + height)) + 1, int(x) : int(np.ceil(x + width)) + 1]
+        assert mask.sum() == inside.sum()
+    for rows, line in zip(found, lines, strict=False):
+        said = [int(number) for number in re.findall(r'(\d+) \w+', line.partition(': ')[2])]
+        assert sum(said) == sum(row['score'] >= 0.3 for row in rows)
+
+
+def test_names_that_are_no_numbers_are_counted(pictures):
+    (pictures / '7').mkdir()
+    (pictures / '1.png').rename(pictures / '7/1.png')
+    assert [*image_ids(str(pictures)).values()] == [('0.png', 0), ('7/1.png', 1)]
+    (pictures / '0.png').rename(pictures / '01.png')
+    assert [*image_ids(str(pictures)).values()] == [('01.png', 1), ('7/1.png', 2)]
+    (pictures / '01.png').rename(pictures / 'a.png')
+    assert [*image_ids(str(pictures)).values()] == [('7/1.png', 1), ('a.png', 2)]
+    assert [*image_ids(str(pictures / 'a.png')).values()] == [('a.png', 1)]
+
+
+def test_a_classifiers_table(checkpoint, pictures, tmp_path):
+    """At most five labels a picture; here there are four."""
+    results = tmp_path / 'made/labels.csv'
+    given = (CLASSIFIER, checkpoint, str(pictures), str(tmp_path / 'out'))
+    lines = list(predict_pictures(*given, results=str(results), batch_size=8))
+    assert lines[0].endswith(f' -> {tmp_path}/out/0.png') and len(lines) == 3
+    header, *rows = results.read_text().splitlines()
+    assert header == 'file,rank,label,name,score' and len(rows) == 8
+    assert [row.split(',')[:2] for row in rows[3:5]] == [['0.png', '4'], ['1.png', '1']]
+    *first, score = rows[4].split(',')
+    assert first == ['1.png', '1', '1', 'green']
+    assert float(score) == pytest.approx(np.exp(3) / (np.exp(3) + 3), abs=1e-4)
+
+
+@pytest.mark.parametrize('untrained', TASKS[2:], indirect=True)
+def test_a_segmentors_masks(finder, numbered, tmp_path):
+    """A PNG each under the same name; its pixels are the classes of which the line has shares."""
+    (numbered / '000013.jpg').unlink()
+    found, lines = all_found(finder, numbered, tmp_path)
+    names = load_config(finder[0]).metainfo.classes
+    assert [name for name, _ in found] == sorted([*NAMES, '000013.png'])
+    for (name, mask), line in zip(found, lines, strict=True):
+        assert mask.shape == Image.open(numbered / name).size[::-1] and mask.dtype == np.uint8
+        counts = np.bincount(mask.ravel(), minlength=7)
+        best = int(counts.argmax())
+        said = f'{numbered}/{name}: {names[best]} {100 * counts[best] / mask.size:.0f} %'
+        assert line.startswith(said) and line.endswith(f' -> {tmp_path}/found/{name}')
+    sample = SimpleNamespace(pred_sem_seg=SimpleNamespace(data=torch.tensor([[[0, 299]]])))
+    write_mask(sample, [''] * 300, tmp_path / 'wide.png')
+    assert np.array(Image.open(tmp_path / 'wide.png')).tolist() == [[0, 299]]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(results='a.json'), r'--results a\.json: .*ImageClassifier is a file ending in \.csv'),
+        (dict(results='folder'), r'--results folder: accepted of ImageClassifier is a file end'),
+        (dict(batch_size=0), 'batch size at least 1, got 0'),
+    ],
+)
+def test_results_that_cannot_be_written(checkpoint, pictures, changes, message):
+    with pytest.raises(UserError, match=message):
+        list(predict_pictures(CLASSIFIER, checkpoint, str(pictures), **changes))
+
+
+@pytest.mark.parametrize('untrained', TASKS[2:], indirect=True)
+def test_masks_beside_drawings(finder, pictures, tmp_path):
+    config, checkpoint, _ = finder
+    out = str(tmp_path / 'out')
+    with pytest.raises(UserError, match=r'--results and --out are both .*out: masks and drawings'):
+        list(predict_pictures(config, checkpoint, str(pictures), out, results=f'{out}/'))
+    with pytest.raises(
+        UserError, match='accepted of EncoderDecoder is a folder, whose name has no'
+    ):
+        list(predict_pictures(config, checkpoint, str(pictures), out, results='a.json'))
+    list(predict_pictures(config, checkpoint, str(pictures), out, results=str(tmp_path / 'masks')))
+    for name in ('0.png', '1.png'):
+        pages = [np.array(Image.open(tmp_path / part / name)) for part in ('out', 'masks')]
+        assert pages[0].shape == (*pages[1].shape, 3)
+
+
+def test_the_tool_reads_in_workers_and_draws_nothing(checkpoint, pictures, tmp_path):
+    workers = 'test_dataloader.num_workers=2'
+    arguments = (CLASSIFIER, checkpoint, pictures, '--no-pictures', '--results', 'labels.csv')
+    (printed,) = run_forked('predict.py', *arguments, '--cfg-options', workers, cwd=tmp_path)
+    *lines, last = printed.splitlines()[-3:]
+    assert [line.partition(': ')[0] for line in lines] == [f'{pictures}/{i}.png' for i in (0, 1)]
+    assert last == '8 results of 2 pictures -> labels.csv' and 'picture 1/2' not in printed
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix) == [
+        'labels.csv', 'printed_0.txt',
+    ]  # fmt: skip
+
+
+def test_a_terminal_sees_when_it_ends():
+    from rich.console import Console
+    from rich.live import Live
+
+    shown = runpy.run_path(str(ROOT / 'tools/predict.py'))['shown_on']
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Live(console=console, auto_refresh=False) as live:
+        show = shown(live)
+        show(0, 4)
+        time.sleep(0.05)
+        show(3, 4)
+    text = console.file.getvalue()
+    assert re.search(r'picture 3/4  75% .*left 0:00  until \d\d:\d\d  \d+\.\d pictures/s', text), (
+        text
+    )

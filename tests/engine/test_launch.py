@@ -150,6 +150,7 @@ def test_runner_keys_are_those_that_the_runner_reads():
     }
     assert 'compile' in read
     others = {'runner_type', 'strategy', 'custom_imports', 'check_files'}
+    others |= {'tta_model', 'tta_pipeline'}  # of tools/test.py --tta
     assert arguments | read | others == RUNNER_KEYS
     assert not RUNNER_KEYS & HELPER_KEYS
 

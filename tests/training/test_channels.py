@@ -172,5 +172,5 @@ def test_a_file_of_other_channels_ends_the_run(scenes, tmp_path):
 
 def test_predictions_are_drawn_on_rgb_alone(scenes, tmp_path):
     (tmp_path / 'x.pth').touch()
-    with pytest.raises(UserError, match='reads 5 channels; predictions are drawn on RGB alone'):
+    with pytest.raises(UserError, match='reads 5 channels; predicted is on RGB alone'):
         next(predict_pictures(str(SEGMENT), str(tmp_path / 'x.pth'), str(scenes / 'bands/val')))

@@ -74,7 +74,9 @@ class CheckLabelsHook(Hook):
         head = getattr(unwrapped(runner.model), 'decode_head', None)
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         if head is not None and data_batch:
-            check_labels(data_batch['data_samples'], head.num_classes, head.ignore_index)
+            samples = data_batch['data_samples']
+            samples = samples[0] if isinstance(samples[0], list | tuple) else samples  # of views
+            check_labels(samples, head.num_classes, head.ignore_index)
 
     before_train_iter = before_val_iter = before_test_iter = _check
 
