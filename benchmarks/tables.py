@@ -41,6 +41,7 @@ COCO_START = {'coco_start_cpu': 'coco_start'}
 SCALING = {'scaling_cpu': 'scaling'}
 THREADS = {'threads_cpu': 'threads'}
 MEMORY = {'largest_batch': 'largest_batch'}
+EXPORT = {'export_cpu': 'export --threads 1 --clock cpu'}
 COST = {'step_cost': 'step_cost'}
 
 Found = Mapping[str, dict | None]
@@ -254,6 +255,23 @@ def threads(found: Found) -> str:
     return markdown(head, rows)
 
 
+def export(found: Found) -> str:
+    """Images per second by batch, and the largest difference from torch."""
+    rows, batches, sizes = [], [], []
+    for result in present(found):
+        batches = [*result['batches'].values()]
+        for name, moved in result['difference'].items():
+            sizes = [*moved]
+            rates = [batch['images_per_second'][name] for batch in batches]
+            times = [ratio(batch['ratios'].get(name)) for batch in batches]
+            rows.append([name, *rates, *times, *(f'{each:.2g}' for each in moved.values())])
+        batches = [*result['batches']]
+    head = [f'images/s, batch {batch}' for batch in batches]
+    head += [f'torch / it, batch {batch}' for batch in batches]
+    head += [f'largest difference, {size}' for size in sizes]
+    return markdown(['s12, 224 px', *head], rows)
+
+
 TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'pretrain': (pretrain, PRETRAIN),
     'profile': (profile, PRETRAIN),
@@ -267,6 +285,7 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'scaling': (scaling, SCALING),
     'threads': (threads, THREADS),
     'memory': (memory, MEMORY),
+    'export': (export, EXPORT),
     'on_paper': (on_paper, COST),
 }
 

@@ -20,6 +20,7 @@ COMMANDS = {
     'probe': ('probe_depth.py', 'mirl/vit-s54_300e epoch_300.pth --train set/train --val set/val'),
     'knn': ('knn.py', 'mirl/vit-s54_300e epoch_300.pth --limit 100'),
     'convert': ('convert_checkpoint.py', 'epoch_300.pth encoder.safetensors --to timm'),
+    'export': ('export.py', 'mirl/vit-s54_300e epoch_300.pth encoder.onnx'),
     'report': ('report.py', 'work_dirs/vit-s54_300e work_dirs/vit-b12_300e'),
     'stats': ('mean_std.py', '/my/tiffs --channels 5'),
     'pack': ('pack_images.py', 'in1k/train /network/in1k-train'),

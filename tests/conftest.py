@@ -8,6 +8,7 @@ from mmengine.registry import DefaultScope
 # The files of which --light skips a test that ends for want of one of these, as the error or the
 # output of a tool says it. Any other such test fails: what it tests has to do without them.
 MAY_LACK = (
+    'tests/apps/test_export.py::',
     'tests/apps/test_plan.py::',
     'tests/apps/test_predict.py::',
     'tests/engine/test_checks.py::',

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mirl_mm.checkpoint import load_weights
-from mirl_mm.errors import UserError
+from mirl_mm.errors import CheckpointError, UserError
 from mirl_mm.models.archs import BACKBONE
 from mirl_mm.models.fit import summary
 from mirl_mm.models.masking import sincos_positions
@@ -44,12 +44,13 @@ class Loading(NamedTuple):
     amp: bool = False  # encode in bfloat16
 
 
-def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
+def load_encoder(cfg: Config, checkpoint: str, strict: bool = False) -> VisionTransformer:
     """The backbone of ``cfg.model``, a plain ViT with a cls token, in eval mode on the CPU.
 
     The checkpoint is a file for :func:`mirl_mm.checkpoint.load_weights` or ``random``; it may be of
     another model (MIRL, MAE, a classifier) with this encoder. Positions that it lacks are the fixed
-    sine-cosine ones, as in the official release.
+    sine-cosine ones, as in the official release. Other norms than the config's are a warning, or a
+    CheckpointError if ``strict``.
     """
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     settings = (cfg.get('model') or {}).get('backbone')
@@ -73,6 +74,8 @@ def load_encoder(cfg: Config, checkpoint: str) -> VisionTransformer:
     if missing or unused:
         fault = f"{checkpoint} is of an encoder with other norms than the config's"
         names = f'{summary(missing)} stay as before training, {summary(unused)} go unused'
+        if strict:
+            raise CheckpointError(f'{fault}: {names}')
         advice = 'The config that it was trained with gives the features that it was trained for'
         print_log(f'{fault}: {names}. {advice}', level=logging.WARNING)
     if POSITIONS in fit.missing:

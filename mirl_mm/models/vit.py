@@ -129,7 +129,7 @@ class MIRLViT(VisionTransformer):
         """Normalised [B, 3, H, W] -> the tokens [B, E+L, D] that enter block 0, and (h, w)."""
         x, grid = self.patch_embed(imgs)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.drop_after_pos(x + self.positions(grid))
         return self.pre_norm(self._with_registers(x)), grid
 
@@ -186,7 +186,7 @@ class MIRLViT(VisionTransformer):
         if not self.num_registers:
             return x
         cls, patches = x.tensor_split([self._num_cls], dim=1)
-        return torch.cat([cls, self.register_tokens.expand(len(x), -1, -1), patches], dim=1)
+        return torch.cat([cls, self.register_tokens.expand(x.shape[0], -1, -1), patches], dim=1)
 
     def _without_registers(self, x: Tensor) -> Tensor:
         """The inverse."""
