@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mirl_mm.checkpoint.config_text import read_config
-from mirl_mm.checkpoint.loading import check_whole, part_taken
+from mirl_mm.checkpoint.loading import check_whole, naming, part_taken
 from mirl_mm.checkpoint.reading import check_finite, class_names
 from mirl_mm.errors import CheckpointError, ResumeError
 from mirl_mm.models.archs import EncoderArch, check_same, expect
@@ -79,11 +79,12 @@ class ExactResumeHook(Hook):
             if short != name and short in own:
                 state[own[short]] = state.pop(name)
         check_finite(state, path)
-        expect(getattr(model, 'backbone', None), EncoderArch.of_meta(meta), 'this model')
         if self.whole:
             check_whole(model, state, path)
             self.compare_classes(runner, class_names(meta))
         if not runner._resume:
+            with naming(path):
+                expect(getattr(model, 'backbone', None), EncoderArch.of_meta(meta), 'this model')
             if not self.whole and (note := part_taken(model, state, path)):
                 runner.logger.warning(note)
             return

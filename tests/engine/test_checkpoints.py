@@ -82,9 +82,8 @@ def test_file_is_clean_and_tells_where_it_comes_from(run):
     encoder = load(work_dir / 'encoder.pth')
     assert encoder.keys() == {'state_dict', 'meta'}
     meta = encoder['meta']
-    assert meta['arch'] == dict(
-        ARCH, patch_size=8, in_channels=3, img_size=[32, 32], name=None, num_heads=2
-    )
+    numbers = dict(patch_size=8, in_channels=3, img_size=[32, 32], name=None, num_heads=2)
+    assert meta['arch'] == dict(ARCH, **numbers, num_registers=0, layer_scale=False, norm_eps=1e-6)
     assert (meta['epoch'], meta['iter'], meta['form']) == (2, 4, 'encoder')
     assert Config.fromstring(meta['cfg'], '.py').model.backbone.num_segments == 2
     assert meta['mirl_mm_version']
