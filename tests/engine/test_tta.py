@@ -126,6 +126,7 @@ def test_one_plain_view_of_a_detector_is_the_plain_test_of_its_boxes(predicted):
             torch.testing.assert_close(*pair)
 
 
+@pytest.mark.long
 def test_views_of_a_segmentor_are_averaged(predicted):
     """Two scales and their mirrors: the mean of the four tests' probabilities."""
     total = 0
@@ -239,6 +240,7 @@ def test_shipped_views(config):
     assert cfg.tta_model.type == module.type
 
 
+@pytest.mark.long
 def test_the_tool_on_two_processes(checkpoints, data, tmp_path):
     """As tools/dist_test.sh starts it: the merger is inside of DDP."""
     given = [f'{key}={value}' for key, value in data['mmseg'].items()]

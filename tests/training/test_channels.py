@@ -93,7 +93,7 @@ def test_another_folder_by_one_option(pretrained, scenes, tmp_path):
     )
 
 
-@pytest.mark.parametrize('source', ['five', 'rgb'])
+@pytest.mark.parametrize('source', ['five', pytest.param('rgb', marks=pytest.mark.long)])
 def test_a_segmentor_is_trained_and_tested(source, pretrained, scenes, tmp_path):
     """From what pre-training left, and from an encoder for RGB that was brought to 5 channels."""
     encoder = pretrained[0] / 'encoder.pth'
