@@ -20,6 +20,10 @@ _RELATIVE = 'relative positions (as in BEiT), and ours are added to the patches'
 _ROTARY = 'rotary positions (as in DINOv3 and EVA), and ours are added to the patches'
 _SWIGLU = 'SwiGLU in its blocks, and ours have an MLP with GELU'
 _PARTS = {  # of names
+    r'dist(illation)?_token$': 'a distillation token (as DeiT), and ours have none',
+    r'(^|\.)attn_pool\.': 'attention pooling (as SigLIP), and ours take cls or a mean',
+    r'(^|\.)[qk]_norm\.': 'norms of queries and keys, and ours have none',
+    r'patch_embed\.backbone\.': 'a convolutional stem, and ours project patches',
     r'relative_position|rel_pos': _RELATIVE,
     r'(^|\.)rope|inv_freq|freqs_|^layer\.\d+\.attention\.q_proj': _ROTARY,
     r'\.gamma_[12]$': 'layer scale as in BEiT, EVA and DINOv3, whose positions are not ours',

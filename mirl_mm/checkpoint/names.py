@@ -121,6 +121,8 @@ def to_ours(state: dict[str, Tensor], positions: int = 0) -> tuple[dict[str, Ten
         return state, []
     if any(name.startswith('layers.') for name in state):
         return {BACKBONE + name: tensor for name, tensor in state.items()}, []
+    # (the blocks of DINOv2's training stand in chunks)
+    state = {re.sub(r'^blocks\.\d+\.(?=\d)', 'blocks.', name): x for name, x in state.items()}
     state = from_hub(state) if is_hub(state) else state
     check_plain(state)
     # (MAE's mask token is of its decoder; DINOv2's has no place)

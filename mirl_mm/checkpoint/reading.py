@@ -34,7 +34,7 @@ FORMS = {
 }
 EMA_KEY = 'ema_state_dict'  # MMEngine's raw weights; the averaged ones are its state_dict
 # The first block's qkv in our names or in timm's, or its query in transformers', behind a prefix.
-_QKV = r'(?:backbone\.layers|layers|blocks)\.0\.attn\.qkv'
+_QKV = r'(?:backbone\.layers|layers|blocks|blocks\.0)\.0\.attn\.qkv'
 _PROBE = re.compile(rf'((?:.*?\.)??)(?:{_QKV}|{HUB_PROBE})\.weight')
 _AVERAGED = r'(?<![a-z])(ema|avg|averag\w*|teacher|momentum|target|swa|shadow)(?![a-z])'
 _RAW = r'(?<![a-z])(student|raw|online|query|current)(?![a-z])'

@@ -236,6 +236,7 @@ def check_file(path: str, what: str, hint: str = '') -> None:
         return
     path = Path(path)
     near = did_you_mean(path.name, [other.name for other in path.parent.glob('*')])
+    near = ', which is a folder: tools/convert_checkpoint.py reads it' if path.is_dir() else near
     looked = '' if path.is_absolute() else f'; looked in {Path.cwd()}'
     raise FileNotFoundError(f'no such {what} file: {path}{near}{looked}{hint}')
 

@@ -137,7 +137,9 @@ def cached_features(
 
 
 def weights_of(checkpoint: str | Path) -> str:
-    """What tells weights apart: SHA-256 of a file's content, or that they are random."""
+    """What tells weights apart: SHA-256 of a file or folder, or that they are random."""
     if checkpoint == RANDOM:
         return f'{RANDOM}, seed 0'
-    return hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    path = Path(checkpoint)
+    files = sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]
+    return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()

@@ -16,6 +16,9 @@ Shapes = dict[str, Size]
 # and go, and dense variants have relative positions of their own.
 _NEEDED = r'(layers\.|patch_embed\.|cls_token|register_tokens|pre_norm)(?!.*rel_pos)'
 _KNOWN = r'(layers\.|patch_embed\.|register_tokens|pre_norm)(?!.*rel_pos)'
+# Parts of an encoder that it has by a setting alone.
+_SETTINGS = {'gamma1': 'layer_scale_init_value', 'register_tokens': 'num_registers'}
+_SETTINGS['pre_norm'] = 'pre_norm'
 
 
 @dataclass
@@ -40,7 +43,10 @@ def compare(given: Shapes, wanted: Shapes, who: str, encoder: str = BACKBONE) ->
         raise CheckpointError(f'the checkpoint holds no weight of {who}: {found}')
     encoder = re.escape(encoder)
     if reason := difference(given, wanted, who, encoder + _NEEDED, encoder + _KNOWN, resized=True):
-        raise CheckpointError(f'the checkpoint is of another arch: {reason}')
+        parts = (part for part in _SETTINGS if (part in str([*given])) != (part in str([*wanted])))
+        settings = ' and '.join(_SETTINGS[part] for part in parts)
+        hint = f'; the settings of the encoder that differ: {settings}' if settings else ''
+        raise CheckpointError(f'the checkpoint is of another arch: {reason}{hint}')
     return Fit(
         matched,
         unused=[name for name in given if name not in wanted],

@@ -378,6 +378,9 @@ NAMES = {
     'blocks.0.gamma_1': 'layer scale as in BEiT, EVA and DINOv3',
     'encoder.layer.0.mlp.weights_in.weight': SWIGLU, 'blocks.0.mlp.w12.weight': SWIGLU,
     'blocks.0.mlp.fc1_g.weight': SWIGLU,
+    'dist_token': 'a distillation token', 'attn_pool.q.weight': 'attention pooling',
+    'blocks.0.attn.q_norm.weight': 'norms of queries and keys',
+    'patch_embed.backbone.stem.conv.weight': 'a convolutional stem',
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import types
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import replace
@@ -63,6 +64,14 @@ def under(prefix: str, state: dict) -> dict:
 # --- where the weights are ------------------------------------------------------------------------
 
 HEAD = {'head.mlp.0.weight': torch.ones(3, 3)}
+
+
+def chunked(state: dict) -> dict:
+    """Blocks 0 to 5 in a chunk, and 6 to 11 in another, as DINOv2's training has them."""
+    return {re.sub(r'^blocks\.(\d+)', lambda m: f'blocks.{int(m[1]) // 6}.{m[1]}', n): x
+            for n, x in state.items()}  # fmt: skip
+
+
 NESTED = {  # content of weights W and zeros Z; the place that is told; averaged, raw or plain
     'timm': (lambda w, z: w, '', 'plain'),
     'MAE': (lambda w, z: dict(model=w, epoch=3), 'model/', 'plain'),
@@ -93,6 +102,8 @@ NESTED = {  # content of weights W and zeros Z; the place that is told; averaged
                         'averaged'),
     'I-JEPA': (lambda w, z: dict(encoder=z, target_encoder=w, predictor={'a': torch.ones(1)}),
                'target_encoder/', 'averaged'),
+    'chunks of DINOv2': (lambda w, z: dict(teacher=under('backbone.', chunked(w)) | HEAD),
+                         'teacher/backbone.', 'averaged'),
     'WeightAveraging': (lambda w, z: dict(state_dict=under('model.', w),
                                           current_model_state=under('model.', z)),
                         'state_dict/model.', 'averaged'),

@@ -186,6 +186,8 @@ def test_a_wrong_number_of_registers(given):
         ({}, {'num_registers': 2}, "lacks 'register_tokens', which this encoder"),
         ({'num_registers': 2}, {'num_registers': 4}, r"'register_tokens' is \(1, 2, 24\) there"),
         ({'layer_scale_init_value': 1.0}, {}, r"has 'layers.0.attn.gamma1.weight' and 7 more"),
+        ({'layer_scale_init_value': 1.0}, {}, r'that differ: layer_scale_init_value$'),
+        ({'pre_norm': True}, {'num_registers': 2}, r'that differ: num_registers and pre_norm$'),
         ({'pre_norm': True, 'patch_cfg': {'bias': True}}, {}, r"has 'pre_norm.weight' and 1 more"),
     ],
 )
