@@ -42,6 +42,21 @@ def write_json(path: str | Path, content: object) -> None:
     write_complete(path, f'{json.dumps(content, indent=1)}\n'.encode())
 
 
+def read_json(path: str | Path) -> dict:
+    """The JSON object in a file; empty where there is none."""
+    path = Path(path)
+    return parsed(path.read_text('utf-8-sig', 'replace')) if path.is_file() else {}
+
+
+def parsed(text: str) -> dict:
+    """The JSON object of a text; empty where it is none."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def remove_parts(folder: str | Path) -> list[str]:
     """Remove what killed processes left half written in a folder; returns the names."""
     parts = sorted(Path(folder).glob('.*.part'))

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from mirl_mm.checkpoint import load_weights
-from mirl_mm.checkpoint.reading import open_checkpoint
+from mirl_mm.checkpoint.reading import class_names, open_checkpoint
 from mirl_mm.engine.launch import check_file, load_config
 from mirl_mm.errors import CheckpointError, UserError
 from mirl_mm.files import check_folder, complete_file
-from mirl_mm.measure.features import load_encoder, preprocessor_of
+from mirl_mm.measure.features import load_encoder, normalisation_of
 from mirl_mm.models import MIRLDenseViT, MIRLViT
 from mirl_mm.models.block import BlockSettings, adopt
 from mirl_mm.models.fit import summary
@@ -53,10 +53,10 @@ def export_model(
     cfg = load_config(config, cfg_options, needed=['model'])
     check_file(checkpoint, 'checkpoint')
     module = Exported(load_model(cfg, checkpoint, size), size).eval()
-    rgb, given = preprocessor_of(cfg.model).to_rgb, cfg.model.data_preprocessor
-    facts = dict(mean=[*given['mean']], std=[*given['std']], channels='RGB' if rgb else 'as loaded')
-    if classes := (open_checkpoint(checkpoint).meta.get('dataset_meta') or {}).get('classes'):
-        facts['classes'] = [*classes]
+    facts = normalisation_of(cfg)
+    facts['channels'] = 'RGB' if facts.pop('to_rgb') else 'as loaded'
+    if classes := class_names(open_checkpoint(checkpoint).meta):
+        facts['classes'] = classes
     made = write(module, Path(out), opset, {key: json.dumps(x) for key, x in facts.items()})
     form = f'ONNX, opset {opset}' if opset else f'torch {torch.__version__} program'
     sides = '{}x{}'.format(*size) if size else f'any multiples of {module.patch}'

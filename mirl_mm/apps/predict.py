@@ -98,9 +98,9 @@ def task_of(cfg: Config, config: str, out: str | None, results: str | None) -> t
         accepted = f'default_scope {scope!r}; accepted are {", ".join(TASKS)}'
         no = f'{config} is no detector, segmentor or classifier'
         raise UserError(f'{no}; its model is {kind} ({accepted})')
-    if not cfg.get('test_dataloader'):
-        raise UserError(f'{config} has no test_dataloader, whose pipeline is needed')
-    if channels := channels_of(cfg.test_dataloader.dataset.get('pipeline')):
+    if not (pipeline := (cfg.get('test_dataloader') or {}).get('dataset', {}).get('pipeline')):
+        raise UserError(f'{config} has no test_dataloader with a pipeline, which is needed')
+    if channels := channels_of(pipeline):
         raise UserError(f'{config} reads {channels} channels; predicted is on RGB alone')
     *_, ending = TASKS[scope]
     if results and Path(results).suffix.lower() != ending:

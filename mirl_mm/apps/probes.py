@@ -46,7 +46,7 @@ def run_knn(
         how = 'give class folders with --train and --val'
         raise UserError(f'{config} names no images{there}: {how}')
     folders = [given or own for given, own in pairs]
-    encoder, preprocessor = load_encoder(cfg, checkpoint), preprocessor_of(cfg.model)
+    encoder, preprocessor = load_encoder(cfg, checkpoint), preprocessor_of(cfg)
     pipeline = test_pipeline_of(cfg, encoder.img_size)
     sets = [class_folders(folder, pipeline, limit) for folder in folders]
     check_classes(*sets)
@@ -114,7 +114,7 @@ def probe_depth(
     check_ks([k], len(sets[0]), '--k')
     check_enough(len(sets[0]))
     check_folder(out := Path(out))
-    how = Probing(blocks, pools, pipeline, preprocessor_of(cfg.model), loading)
+    how = Probing(blocks, pools, pipeline, preprocessor_of(cfg), loading)
     rows, targets = [], [torch.from_numpy(each.get_gt_labels()) for each in sets]
     for label, path, encoder in zip(labels, checkpoints, encoders, strict=True):
         weights = weights_of(path)

@@ -53,36 +53,33 @@ def convert_file(
 
     ``to`` is ``mirl`` (all that fits), ``backbone`` (the encoder alone, without prefix), ``mae``
     (for mmpretrain's MAE), ``timm`` or ``hf`` (encoder and classifier). The encoder is held against
-    the ``arch`` of a name, or all against a ``config``'s model. ``raw``: :func:`open_checkpoint`.
-    ``channels``: :func:`for_channels`.
-    A folder, which all of ``hf`` is and of ``timm`` what does not end in .pth or .safetensors, has
-    a card with the ``licence`` and the rows that ``record`` makes of the file's meta.
+    the ``arch`` of a name, or all against a ``config``'s model. For ``raw`` and ``channels`` see
+    :func:`open_checkpoint` and :func:`for_channels`. ``hf``, and ``timm`` unless it ends in .pth or
+    .safetensors, is a folder: its card has the ``licence`` and the rows that ``record`` makes.
     """
     if to not in TARGETS:
         raise UserError(f'unknown target {to!r}; accepted are {", ".join(TARGETS)}')
     if arch and config:
         raise UserError('give an arch or a config, not both: the config has its arch')
-    path = Path(destination)
+    path, source = Path(destination), Path(source)
     if not (folder := folders.wants_folder(path, to)):
         check_destination(path, source)
     file, who = open_checkpoint(source, raw), config or arch or 'a ViT of this arch'
-    meta = {key: file.meta[key] for key in KEPT_META if key in file.meta}
+    meta = dict(form=to) | {key: file.meta[key] for key in KEPT_META if key in file.meta}
     if to in CLASSIFIERS and (classes := class_names(file.meta)):
         meta['dataset_meta'] = dict(classes=classes)
     with naming(source):
         state, unused, encoder, fit, wanted = _fitted(file, to, arch, config, who, channels)
         converted = TARGETS[to]({name: state[name] for name in fit.matched})
-        meta |= dict(form=to, mirl_mm_version=__version__, source=Path(source).name)
-        meta['arch'] = encoder.to_meta()
+        meta |= dict(mirl_mm_version=__version__, source=source.name, arch=encoder.to_meta())
         kept = set(map(id, converted.values()))
         if folder:
             own = dict(licence=licence, rows=record(meta) if record else {})
-            converted, loading = _write_folder(path, converted, meta, Path(source), own)
+            converted, loading = _write_folder(path, converted, meta, source, own)
             path = path / 'model.safetensors'
         else:
             write_checkpoint(path, converted, meta, to == 'timm')
             loading = _timm_call(encoder, converted) if to == 'timm' else []
-        loading += [EPS] if to == 'timm' and encoder.norm_eps not in (None, 1e-6, 1e-5) else []
 
     given = map(id, file.state.values())
     alone = num_positions(state) and id(state[BACKBONE + POSITIONS]) not in given
@@ -98,6 +95,7 @@ def convert_file(
         f'left out  {counted(left)}' if left else '',
         f'written   {path}: {to}, {len(converted)} tensors, {path.stat().st_size / 1e6:.1f} MB',
         *loading,
+        EPS if to == 'timm' and encoder.norm_eps not in (None, 1e-6, 1e-5) else '',
     ]
     return [line for line in lines if line]
 
@@ -113,7 +111,13 @@ def _fitted(
     """Weights in our names, those of no place, their arch, and what fits of what is wanted."""
     wanted, model_arch = config_shapes(config) if config else ({}, None)
     state, unused, stored = our_names(file, getattr(model_arch, 'positions', 0))
-    state, encoder, unused = _adapted(state, _told_arch(file, state, stored), unused, channels)
+    encoder = _told_arch(file, state, stored)
+    if channels is not None:  # decoders are left behind
+        unused = unused + [name for name in state if name.startswith('neck.')]
+        state = {name: x for name, x in state.items() if not name.startswith('neck.')}
+        first = BACKBONE + 'patch_embed.projection.weight'
+        state[first] = for_channels(state[first], channels)
+        encoder = replace(encoder, in_channels=channels)
     if not config:
         model_arch = encoder.named(arch) if arch else encoder
         wanted = expected_shapes(state, model_arch, to == 'mae')
@@ -168,18 +172,6 @@ def _told_arch(
         size = stored.img_size
     eps = getattr(stored, 'norm_eps', None)
     return replace(encoder, num_heads=heads, img_size=size, norm_eps=eps)
-
-
-def _adapted(
-    state: dict[str, Tensor], encoder: EncoderArch, unused: list[str], channels: int | None
-) -> tuple[dict[str, Tensor], EncoderArch, list[str]]:
-    """Weights and arch of the encoder for so many channels, and what is unused; None: as is."""
-    if channels is None:
-        return state, encoder, unused
-    painting, first = [n for n in state if n.startswith('neck.')], 'patch_embed.projection.weight'
-    state = {name: state[name] for name in state if name not in painting}
-    state[BACKBONE + first] = for_channels(state[BACKBONE + first], channels)
-    return state, replace(encoder, in_channels=channels), unused + painting
 
 
 def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Weights as folders that timm and transformers load: config.json, and a card."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mirl_mm.errors import UserError
-from mirl_mm.files import check_folder
+from mirl_mm.files import check_folder, read_json
 from mirl_mm.models.archs import EncoderArch
 
 from .config_text import read_config
@@ -63,13 +62,13 @@ def pixels_of(text: str, folder: Path, channels: int) -> tuple[Sequence, Sequenc
         found = {name.rpartition('data_preprocessor.')[2]: x for name, x in config.items()}
         told.append(("the config's", found, 255))
     for name in ('preprocessor_config.json', 'config.json'):
-        with suppress(OSError, ValueError):
-            found = json.loads((folder / name).read_text(encoding='utf-8-sig'))
-            found = found.get('pretrained_cfg', found)
-            told.append((f'of {name}', {n.removeprefix('image_'): x for n, x in found.items()}, 1))
+        found = read_json(folder / name)
+        found = found.get('pretrained_cfg') or found
+        told.append((f'of {name}', {n.removeprefix('image_'): x for n, x in found.items()}, 1))
     for origin, found, unit in told:
         both = [found.get('mean'), found.get('std')]
-        if all(isinstance(x, list) and len(x) == channels for x in both):
+        if all(isinstance(x, list) and len(x) in (1, channels) for x in both):
+            both = (x * channels if len(x) == 1 else x for x in both)
             return *([round(value / unit, 6) for value in x] for x in both), origin
     mean, std = IMAGENET if channels == 3 else ([0.0] * channels, [1.0] * channels)
     return mean, std, f"{'ImageNet' if channels == 3 else 'nobody'}'s, as the source tells none"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mmengine.utils import to_2tuple
 from torch import Tensor
 
 from mirl_mm.errors import CheckpointError, UserError
@@ -84,11 +85,25 @@ def told_by_config(weights: Path) -> dict[str, object]:
     if reasons:
         raise CheckpointError(f'{path}: {kind} has {reasons[0]}')
     names = {field: both[timm] for field, both in FIELDS.items()}
-    told = {f: source[n] for f, n in names.items() if isinstance(source.get(n), int | float | list)}
+    told = {field: source[n] for field, n in names.items() if source.get(n) is not None}
+    for field, value in told.items():
+        check_number(value, field, f'{path}: {names[field] or field!r}')
+    for field in {'img_size', 'patch_size'} & told.keys():
+        told[field] = tuple(to_2tuple(told[field]))
+    if len({*(sides := told.get('patch_size', ()))}) == 1:
+        told['patch_size'] = sides[0]
     if timm:
         size = re.search(f'_({"|".join(_TIMM_HEADS)})_', kind)
         told.setdefault('num_heads', size and _TIMM_HEADS[size[1]])
         told['norm_eps'] = 1e-5 if 'clip' in kind else 1e-6
-    if isinstance(size := told.get('img_size'), int | list):
-        told['img_size'] = (size, size) if isinstance(size, int) else tuple(size)
     return told
+
+
+def check_number(value: object, field: str, name: str) -> None:
+    """CheckpointError for a value that no field of an EncoderArch has."""
+    pair = field in ('img_size', 'patch_size') and isinstance(value, list) and len(value) == 2
+    kind, accepted = (float, 'a number') if field == 'norm_eps' else (int, 'a whole number')
+    accepted += ' above 0' + ' or two, [height, width]' * (field in ('img_size', 'patch_size'))
+    for number in value if pair else [value]:
+        if not isinstance(number, kind) or number < 0 or (not number and field != 'num_registers'):
+            raise CheckpointError(f'{name} is {value!r}; accepted is {accepted}')

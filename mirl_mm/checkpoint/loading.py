@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
 from mirl_mm.files import find_config
-from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, expect
+from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same, expect
 from mirl_mm.models.fit import Fit, Shapes, compare, difference, is_same, shapes, summary
 from mirl_mm.models.segments import strip_wrappers
 
@@ -55,13 +55,12 @@ def our_names(file: CheckpointFile, positions: int) -> tuple[dict, list, Encoder
         positions = math.prod(side // told['patch_size'] for side in told['img_size']) + 1
     state, unused = to_ours(file.state, getattr(stored, 'positions', 0) or positions)
     if told and not stored:
-        stored = replace(found := EncoderArch.of_state(state), **told)
-        for key in told:
-            own, other = getattr(found, key), getattr(stored, key)
-            same = found.positions == stored.positions if key == 'img_size' else own == other
-            if None not in (own, other) and not same:
-                fault = f'its {key} is {own}, and {other} in the config.json beside it'
-                raise CheckpointError(f'the checkpoint is of another arch: {fault}')
+        stored = replace(own := EncoderArch.of_state(state), **told)
+        if (heads := stored.num_heads) and stored.embed_dims % heads:
+            fault = f'{heads} heads in the config.json beside it do not divide'
+            raise CheckpointError(f'{fault} a width of {stored.embed_dims}')
+        keys = [n for n in told if n != 'img_size' or own.positions != stored.positions]
+        check_same(own, stored, 'the config.json beside it', keys)
     return state, unused, stored
 
 

@@ -49,7 +49,8 @@ def _stored(content: bytes) -> tuple[np.ndarray, int | None]:
             return file.asarray().squeeze(), file.pages[0].tags.valueof(tag)
     try:
         with Image.open(BytesIO(content)) as picture:
-            pixels, tag = np.asarray(picture), picture.getexif().get(tag)  # raises for a broken one
+            colours = picture.convert('RGB') if picture.mode == 'P' else picture  # no indices
+            pixels, tag = np.asarray(colours), picture.getexif().get(tag)  # raises for a broken one
     except UnidentifiedImageError:
         raise UserError('it is no TIFF, no .npy and no picture that Pillow reads') from None
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)  # has all 16 bits

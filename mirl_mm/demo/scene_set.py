@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from mirl_mm.errors import UserError
+from mirl_mm.files import read_json
 
 from .scenes import CLASSES, MASK_PALETTE, MIN_SIZE, SPLITS, VERSION, draw_scene, with_bands
 
@@ -74,15 +75,13 @@ def _write_split(scenes: SceneSet, split: str, count: int, size: int, seed: int)
 
 def _is_complete(scenes: SceneSet, manifest: dict) -> bool:
     """Whether the folder says that it is this set, and every file of it is there."""
-    try:
-        same = json.loads((scenes.root / MANIFEST).read_text()) == manifest
-    except (OSError, ValueError):  # no manifest, or not a readable one
+    if read_json(scenes.root / MANIFEST) != manifest:
         return False
     files = [scenes.annotations(split) for split in SPLITS]
     for split in SPLITS:
         for number in range(1, manifest[f'num_{split}'] + 1):
             files += scenes.pair(split, number)
-    return same and all(file.is_file() for file in files)
+    return all(file.is_file() for file in files)
 
 
 def write_scenes(

@@ -11,7 +11,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -83,8 +83,10 @@ class ExactResumeHook(Hook):
             check_whole(model, state, path)
             self.compare_classes(runner, class_names(meta))
         if not runner._resume:
-            with naming(path):
-                expect(getattr(model, 'backbone', None), EncoderArch.of_meta(meta), 'this model')
+            averaged = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+            for each in (model, *map(unwrapped, averaged)):
+                with naming(path):
+                    expect(getattr(each, 'backbone', None), EncoderArch.of_meta(meta), 'this model')
             if not self.whole and (note := part_taken(model, state, path)):
                 runner.logger.warning(note)
             return

@@ -38,6 +38,8 @@ def use_tta(cfg: Config) -> list[str]:
             settings['pipeline'] = pipeline
         check_views(settings['pipeline'], scope)
     cfg.test_dataloader.collate_fn = dict(type='pseudo_collate')  # views may differ in size
+    if beside := cfg.get('data_preprocessor'):  # the Runner would give it to the merging model
+        cfg.model.setdefault('data_preprocessor', beside)
     cfg.model = dict(cfg.get('tta_model') or MERGERS[scope], module=cfg.model)
     return notes
 

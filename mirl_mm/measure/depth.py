@@ -8,7 +8,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from mirl_mm.errors import UserError
-from mirl_mm.files import write_json
+from mirl_mm.files import read_json, write_json
 
 from .features import POOLS, RANDOM, Batches, Loading, batches, block_features, progress
 from .knn import knn_accuracy
@@ -114,9 +113,8 @@ def cached_features(
     digest, done = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest(), 0
     array, note = (folder / f'{digest[:20]}{end}' for end in ('.npy', '.json'))
     if array.is_file():
-        with suppress(OSError, ValueError):  # stopped before the first note
-            content = json.loads(note.read_text())
-            done = content['done'] if content.get('key') == key else 0
+        content = read_json(note)  # empty if stopped before the first note
+        done = content['done'] if content.get('key') == key else 0
     folder.mkdir(parents=True, exist_ok=True)
     if done < shape[0]:
         new = {} if done else dict(mode='w+', dtype=np.float16, shape=shape)

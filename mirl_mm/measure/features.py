@@ -7,7 +7,7 @@
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -134,13 +134,18 @@ def _tokens(
     return (MIRLViT if isinstance(vit, MIRLViT) else VisionTransformer).forward(vit, imgs)
 
 
-def preprocessor_of(model_cfg: dict) -> ClsDataPreprocessor:
-    """Normalisation as in a model's config; ValueError where it has none."""
-    given = model_cfg.get('data_preprocessor') or {}
+def normalisation_of(cfg: Mapping) -> dict:
+    """``mean``, ``std`` and ``to_rgb`` of a config's model or beside it; UserError: it has none."""
+    given = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     if 'mean' not in given or 'std' not in given:
         raise UserError('the config has no model.data_preprocessor with mean and std')
     to_rgb = given.get('to_rgb') or given.get('bgr_to_rgb') or False
-    return ClsDataPreprocessor(mean=given['mean'], std=given['std'], to_rgb=to_rgb)
+    return dict(mean=[*given['mean']], std=[*given['std']], to_rgb=to_rgb)
+
+
+def preprocessor_of(cfg: Mapping) -> ClsDataPreprocessor:
+    """Normalisation as in a config."""
+    return ClsDataPreprocessor(**normalisation_of(cfg))
 
 
 def test_pipeline_of(cfg: dict, img_size: int | tuple[int, int]) -> list[dict]:

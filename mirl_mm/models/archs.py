@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from mmpretrain.models.utils import LayerScale
@@ -173,9 +173,11 @@ def expect(encoder: nn.Module | None, stored: EncoderArch | None, who: str) -> N
         encoder.stored_grid = stored.grid if stored else None
 
 
-def check_same(given: EncoderArch | None, wanted: EncoderArch | None, who: str) -> None:
+def check_same(
+    given: EncoderArch | None, wanted: EncoderArch | None, who: str, keys: Iterable[str] = _SIZES
+) -> None:
     """Refuse a file's arch of other sizes than a model's (``who``), where both are known."""
-    for key in _SIZES:
+    for key in keys:
         left, right = getattr(given, key, None), getattr(wanted, key, None)
         if None not in (left, right) and left != right:
             other = f'its {key} is {left}, and {right} in {who}'

@@ -96,16 +96,13 @@ class MIRL(BaseSelfSupervisor):
     def predict(self, inputs: Tensor, data_samples: Samples = None) -> list[DataSample]:
         """The data samples with ``recon_error`` and ``pair_g_h``, under masks of the images."""
         samples = data_samples or [DataSample() for _ in inputs]
-        errors = self.reconstruct(inputs, self.fixed_noise(inputs, samples)).pair_errors
+        noise = fixed_noise(inputs, samples, self.backbone.patch_size)
+        errors = self.reconstruct(inputs, noise).pair_errors
         for sample, row in zip(samples, errors, strict=True):
             sample.set_field(row.mean(), 'recon_error')
             for name, value in zip(self.pair_names, row, strict=True):
                 sample.set_field(value, name)
         return samples
-
-    def fixed_noise(self, imgs: Tensor, data_samples: list[DataSample]) -> Tensor:
-        """Noise [B, L] that belongs to the file names: :func:`masking.fixed_noise`."""
-        return fixed_noise(imgs, data_samples, self.backbone.patch_size)
 
     def forward(self, inputs: Tensor, data_samples: Samples = None, mode: str = 'tensor'):
         """As BaseSelfSupervisor's, and ``mode='predict'`` for validation and tools/test.py."""

@@ -87,10 +87,9 @@ class MIRLViT(VisionTransformer):
         super().__init__(arch, img_size, patch_size, init_cfg=init_cfg, **kwargs)
         self.with_cp, self.num_registers = with_cp, num_registers
         if num_registers:
-            self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, self.embed_dims))
+            zeros = torch.zeros(1, num_registers, self.embed_dims)
+            self.register_tokens = nn.Parameter(zeros, requires_grad=self.frozen_stages <= 0)
             self.num_extra_tokens += num_registers
-            if self.frozen_stages > 0:
-                self.register_tokens.requires_grad_(False)
         adopt(self.layers, BlockSettings.of(attn_fp32, with_cp, compile_blocks))
         self._set_sincos_positions()
         self._register_load_state_dict_pre_hook(self._check_load)
@@ -194,11 +193,6 @@ class MIRLViT(VisionTransformer):
             return x
         cls, _, patches = x.tensor_split([self._num_cls, self.num_extra_tokens], dim=1)
         return torch.cat([cls, patches], dim=1)
-
-    def _freeze_stages(self) -> None:
-        super()._freeze_stages()
-        if getattr(self, 'num_registers', 0):
-            self.register_tokens.requires_grad_(False)
 
     def _set_sincos_positions(self) -> None:
         grid = tuple(self.patch_resolution)

@@ -234,6 +234,15 @@ def test_what_cannot_be_exported(saved, tmp_path, monkeypatch, config, changes, 
     assert [path.name for path in tmp_path.iterdir()] == ['any.pth']
 
 
+STOCK = f"""
+default_scope = 'mmpretrain'
+data_preprocessor = dict(
+    num_classes=3, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+)
+_backbone = dict(type='VisionTransformer', arch={SMALL!r}, img_size=32, patch_size=8)
+_head = dict(type='VisionTransformerClsHead', num_classes=3, in_channels=48)
+model = dict(type='ImageClassifier', backbone=_backbone, head=_head)
+"""
 OTHER = """
 default_scope = 'mmpretrain'
 model = dict(type='ImageClassifier', backbone=dict(type='LeNet5', num_classes=3))
@@ -261,6 +270,15 @@ def test_other_models_are_refused(tmp_path):
                 str(tmp_path / f'{name}.py'), str(tmp_path / 'any.pth'), str(tmp_path / 'a.pt2')
             )
     assert not (tmp_path / 'a.pt2').exists()
+
+
+def test_a_classifier_of_mmpretrain_is_normalised_as_beside_its_model(saved, tmp_path):
+    config = tmp_path / 'stock.py'
+    config.write_text(STOCK)
+    checkpoint = saved(str(config))[1]
+    words = export_model(str(config), checkpoint, str(tmp_path / 'stock.pt2'))
+    assert 'any multiples of 8 px, RGB less [123.675, 116.28, 103.53] over [58.395' in words
+    assert words.endswith('logits [2, 3]')
 
 
 def test_checkpoints_that_do_not_fit(saved, tmp_path):

@@ -84,6 +84,11 @@ def test_a_classifier_writes_its_label(checkpoint, pictures, tmp_path):
             ValueError,
             r'vit-test_2e\.py is no detector, segmentor or classifier; its model is MIRL',
         ),
+        (
+            dict(cfg_options={'test_dataloader.dataset.pipeline': []}),
+            ValueError,
+            r'has no test_dataloader with a pipeline, which is needed',
+        ),
     ],
 )
 def test_input_that_cannot_be_used(checkpoint, pictures, changes, kind, message):

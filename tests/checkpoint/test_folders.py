@@ -350,6 +350,9 @@ def test_mean_and_std_are_the_configs_the_hubs_or_imagenets(tmp_path):
     given = [0.2, 0.4, 0.0], [1.0, 1.0, 0.2], "the config's"
     assert pixels_of(text, tmp_path, 3) == given
     assert pixels_of(text[13:-2], tmp_path, 3) == given  # mmpretrain's stands beside the model
+    one = 'data_preprocessor = dict(mean=[51.0], std=[255.0])'  # for all channels
+    assert pixels_of(one, tmp_path, 2) == ([0.2] * 2, [1.0] * 2, "the config's")
+    (tmp_path / 'config.json').write_text('[1]')
     assert pixels_of('', tmp_path, 3)[:2] == IMAGENET
     assert pixels_of('def broken(', tmp_path, 3)[:2] == IMAGENET
     assert pixels_of(text, tmp_path, 5) == (
@@ -404,6 +407,15 @@ def test_the_card_tells_what_the_run_recorded(tmp_path):
     assert text.startswith('---\nlibrary_name: timm\nlicense: other\ntags: [timm, vit, mirl_mm]\n')
     assert "\n    model = timm.create_model('local-dir:out', pretrained=True)\n" in text
     assert '24 wide, 2 deep, 4 heads, patches of 4 px' in text and 'from epoch_1.pth.' in text
+
+
+def test_the_card_names_the_data_of_training_alone(tmp_path):
+    cfg = "train_dataloader = dict(dataset=dict(type='A'))\n"
+    cfg += "val_dataloader = dict(dataset=dict(data_root='data/val'))\n"
+    assert record_of(tmp_path / 'in.pth', dict(cfg=cfg)) == {}
+    parts = "datasets=[dict(data_root='data/a'), dict(data_root='data/b')]"
+    cfg = f'train_dataloader = dict(dataset=dict({parts}))'
+    assert record_of(tmp_path / 'in.pth', dict(cfg=cfg)) == dict(data='data/a, data/b')
 
 
 def test_a_card_without_a_run_says_so(tmp_path):

@@ -339,6 +339,36 @@ def test_a_config_that_disagrees_with_the_weights(key, tmp_path):
     assert told(load_weights, vit('hf_vit_classifier'), folder) == line
 
 
+@pytest.mark.parametrize(
+    ('key', 'value', 'accepted'),
+    [
+        ('patch_size', 0, 'a whole number above 0 or two, [height, width]'),
+        ('image_size', [32], 'a whole number above 0 or two, [height, width]'),
+        ('image_size', ['a', 'b'], 'a whole number above 0 or two, [height, width]'),
+        ('hidden_size', [24], 'a whole number above 0'),
+        ('num_attention_heads', 0, 'a whole number above 0'),
+        ('layer_norm_eps', '1e-6', 'a number above 0'),
+    ],
+)
+def test_a_config_of_no_such_numbers(key, value, accepted, tmp_path):
+    folder = family('hf_vit_classifier', tmp_path / 'in', **{key: value})
+    line = f'{folder}/config.json: {key!r} is {value!r}; accepted is {accepted}'
+    assert told(open_checkpoint, folder) == line
+
+
+def test_heads_that_do_not_divide_the_width(tmp_path):
+    folder = family('hf_vit_classifier', tmp_path / 'in', num_attention_heads=5)
+    line = f'{folder}: 5 heads in the config.json beside it do not divide a width of 24'
+    assert told(convert_file, folder, tmp_path / 'out.pth') == line
+    assert told(load_weights, vit('hf_vit_classifier'), folder) == line
+
+
+def test_a_config_of_patches_with_two_sides(tmp_path):
+    folder = family('hf_vit_classifier', tmp_path / 'in', patch_size=[4, 4], image_size=[16, 16])
+    fields = open_checkpoint(folder).told
+    assert (fields['patch_size'], fields['img_size']) == (4, (16, 16))
+
+
 def test_registers_and_layer_scale_are_held_to_the_config(tmp_path):
     folder = family('hf_dinov2_registers', tmp_path / 'in', num_register_tokens=5)
     line = told(convert_file, folder, tmp_path / 'out.pth')

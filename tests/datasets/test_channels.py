@@ -65,6 +65,19 @@ def test_layouts_of_tiff(settings):
     assert np.array_equal(decode_channels(as_tiff(array, **settings), 5), array)
 
 
+@pytest.mark.parametrize('ending', ['GIF', 'PNG'])
+def test_a_palette_gives_its_colours(ending):
+    colour = Image.new('P', (6, 4))
+    colour.putpalette([10, 20, 30, 200, 100, 50])
+    colour.putpixel((1, 2), 1)
+    colour.save(buffer := io.BytesIO(), ending)
+    got = decode_channels(buffer.getvalue(), 3)
+    assert got.shape == (4, 6, 3) and got.dtype == np.uint8
+    assert got[2, 1].tolist() == [200, 100, 50] and got[0, 0].tolist() == [10, 20, 30]
+    with pytest.raises(UserError, match=r'it is of shape \[4, 6, 3\], not channels=1'):
+        decode_channels(buffer.getvalue(), 1)
+
+
 def test_channels_may_come_first_and_one_needs_no_axis():
     array = values((5, 24, 32), 'uint16')
     planar = as_tiff(array, photometric='minisblack', planarconfig='separate')

@@ -48,6 +48,22 @@ def test_parts_that_differ(config, options, said):
     assert '\n' not in str(error.value)
 
 
+def test_normalisation_beside_the_model_and_data_in_wrappers(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "data_preprocessor = dict(mean=[1.0, 2.0], std=[1.0, 2.0])\nmodel = dict(type='MIRL')"
+    )
+    with pytest.raises(UserError, match=r'data_preprocessor\.mean has 2 values, but .*channels=3'):
+        load_config(str(config))
+    step = "dict(type='LoadImageFromFile', channels=5)"
+    inner = f"dict(type='ConcatDataset', datasets=[dict(type='A', pipeline=[{step}])])"
+    config.write_text(
+        f"train_dataloader = dict(dataset=dict(type='RepeatDataset', dataset={inner}))"
+    )
+    with pytest.raises(UserError, match=r'train_dataloader reads 5 channels, but .*channels=3'):
+        load_config(str(config))
+
+
 def test_parts_that_agree():
     cfg = load_config(FIVE)
     assert cfg.model.backbone.in_channels == len(cfg.model.data_preprocessor.mean) == 5

@@ -12,6 +12,7 @@ from torch import nn
 from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.hooks import PanelHook
 from mirl_mm.engine.hooks.held_out import held_out
+from mirl_mm.models.masking import fixed_noise
 from mirl_mm.pictures.panel import GAP, HEADER, TILE, panel, panel_columns
 from tests.models.build import small_mirl
 from tests.models.downstream import build, classifier
@@ -163,7 +164,7 @@ def test_masks_are_the_models_own(folder):
     hook.before_train(runner)
     model = runner.model.eval()
     batch = model.data_preprocessor(hook.batch)
-    noise = model.fixed_noise(batch['inputs'], batch['data_samples'])
+    noise = fixed_noise(batch['inputs'], batch['data_samples'], model.backbone.patch_size)
     with torch.no_grad():
         columns = panel_columns(batch['inputs'], model.reconstruct(batch['inputs'], noise))
     mean, std = model.data_preprocessor.mean, model.data_preprocessor.std

@@ -100,6 +100,17 @@ def views(scope: str, scales: list[int], flips: list[float]) -> dict:
     return dict(tta_pipeline=[load, dict(type='TestTimeAug', transforms=steps)])
 
 
+def test_views_are_normalised_as_beside_the_model():
+    """mmpretrain's own configs have it there, and the Runner would give it to the merging model."""
+    cfg = load_config(config_of('mmpretrain'))
+    beside = cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    use_tta(cfg)
+    init_default_scope('mmpretrain')
+    inner = MODELS.build(cfg.model).module.data_preprocessor
+    assert inner.mean.flatten().tolist() == pytest.approx(beside.mean)
+    assert inner.std.flatten().tolist() == pytest.approx(beside.std)
+
+
 def test_one_plain_view_of_a_segmentor_is_the_plain_test(predicted):
     plain, metrics, _ = predicted('mmseg')
     same, found, notes = predicted('mmseg', tta=True, **views('mmseg', [128], [0.0]))

@@ -164,3 +164,5 @@ def test_the_configs_own_preparation_comes_first():
     assert crop['crop_size'] == (448, 112)
     with pytest.raises(ValueError, match=r'no model\.data_preprocessor with mean and std'):
         preprocessor_of({})
+    beside = preprocessor_of(dict(model={}, data_preprocessor=dict(mean=(1, 2), std=[3])))
+    assert (beside.mean.flatten().tolist(), beside.std.flatten().tolist()) == ([1, 2], [3])

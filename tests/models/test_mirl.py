@@ -9,7 +9,7 @@ from mirl_mm.checkpoint import convert_official
 from mirl_mm.models import ARCHS, MIRL, MIRLNeck, MIRLResidualLoss, ReconstructionError
 from mirl_mm.models.archs import DECODERS
 from mirl_mm.models.fit import shapes
-from mirl_mm.models.masking import patchify, sincos_positions
+from mirl_mm.models.masking import fixed_noise, patchify, sincos_positions
 from tests.models.build import images, load, mirl, numbers, reference, small_mirl
 
 SMALL = {'width': 24, 'depth': 4, 'heads': 2, 'decoder_width': 16, 'decoder_heads': 2}
@@ -308,7 +308,9 @@ def test_prediction_depends_on_the_image_alone():
 def test_prediction_is_the_error_of_a_reconstruction():
     model, imgs = small_mirl(segments=4).eval(), images(2, 32)
     files = samples(['x/a.png', 'b.png'])
-    errors = model.reconstruct(imgs, model.fixed_noise(imgs, files)).pair_errors
+    errors = model.reconstruct(
+        imgs, fixed_noise(imgs, files, model.backbone.patch_size)
+    ).pair_errors
     for sample, row in zip(model.predict(imgs, files), errors, strict=True):
         torch.testing.assert_close(sample.recon_error, row.mean())
         torch.testing.assert_close(sample.pair_0_3, row[0])
@@ -321,9 +323,10 @@ def test_images_without_a_name_have_the_mask_of_their_place():
     nameless = model.predict(imgs)
     named = model.predict(imgs, samples(['0', 'folder/1']))
     assert [s.recon_error for s in nameless] == [s.recon_error for s in named]
-    noise = model.fixed_noise(imgs, nameless)
+    noise = fixed_noise(imgs, nameless, model.backbone.patch_size)
     assert noise.shape == (2, 16)
-    assert torch.equal(noise, model.fixed_noise(imgs, samples(['0', '1'])))
+    same = fixed_noise(imgs, samples(['0', '1']), model.backbone.patch_size)
+    assert torch.equal(noise, same)
     assert not torch.equal(noise[0], noise[1])
 
 

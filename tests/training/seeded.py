@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 
 from mirl_mm.models import MIRL
+from mirl_mm.models.masking import fixed_noise
 
 
 @MODELS.register_module()
@@ -16,8 +17,8 @@ class MIRLWithFixedMasks(MIRL):
     """Masks every image by its name, as in validation."""
 
     def loss(self, inputs, data_samples, **kwargs):
-        result = self.reconstruct(inputs, self.fixed_noise(inputs, data_samples))
-        return dict(loss=result.loss)
+        noise = fixed_noise(inputs, data_samples, self.backbone.patch_size)
+        return dict(loss=self.reconstruct(inputs, noise).loss)
 
 
 @HOOKS.register_module()

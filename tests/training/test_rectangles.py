@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from mirl_mm.apps.plan import plan
@@ -14,15 +16,17 @@ from mirl_mm.apps.probes import probe_depth, run_knn
 from mirl_mm.apps.reconstruct import reconstruct_pictures
 from mirl_mm.checkpoint import EncoderArch, convert_file, load_weights, open_checkpoint
 from mirl_mm.demo.scene_set import write_scenes
+from mirl_mm.engine import launch
 from mirl_mm.engine.hooks import KNNHook
 from mirl_mm.engine.launch import build_runner, load_config, training_config
 from mirl_mm.measure.features import Loading
 from mirl_mm.models import MIRLDenseViT, MIRLViT
-from tests.class_folders import write_classes
+from tests.class_folders import COLOURS, write_classes
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/pretraining.md').read_text()
 (BLOCK,) = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
+CLASSES = str(ROOT / 'configs/finetune/vit-test_2e_classes.py')
 GRID, FEW = (8, 32), Loading(batch_size=4, num_workers=0)
 
 
@@ -133,6 +137,30 @@ def test_converted_and_back(run, tmp_path, to, kind):
     assert torch.equal(started.pos_embed, resized)
     imgs = torch.rand(1, 3, 128, 512)
     assert wide.eval()(imgs)[0].isfinite().all()
+
+
+def test_averaged_weights_are_resized_from_the_grid_as_well(tmp_path):
+    """4 x 16 patches are as many as 8 x 8, and EMAHook loads a copy of its own."""
+    own = {'model.backbone.init_cfg': None, 'model.backbone.img_size': [64, 256]}
+    init_default_scope('mmpretrain')
+    model = MODELS.build(load_config(CLASSES, own).model)
+    model.init_weights()
+    meta = dict(arch=EncoderArch.of_module(model.backbone).to_meta())
+    meta['dataset_meta'] = dict(classes=['blue', 'green', 'grey', 'red'])
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'wide.pth')
+    write_classes(tmp_path / 'val', COLOURS, count=2)
+    given = {'test_dataloader.dataset.data_root': str(tmp_path), 'model.backbone.img_size': 128}
+    given['experiment_name'] = tmp_path.name
+    cfg, notes = launch.testing_config(
+        CLASSES, str(tmp_path / 'wide.pth'), str(tmp_path / 'run'), cfg_options=given
+    )
+    runner = build_runner(cfg, notes)
+    runner.test()
+    vit = model.backbone
+    wanted = vit.resize_pos_embed(vit.pos_embed, (4, 16), (8, 8), vit.interpolate_mode, 1)
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    for each in (runner.model, hook.ema_model.module):
+        assert torch.equal(each.backbone.pos_embed, wanted)
 
 
 def test_a_grid_that_nobody_stored(run, tmp_path):

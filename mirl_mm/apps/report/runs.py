@@ -1,6 +1,5 @@
 """What the work dir of a run tells, however often the run was stopped and resumed."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,8 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mirl_mm.checkpoint.config_text import read_config
 from mirl_mm.engine.run_facts import FILE
 from mirl_mm.errors import UserError
+from mirl_mm.files import parsed, read_json
 
 SCALARS = '*/vis_data/scalars.json'
 NOT_RESULTS = ('step', 'iter', 'epoch', 'time', 'data_time', 'checkpoint')
@@ -81,10 +82,12 @@ def read_run(folder: Path) -> Run:
 
 def record_of(source: str | Path, meta: Mapping) -> dict[str, str]:
     """Rows of a card on a checkpoint with this meta: data, epochs, results, ..., where recorded."""
-    run, text = Run(Path(source).parent), str(meta.get('cfg', ''))
+    run, config = Run(Path(source).parent), {}
     with suppress(OSError, UserError):  # no work dir
         run = read_run(run.folder)
-    data = re.search(r"train_dataloader = dict\(.*?data_root='([^']+)'", text, re.S)
+    with suppress(SyntaxError, ValueError):
+        config = read_config(str(meta.get('cfg', '')), {'train_dataloader'})
+    roots = [root for name, root in config.items() if name.endswith('.data_root') and root]
     done, record = meta.get('iter', math.inf), run.record
     tested = [row for row in run.evaluations if row['iter'] <= done]
     last = [row for row in tested if row['iter'] == tested[-1]['iter']]
@@ -92,7 +95,9 @@ def record_of(source: str | Path, meta: Mapping) -> dict[str, str]:
     last += [dict(loss=row['loss']) for row in losses[-1:]]
     results = {n: x for row in last for n, x in row.items() if n not in NOT_RESULTS}
     versions = record.get('versions') or {}
-    rows = dict(data=data and data[1], epochs=meta.get('epoch'), iterations=meta.get('iter'))
+    rows = dict(
+        data=', '.join(map(str, roots)), epochs=meta.get('epoch'), iterations=meta.get('iter')
+    )
     rows['results'] = ', '.join(f'{name} {value:.4g}' for name, value in results.items())
     rows |= {key.replace('_', ' '): record.get(key) for key in SAID}
     rows['versions'] = ', '.join(f'{name} {version}' for name, version in versions.items())
@@ -146,19 +151,6 @@ def read_lines(path: Path) -> list[dict[str, float]]:
     text = path.read_text(errors='replace') if path.is_file() else ''
     rows = [parsed(line) for line in text.splitlines() if line.strip()]
     return [{key: v for key, v in row.items() if isinstance(v, int | float)} for row in rows]
-
-
-def read_json(path: Path) -> dict:
-    return parsed(path.read_text(errors='replace')) if path.is_file() else {}
-
-
-def parsed(text: str) -> dict:
-    """The JSON object of a text; empty where it is none."""
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def best(rows: Sequence[dict], metric: str) -> dict | None:

@@ -175,11 +175,14 @@ def channels_of(pipeline: Sequence[Mapping]) -> int | None:
 def check_channels(cfg: Mapping) -> None:
     """UserError where a config's parts differ, which broadcasting might hide."""
     model = cfg.get('model') or {}
-    backbone, norm = (model.get(part) or {} for part in ('backbone', 'data_preprocessor'))
-    wanted = backbone.get('in_channels', 3)
+    norm = model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    wanted = (model.get('backbone') or {}).get('in_channels', 3)
     encoder = f'model.backbone.in_channels={wanted}'
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        pipeline = ((cfg.get(name) or {}).get('dataset') or {}).get('pipeline') or [{}]
+    loaders = [f'{split}_dataloader' for split in ('train', 'val', 'test')]
+    loaders = {name: (cfg.get(name) or {}).get('dataset') or {} for name in loaders}
+    parts = ((name, part) for name in loaders for _, part in datasets_of(loaders[name], name))
+    for name, settings in parts:
+        pipeline = settings.get('pipeline') or [{}]
         if (read := channels_of(pipeline)) is not None and any(map(norm.get, SWAPS)):
             why = f'{name} reads channels={read} in the order of the file'
             raise UserError(f'{why}: set {" and ".join(SWAPS[:2])} of data_preprocessor to False')

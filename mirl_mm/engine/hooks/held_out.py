@@ -69,7 +69,7 @@ class KNNHook(Hook):
         self.ks, left_out = fitting_ks(self.ks, len(self.sets[0]), 'ks of KNNHook')
         if left_out:
             runner.logger.warning(left_out)
-        self.preprocessor = preprocessor_of(runner.cfg.model).to(get_device())
+        self.preprocessor = preprocessor_of(runner.cfg).to(get_device())
         self.by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if self.at_start:
             self._evaluate(runner, runner.epoch if self.by_epoch else runner.iter)
