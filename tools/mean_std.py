@@ -26,7 +26,7 @@ def main() -> None:
         help='of TIFF, .npy or others with N channels, as they are; without it, of RGB in 8 bits',
     )
     args = parser.parse_args()
-    load, channels = LoadAnyImage(channels=args.channels), args.channels
+    load, channels = LoadAnyImage(channels=args.channels), args.channels is not None
     endings = (*EXTENSIONS, *(['.npy'] if channels else []))
     paths = UnlabelledImages(args.folder, extensions=endings, lazy_init=True).paths()
     if not paths:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from mirl_mm.checkpoint.loading import check_whole
 from mirl_mm.checkpoint.reading import open_checkpoint
-from mirl_mm.datasets.decode import decode
+from mirl_mm.datasets.decode import decode_as
 from mirl_mm.engine.checks import channels_of
 from mirl_mm.engine.launch import check_file, load_config
 from mirl_mm.errors import UserError
@@ -34,6 +34,8 @@ TASKS = dict(  # by scope: the inferencer, and how the name of its results ends
     mmseg=('mmseg.apis', 'MMSegInferencer', ''),
     mmpretrain=('mmpretrain', 'ImageClassificationInferencer', '.csv'),
 )
+
+COCO_NAMES, COCO_GAPS = (80, 'person', 'toothbrush'), (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 
 def predict_pictures(
@@ -55,21 +57,27 @@ def predict_pictures(
     :func:`assign_panels`. ``results`` is for all that was found: COCO's .json of a detector, a .csv
     of labels, a folder of masks. ``progress`` hears how many pictures of how many are done.
     """
-    if not 0 <= score <= 1 or batch_size < 1:
-        least = f'batch size at least 1, got {batch_size}'
-        raise UserError(f'score must be from 0 to 1, got {score}, and the {least}')
+    if not 0 <= score <= 1:
+        raise UserError(f'score must be from 0 to 1, got {score}')
+    if batch_size < 1 or not (out or results):
+        given = f'a batch size of {batch_size}, drawings: {out}, results: {results}'
+        raise UserError(f'got {given}; accepted is a batch of at least 1, and one of the others')
     cfg = load_config(config, cfg_options)
     check_file(checkpoint, 'checkpoint')
     module, kind, ending = task_of(cfg, config, out, results)
     drawings, masks = pages(pictures, out), pages(pictures, None if ending else results)
     ids, found, drawn = image_ids(pictures), [], 0
+    channels = channels_of(pipeline := cfg.test_dataloader.dataset.pipeline)
+    for step in pipeline:  # pictures come read; the loaders of inferencers know RGB alone
+        step.pop('channels', None)
     init_default_scope(cfg.default_scope)
     inferencer = getattr(import_module(module), kind)(cfg, checkpoint)
     check_whole(inferencer.model, open_checkpoint(checkpoint).state, checkpoint)
     meta = getattr(inferencer.model, 'dataset_meta', None)  # a classifier's are elsewhere
     names = meta['classes'] if meta else inferencer.classes
     progress(0, len(ids))
-    every = predictions(inferencer, cfg, [*ids], batch_size, keep=bool(out))
+    reading = partial(read, inferencer.pipeline, bool(out), channels)
+    every = predictions(inferencer, cfg, [*ids], batch_size, reading)
     for done, (path, image, sample) in enumerate(every, 1):
         progress(done, len(ids))
         if isinstance(sample, str):
@@ -100,8 +108,9 @@ def task_of(cfg: Config, config: str, out: str | None, results: str | None) -> t
         raise UserError(f'{no}; its model is {kind} ({accepted})')
     if not (pipeline := (cfg.get('test_dataloader') or {}).get('dataset', {}).get('pipeline')):
         raise UserError(f'{config} has no test_dataloader with a pipeline, which is needed')
-    if channels := channels_of(pipeline):
-        raise UserError(f'{config} reads {channels} channels; predicted is on RGB alone')
+    if out and (channels := channels_of(pipeline)):
+        how = 'results without drawings are made (--results PATH --no-pictures)'
+        raise UserError(f'{config} reads {channels} channels, and drawn is on RGB alone; {how}')
     *_, ending = TASKS[scope]
     if results and Path(results).suffix.lower() != ending:
         accepted = f'a file ending in {ending}' if ending else 'a folder, whose name has no ending'
@@ -130,7 +139,11 @@ def image_ids(pictures: str) -> dict[Path, tuple[str, int]]:
 
 
 def predictions(
-    inferencer: BaseInferencer, cfg: Config, paths: list[Path], batch_size: int, keep: bool
+    inferencer: BaseInferencer,
+    cfg: Config,
+    paths: list[Path],
+    batch_size: int,
+    reading: Callable[[list[Path]], list[tuple]],
 ) -> Iterator[tuple[Path, np.ndarray | None, Sample | str]]:
     """Pictures in order, BGR [H, W, 3], each with what is found, or why it cannot be read.
 
@@ -138,7 +151,6 @@ def predictions(
     """
     divisor = getattr(inferencer.model.data_preprocessor, 'pad_size_divisor', 1)
     workers = min(cfg.test_dataloader.get('num_workers', 0), (len(paths) - 1) // batch_size)
-    reading = partial(read, inferencer.pipeline, keep)
     for batch in DataLoader(paths, batch_size, num_workers=workers, collate_fn=reading):
         groups, samples = {}, {}
         for path, _, data in batch:
@@ -153,12 +165,14 @@ def predictions(
             yield path, image, samples.get(path, data)
 
 
-def read(pipeline: Callable[[dict], dict], keep: bool, paths: list[Path]) -> list[tuple]:
+def read(
+    pipeline: Callable[[dict], dict], keep: bool, channels: int | None, paths: list[Path]
+) -> list[tuple]:
     """Of pictures, path, BGR and what the pipeline makes of it; runs in workers of the loader."""
     found = []
     for path in paths:
         try:
-            image = decode(path.read_bytes())
+            image = decode_as(path.read_bytes(), channels)
             data = pipeline(dict(img=image, img_shape=image.shape[:2]))
             found.append((path, image if keep else None, data))
         except Exception as error:  # decoders raise whatever they like
@@ -203,7 +217,10 @@ def best_labels(sample: Sample, names: Sequence[str] | None) -> list[dict]:
 def rows(
     inferencer: BaseInferencer, sample: Sample, names: Sequence[str], file: str, number: int
 ) -> list[dict]:
-    """A picture's five best labels, or its boxes as COCO's results, classes counted from 1."""
+    """A picture's five best labels, or its boxes as COCO's results.
+
+    Classes are counted from 1, but COCO's own 80 have COCO's numbers.
+    """
     if 'pred_score' in sample:
         return [dict(file=file) | row for row in best_labels(sample, names)]
     found = inferencer.pred2dict(sample)
@@ -211,7 +228,9 @@ def rows(
     values = dict(score=found['scores'], bbox=boxes)
     values |= dict(segmentation=found['masks']) if 'masks' in found else {}
     image = dict(image_id=number, file_name=file)
-    classes = [dict(category_id=label + 1, category=names[label]) for label in found['labels']]
+    coco = [i for i in range(1, 91) if i not in COCO_GAPS]
+    ids = coco if (len(names), names[0], names[-1]) == COCO_NAMES else range(1, len(names) + 1)
+    classes = [dict(category_id=ids[label], category=names[label]) for label in found['labels']]
     columns = zip(classes, *values.values(), strict=True)
     return [image | one | dict(zip(values, row, strict=True)) for one, *row in columns]
 

@@ -130,7 +130,8 @@ def _fitted(
         raise UserError(f'{whose} has no batch norm before its classifier, as a linear probe has')
     keys = ['num_heads', 'norm_eps'] * (model_arch is not None)
     keys += ['img_size'] * (getattr(model_arch, 'positions', 0) == num_positions(state))
-    keys = [key for key in keys if getattr(encoder, key) is None]  # which weights do not tell
+    size = 'img_size' if stored is None else ''  # (of a square, as far as weights tell)
+    keys = [key for key in keys if key == size or getattr(encoder, key) is None]
     told = {key: getattr(model_arch, key) for key in keys}
     return state, unused, replace(encoder, **told), fit, wanted
 

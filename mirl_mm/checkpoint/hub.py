@@ -33,6 +33,7 @@ _PARTS = {  # of names
 }
 # Of a config's model_type or architecture.
 _KINDS = {'beit|data2vec|relpos': _RELATIVE, 'dinov3|eva|rope': _ROTARY}
+_KINDS['swin'] = 'windows that shift and maps that shrink'
 _TIMM_HEADS = dict(tiny=3, small=6, medium=8, base=12, large=16, huge=16)
 FIELDS = {  # of EncoderArch: in a config of transformers, and in timm's model_args
     'embed_dims': ('hidden_size', 'embed_dim'),
@@ -65,7 +66,8 @@ def check_plain(state: Mapping[str, Tensor]) -> None:
 def told_by_config(weights: Path) -> dict[str, object]:
     """The fields of an EncoderArch that the config.json beside weights tells; {} without one.
 
-    Of transformers' or timm's; CheckpointError for a model that is no plain ViT as ours.
+    Also ``classes``, where labels have names, and ``pool`` of timm's. Of transformers' or timm's;
+    CheckpointError for a model that is no plain ViT as ours.
     """
     if not (path := weights.with_name('config.json')).is_file():
         return {}
@@ -96,6 +98,11 @@ def told_by_config(weights: Path) -> dict[str, object]:
         size = re.search(f'_({"|".join(_TIMM_HEADS)})_', kind)
         told.setdefault('num_heads', size and _TIMM_HEADS[size[1]])
         told['norm_eps'] = 1e-5 if 'clip' in kind else 1e-6
+        told['pool'] = source.get('global_pool', config.get('global_pool'))
+    labels = config.get('label_names') if timm else config.get('id2label')
+    labels = [*labels.values()] if isinstance(labels, dict) else labels or []
+    if labels and not str(labels[0]).startswith('LABEL_'):  # transformers' placeholders
+        told['classes'] = [*map(str, labels)]
     return told
 
 

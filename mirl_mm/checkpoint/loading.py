@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -80,7 +81,8 @@ def check_whole(model: nn.Module, given: dict[str, Tensor], path: str | Path) ->
     """
     there = shapes(given)
     found = {short: there[name] for name, short in strip_wrappers(there).items()}
-    if reason := difference(found, _filled(model), 'this model', known=None, resized=True):
+    norms = re.escape(BACKBONE) + r'ln[12]\.'  # without one, features are others
+    if reason := difference(found, _filled(model), 'this model', known=norms, resized=True):
         accepted = 'Accepted is what a training run of this config wrote (after --data, of the one '
         accepted += 'in its work dir); an encoder alone goes to'
         fault = f'{path} does not fit this {type(model).__name__}: {reason}'

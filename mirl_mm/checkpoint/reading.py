@@ -93,11 +93,24 @@ def open_checkpoint(path: str | Path, raw: bool = False) -> CheckpointFile:
     form = 'paddle-mirl' if paddle else 'mirl_mm' if ours else theirs
     told = told_by_config(path) if form == theirs else {}
     meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
+    if classes := told.pop('classes', None):
+        meta = dict(dataset_meta=dict(classes=classes)) | meta
+    found = without_head(found, told.pop('pool', None))
     key = found.place.rpartition('/')[0].split('/')[0]
     beside = tuple(str(other) for other in content if key and str(other) not in (key, 'meta'))
     beside += (summary(found.others),) if found.others else ()
     layout = 'paddle' if paddle else 'torch'
     return CheckpointFile(found.state, form, layout, found.weights, meta, beside, found.place, told)
+
+
+def without_head(found: 'Found', pool: str | None) -> 'Found':
+    """timm's weights, less a classifier of another pooling than of cls or of a normed mean."""
+    ours = pool in ('token', 'avg') and (pool == 'avg') == ('fc_norm.weight' in found.state)
+    if pool is None or ours or 'head.weight' not in found.state:
+        return found
+    kept = {n: x for n, x in found.state.items() if not n.startswith(('head.', 'fc_norm.'))}
+    others = (*found.others, f'a classifier with global_pool={pool!r}, which ours has not')
+    return found._replace(state=kept, others=others)
 
 
 class Found(NamedTuple):

@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mirl_mm.errors import UserError
 
+NUMPY = b'\x93NUMPY'
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # the latter two: BigTIFF
 
 
@@ -21,6 +22,8 @@ def decode_channels(content: bytes, channels: int) -> np.ndarray:
     for 16 bits. UserError: another shape, integers of more bits, values that are not finite, a tag
     that turns the picture; a broken file raises what its library does.
     """
+    if channels < 1:
+        raise UserError(f'channels={channels}; accepted is a number from 1 on')
     image, tag = _stored(content)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim == 3 and image.shape[2] != channels == image.shape[0]:
@@ -42,7 +45,7 @@ def decode_channels(content: bytes, channels: int) -> np.ndarray:
 def _stored(content: bytes) -> tuple[np.ndarray, int | None]:
     """The array in a file, of any shape and type, and its orientation tag."""
     tag = ExifTags.Base.Orientation
-    if content.startswith(b'\x93NUMPY'):
+    if content.startswith(NUMPY):
         return np.load(BytesIO(content), allow_pickle=False), None
     if content.startswith(TIFF):
         with tifffile.TiffFile(BytesIO(content)) as file:

@@ -31,7 +31,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from mirl_mm.errors import UserError
 
-from .channels import decode_channels
+from .channels import NUMPY, TIFF, decode_channels
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]  # height, width
@@ -59,10 +59,10 @@ class LoadAnyImage(LoadImageFromFile):
         try:
             with named(path):
                 ours &= self.color_type == 'color' and self.file_client_args is None
-                if not (ours or self.channels):
+                if not ours and self.channels is None:
                     return super().transform(results)
                 content = fileio.get(path, self.backend_args)
-                image = decode_channels(content, n) if (n := self.channels) else decode(content)
+                image = decode_as(content, self.channels)
         except Exception:
             if self.ignore_empty:
                 return None
@@ -126,8 +126,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     def _cropped(self, content: bytes) -> tuple[Tensor, Size]:
         """The crop as BGR [3,h,w], and (H, W) of the whole."""
-        if self.channels or not (jpeg := jpeg_header(content)):
-            image = decode_channels(content, n) if (n := self.channels) else decode(content)
+        if self.channels is not None or not (jpeg := jpeg_header(content)):
+            image = decode_as(content, self.channels)
             box = self.rand_crop_params(image)
             return resized(cut(image, box), self.scale), image.shape[:2]
         stored, orientation = jpeg
@@ -206,6 +206,11 @@ def decode(content: bytes) -> np.ndarray:
     return mmcv.rgb2bgr(np.asarray(image.convert('RGB')))
 
 
+def decode_as(content: bytes, channels: int | None) -> np.ndarray:
+    """BGR as :func:`decode` gives it, or so many channels as :func:`decode_channels` does."""
+    return decode(content) if channels is None else decode_channels(content, channels)
+
+
 def opened(content: bytes) -> Image.Image:
     """The image, of which only the header is read yet; Pillow's own error would name a buffer."""
     if not content:
@@ -213,7 +218,9 @@ def opened(content: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(content))
     except UnidentifiedImageError:
-        raise UnidentifiedImageError('no image in a format that Pillow reads') from None
+        more = ' as RGB; channels=N of the loader reads TIFF and .npy of N channels'
+        more = more if content.startswith((*TIFF, NUMPY)) else ''
+        raise UnidentifiedImageError(f'no image in a format that Pillow reads{more}') from None
 
 
 def jpeg_header(content: bytes) -> tuple[Size, int | None] | None:

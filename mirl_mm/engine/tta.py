@@ -40,6 +40,9 @@ def use_tta(cfg: Config) -> list[str]:
     cfg.test_dataloader.collate_fn = dict(type='pseudo_collate')  # views may differ in size
     if beside := cfg.get('data_preprocessor'):  # the Runner would give it to the merging model
         cfg.model.setdefault('data_preprocessor', beside)
+    averaging = ('EMAHook', 'RawWeightsHook')  # would look for the model's names in the merger
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if hook['type'] not in averaging]
     cfg.model = dict(cfg.get('tta_model') or MERGERS[scope], module=cfg.model)
     return notes
 

@@ -1,10 +1,12 @@
 """The size of an encoder: read off its weights, a module, a name of the table or a file's meta."""
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
+from mmengine.logging import print_log
 from mmpretrain.models.utils import LayerScale
 from torch import Tensor, nn
 
@@ -168,7 +170,11 @@ def check_segments(num_segments: int, depth: int) -> int:
 
 def expect(encoder: nn.Module | None, stored: EncoderArch | None, who: str) -> None:
     """Before a file's weights are loaded: refuse another arch, tell the grid of its positions."""
-    check_same(stored, EncoderArch.of_module(encoder), who)
+    check_same(stored, own := EncoderArch.of_module(encoder), who)
+    eps = getattr(stored, 'norm_eps', None), getattr(own, 'norm_eps', None)
+    if None not in eps and eps[0] != eps[1]:
+        told = 'norms of the weights have eps={:g}, and {:g} in {}: norm_cfg of the encoder sets it'
+        print_log(told.format(*eps, who), 'current', logging.WARNING)
     if hasattr(encoder, 'stored_grid'):
         encoder.stored_grid = stored.grid if stored else None
 

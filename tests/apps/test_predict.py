@@ -18,7 +18,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mirl_mm.apps.predict import image_ids, predict_pictures, write_mask
+from mirl_mm.apps.predict import image_ids, predict_pictures, rows, write_mask
 from mirl_mm.engine.launch import load_config
 from mirl_mm.errors import UserError
 from tests.processes import run_forked
@@ -264,9 +264,21 @@ def test_a_detectors_results_are_cocos(finder, numbered, tmp_path):
         mask = rle.decode(row['segmentation'])
         inside = mask[int(y) : int(np.ceil(y + height)) + 1, int(x) : int(np.ceil(x + width)) + 1]
         assert mask.sum() == inside.sum()
-    for rows, line in zip(found, lines, strict=False):
+    for each, line in zip(found, lines, strict=False):
         said = [int(number) for number in re.findall(r'(\d+) \w+', line.partition(': ')[2])]
-        assert sum(said) == sum(row['score'] >= 0.3 for row in rows)
+        assert sum(said) == sum(row['score'] >= 0.3 for row in each)
+
+
+def test_cocos_own_classes_have_cocos_numbers():
+    from mmdet.datasets import CocoDataset
+
+    names = CocoDataset.METAINFO['classes']
+    boxes = dict(bboxes=[[0, 0, 2, 3]] * 4, scores=[0.5] * 4, labels=[0, 11, 26, 79])
+    for classes, numbers in ((names, [1, 13, 31, 90]), (names[::-1], [1, 12, 27, 80])):
+        found = rows(SimpleNamespace(pred2dict=lambda _: boxes), {}, classes, 'a.jpg', 7)
+        assert [row['category_id'] for row in found] == numbers
+        assert [row['category'] for row in found] == [classes[i] for i in boxes['labels']]
+    assert (names[11], names[26]) == ('stop sign', 'handbag')  # 13 and 31 in COCO's own files
 
 
 def test_names_that_are_no_numbers_are_counted(pictures):
@@ -317,7 +329,8 @@ def test_a_segmentors_masks(finder, numbered, tmp_path):
     [
         (dict(results='a.json'), r'--results a\.json: .*ImageClassifier is a file ending in \.csv'),
         (dict(results='folder'), r'--results folder: accepted of ImageClassifier is a file end'),
-        (dict(batch_size=0), 'batch size at least 1, got 0'),
+        (dict(batch_size=0), 'got a batch size of 0, .* accepted is a batch of at least 1'),
+        (dict(out=None), 'drawings: None, results: None; accepted is .* one of the others'),
     ],
 )
 def test_results_that_cannot_be_written(checkpoint, pictures, changes, message):

@@ -4,6 +4,7 @@ Files and figures are of tests/data/make_hub.py; neither library computes here.
 """
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from mmpretrain.structures import DataSample
 from safetensors.torch import load_file, save_file
 
 from mirl_mm.checkpoint import convert_file, load_weights, open_checkpoint
-from mirl_mm.checkpoint.loading import check_start, part_taken
+from mirl_mm.checkpoint.loading import check_start, check_whole, part_taken
 from mirl_mm.checkpoint.names import from_hub
+from mirl_mm.checkpoint.reading import class_names
 from mirl_mm.errors import CheckpointError, reason_of
 from mirl_mm.models import MIRLViT
 
@@ -107,6 +109,69 @@ def test_classifiers(family, tmp_path):
     head = torch.load(tmp_path / 'out.pth')['state_dict']
     logits = F.linear(model(given['imgs'])[-1], head['head.fc.weight'], head['head.fc.bias'])
     torch.testing.assert_close(logits, given['logits'], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('pool', ['max', 'avg'])
+def test_a_classifier_of_another_pooling_is_left_out(pool, tmp_path):
+    """Ours takes cls, or a mean with a norm of its own, which these weights have not."""
+    arguments = dict(global_pool=pool, num_heads=4)
+    source = family('timm_augreg', tmp_path / 'in', global_pool=pool, model_args=arguments)
+    lines = convert_file(source, tmp_path / 'out.pth')
+    said = f"beside them a classifier with global_pool='{pool}', which ours has not"
+    assert lines[0].endswith(said)
+    assert torch.load(tmp_path / 'out.pth')['state_dict'].keys() == {
+        f'backbone.{name}' for name in vit('timm_augreg').state_dict()
+    }
+
+
+def test_names_of_labels_go_along(tmp_path):
+    names = ['cat', 'dog', 'ant', 'bee', 'cow']
+    hf = family('hf_vit_classifier', tmp_path / 'hf', id2label=dict(enumerate(names)))
+    for source in (hf, family('timm_augreg', tmp_path / 'timm', label_names=names)):
+        convert_file(source, tmp_path / 'out.pth')
+        assert class_names(torch.load(tmp_path / 'out.pth')['meta']) == names
+    assert class_names(open_checkpoint(HUB / 'hf_vit_classifier').meta) == []
+
+
+def test_another_eps_is_a_warning(monkeypatch):
+    said = []
+    monkeypatch.setattr('mirl_mm.models.archs.print_log', lambda *line: said.append(line))
+    for eps in (1e-6, 1e-12):
+        load_weights(vit('hf_mae', norm_cfg=dict(type='LN', eps=eps)), HUB / 'hf_mae')
+    ((line, _, level),) = said
+    assert line.startswith('norms of the weights have eps=1e-12, and 1e-06 in this MIRLViT: norm_')
+    assert level == logging.WARNING
+
+
+def test_a_config_tells_the_grid_of_bare_weights(tmp_path):
+    state = load_file(HUB / 'timm_mae/model.safetensors')
+    save_file(state, tmp_path / 'bare.safetensors')
+    backbone = dict(type='MIRLViT', arch=ARCH, **SETTINGS | dict(img_size=(8, 32)))
+    (tmp_path / 'wide.py').write_text(f"""
+default_scope = 'mmpretrain'
+model = dict(type='ImageClassifier', backbone={backbone})
+""")
+    for config, size in ((None, [16, 16]), (str(tmp_path / 'wide.py'), [8, 32])):
+        convert_file(tmp_path / 'bare.safetensors', tmp_path / 'out.pth', config=config)
+        assert torch.load(tmp_path / 'out.pth')['meta']['arch']['img_size'] == size
+
+
+def test_a_norm_that_the_model_lacks_is_no_whole_model(tmp_path):
+    """transformers' classifier norms cls; a config without that norm would compute others."""
+    convert_file(HUB / 'hf_vit_classifier', tmp_path / 'out.pth')
+    state = open_checkpoint(tmp_path / 'out.pth').state
+    head = dict(type='LinearClsHead', num_classes=len(state['head.fc.bias']), in_channels=24)
+    for final_norm in (True, False):
+        backbone = dict(type='MIRLViT', arch=ARCH, **SETTINGS | dict(out_type='cls_token'))
+        init_default_scope('mmpretrain')
+        model = MODELS.build(
+            dict(type='ImageClassifier', backbone=backbone | dict(final_norm=final_norm), head=head)
+        )
+        if final_norm:
+            check_whole(model, state, tmp_path / 'out.pth')
+        else:
+            with pytest.raises(CheckpointError, match=r"has 'backbone\.ln1\.weight' and 1 more"):
+                check_whole(model, state, tmp_path / 'out.pth')
 
 
 UNUSED = dict(

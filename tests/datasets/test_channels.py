@@ -135,6 +135,7 @@ def bad(case: str) -> bytes:
 @pytest.mark.parametrize(
     ('case', 'channels', 'said'),
     [
+        ('four', 0, 'channels=0; accepted is a number from 1 on'),
         ('four', 5, r'it is of shape \[8, 9, 4\], not channels=5: \[H, W, 5\] or \[5, H, W\]'),
         ('grey', 5, r'it is of shape \[8, 9, 1\], not channels=5'),
         ('stack', 5, r'it is of shape \[1, 1, 8, 9, 4\], not channels=5'),
@@ -168,7 +169,7 @@ def test_the_default_reads_rgb_as_ever(tmp_path):
     got = LoadAnyImage()(dict(img_path=str(tmp_path / '0.png')))
     assert got['img'].dtype == np.uint8 and np.array_equal(got['img'], pixels[..., ::-1])
     (tmp_path / '0.npy').write_bytes(as_npy(pixels))
-    with pytest.raises(UserError, match='no image in a format that Pillow reads'):
+    with pytest.raises(UserError, match='that Pillow reads as RGB; channels=N of the loader reads'):
         LoadAnyImage()(dict(img_path=str(tmp_path / '0.npy')))
     images = UnlabelledImages(str(tmp_path), pipeline=[])
     assert [Path(images.get_data_info(i)['img_path']).name for i in range(len(images))] == ['0.png']

@@ -38,6 +38,9 @@ def test_missing_files_are_named_with_the_nearest(tmp_path):
     with pytest.raises(FileNotFoundError, match='looked in'):
         training_config('missing.py')
     check_file('https://somewhere/epoch_1.pth', 'checkpoint')  # not a local file
+    (tmp_path / 'dinov2-base').mkdir()
+    with pytest.raises(FileNotFoundError, match=r'which is a folder: tools/convert_checkpoint\.py'):
+        check_file(str(tmp_path / 'dinov2-base'), 'pre-trained encoder')
 
 
 def test_work_dir_default_and_priority(tmp_path, monkeypatch):

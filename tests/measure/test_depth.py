@@ -71,3 +71,12 @@ def test_blocks():
     assert probed_blocks(12, 1) == list(range(12))
     assert probed_blocks(12, 5) == [1, 6, 11]
     assert probed_blocks(54, 9) == [8, 17, 26, 35, 44, 53]  # the ends of s54's segments
+
+
+def test_weights_of_a_folder_are_told_apart(tmp_path):
+    for name, content in (('a', b'1'), ('b', b'1'), ('c', b'2')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'model.safetensors').write_bytes(content)
+    one, same, other = (weights_of(tmp_path / name) for name in 'abc')
+    assert one == same != other
+    assert one == weights_of(tmp_path / 'a/model.safetensors')

@@ -113,6 +113,14 @@ def test_a_segmentor_is_trained_and_tested(source, pretrained, scenes, tmp_path)
     assert not torch.equal(weight.cpu(), first)
     log = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text().splitlines()
     assert any(0 <= json.loads(line).get('mIoU', -1) <= 100 for line in log)
+    results, checkpoint = tmp_path / 'masks', str(tmp_path / 'run/iter_2.pth')
+    pictures = [*(scenes / 'bands/val').iterdir()]
+    lines = predict_pictures(
+        str(SEGMENT), checkpoint, str(scenes / 'bands/val'), None, results=str(results)
+    )
+    assert not any('skipped' in line for line in lines)
+    masks = [np.array(Image.open(results / f'{path.stem}.png')) for path in pictures]
+    assert masks and {mask.shape for mask in masks} == {(128, 128)}
 
 
 def adapted(folder: Path) -> Path:
@@ -172,5 +180,5 @@ def test_a_file_of_other_channels_ends_the_run(scenes, tmp_path):
 
 def test_predictions_are_drawn_on_rgb_alone(scenes, tmp_path):
     (tmp_path / 'x.pth').touch()
-    with pytest.raises(UserError, match='reads 5 channels; predicted is on RGB alone'):
+    with pytest.raises(UserError, match='reads 5 channels, and drawn is on RGB alone'):
         next(predict_pictures(str(SEGMENT), str(tmp_path / 'x.pth'), str(scenes / 'bands/val')))
