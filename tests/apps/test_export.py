@@ -19,6 +19,8 @@ from mirl_mm.engine.launch import load_config
 from mirl_mm.errors import CheckpointError
 from mirl_mm.models import MIRLViT
 
+pytestmark = pytest.mark.xdist_group('export')  # its models are exported once
+
 ENCODER, MAE = 'mirl/vit-test_2e', 'mae/vit-test_2e'
 CLASSIFIER = 'finetune/vit-test_2e_classes'
 SEGMENTOR, DETECTOR = 'upernet/vit-test_20it_scenes', 'mask-rcnn/vit-test_20it_scenes'
