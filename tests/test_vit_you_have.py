@@ -145,6 +145,7 @@ def write_source(source: Path, registers: bool) -> None:
     save_file(vit.state_dict(), source / 'model.safetensors')
 
 
+@pytest.mark.dense
 @pytest.mark.parametrize(('number', 'task'), [(0, 'upernet'), (1, 'upernet'), (2, 'mask-rcnn')])
 def test_the_commands_at_small_size(number, task, scenes, tmp_path):
     """A conversion and a training behind it, with the test arch in place of the page's."""

@@ -134,6 +134,7 @@ def adapted(folder: Path) -> Path:
     return folder / 'five.pth'
 
 
+@pytest.mark.dense
 def test_the_steps_of_mmseg_take_them(scenes):
     init_default_scope('mmseg')
     steps = [
@@ -152,6 +153,7 @@ def test_the_steps_of_mmseg_take_them(scenes):
     assert 0 <= packed['inputs'].min() < 0.9 * whole.max() < packed['inputs'].max() <= whole.max()
 
 
+@pytest.mark.dense
 @pytest.mark.parametrize('of', ['mmseg.SegDataPreProcessor', 'mmdet.DetDataPreprocessor'])
 def test_each_channel_has_its_own_mean_in_dense_tasks(of):
     init_default_scope(of.partition('.')[0])
