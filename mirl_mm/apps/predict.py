@@ -34,8 +34,8 @@ TASKS = dict(  # by scope: the inferencer, and how the name of its results ends
     mmseg=('mmseg.apis', 'MMSegInferencer', ''),
     mmpretrain=('mmpretrain', 'ImageClassificationInferencer', '.csv'),
 )
-
-COCO_NAMES, COCO_GAPS = (80, 'person', 'toothbrush'), (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_NAMES = 80, 'person', 'toothbrush'  # how many, the first and the last
+COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 
 
 def predict_pictures(
@@ -228,8 +228,8 @@ def rows(
     values = dict(score=found['scores'], bbox=boxes)
     values |= dict(segmentation=found['masks']) if 'masks' in found else {}
     image = dict(image_id=number, file_name=file)
-    coco = [i for i in range(1, 91) if i not in COCO_GAPS]
-    ids = coco if (len(names), names[0], names[-1]) == COCO_NAMES else range(1, len(names) + 1)
+    coco = (len(names), names[0], names[-1]) == COCO_NAMES
+    ids = COCO_IDS if coco else range(1, len(names) + 1)
     classes = [dict(category_id=ids[label], category=names[label]) for label in found['labels']]
     columns = zip(classes, *values.values(), strict=True)
     return [image | one | dict(zip(values, row, strict=True)) for one, *row in columns]

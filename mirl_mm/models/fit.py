@@ -17,8 +17,9 @@ Shapes = dict[str, Size]
 _NEEDED = r'(layers\.|patch_embed\.|cls_token|register_tokens|pre_norm)(?!.*rel_pos)'
 _KNOWN = r'(layers\.|patch_embed\.|register_tokens|pre_norm)(?!.*rel_pos)'
 # Parts of an encoder that it has by a setting alone.
-_SETTINGS = {'gamma1': 'layer_scale_init_value', 'register_tokens': 'num_registers'}
-_SETTINGS['pre_norm'] = 'pre_norm'
+_SETTINGS = dict(
+    gamma1='layer_scale_init_value', register_tokens='num_registers', pre_norm='pre_norm'
+)
 
 
 @dataclass
@@ -43,7 +44,8 @@ def compare(given: Shapes, wanted: Shapes, who: str, encoder: str = BACKBONE) ->
         raise CheckpointError(f'the checkpoint holds no weight of {who}: {found}')
     encoder = re.escape(encoder)
     if reason := difference(given, wanted, who, encoder + _NEEDED, encoder + _KNOWN, resized=True):
-        parts = (part for part in _SETTINGS if (part in str([*given])) != (part in str([*wanted])))
+        there, here = ' '.join(given), ' '.join(wanted)
+        parts = (part for part in _SETTINGS if (part in there) != (part in here))
         settings = ' and '.join(_SETTINGS[part] for part in parts)
         hint = f'; the settings of the encoder that differ: {settings}' if settings else ''
         raise CheckpointError(f'the checkpoint is of another arch: {reason}{hint}')
