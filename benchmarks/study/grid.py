@@ -2,7 +2,8 @@
 
 Grid ``tiny``: MIRL and MAE on Tiny-ImageNet-100, and their encoder untrained, at three depths; each
 length has three seeds. Grid ``camvid``: MIRL on CamVid's images, then UperNet with all labels and
-with a tenth of them, against UperNet from scratch at as many iterations and at as much time.
+with a tenth of them, against UperNet from scratch at as many iterations and at as much time. Grid
+``ablation``: MIRL at the least depth for one epoch of grid ``tiny``, one setting changed at a time.
 """
 
 from fnmatch import fnmatchcase
@@ -17,19 +18,33 @@ WARM_UP = 40 / 300  # share of the epochs, as in the official recipe
 UNTRAINED, SCRATCH, SCRATCH_LONG = 'untrained', 'scratch', 'scratch-long'
 CAMVID_IMAGES, FEW = 367, 10  # training images; of UperNet, every tenth where labels are few
 LABELS = dict(all=CAMVID_IMAGES, few=len(range(0, CAMVID_IMAGES, FEW)))  # images that have some
+PART = 4  # grid ``ablation`` is probed behind every so many blocks
+CHANGES = {  # of grid ``ablation``: what is set, by name; the first is the method as it is
+    '': {},
+    'neighbours': {'model.head.pairing': 'neighbours'},
+    'unpaired': {'model.head.pairing': 'none'},
+    'no-context': {'model.neck.context': False},
+    'segments-2': {'model.backbone.num_segments': 2},
+    'segments-4': {'model.backbone.num_segments': 4},
+    'decoders-2': {'model.neck.decoder_depth': 2},
+    'decoders-4': {'model.neck.decoder_depth': 4},
+    'mask-0.6': {'model.backbone.mask_ratio': 0.6},
+    'mask-0.9': {'model.backbone.mask_ratio': 0.9},
+}
 CAMVID_EPOCHS = 300  # of CamVid's training images, or of as many of both sources together
 
 
 class Run(NamedTuple):
     """One run: what is trained, how long, from which seed."""
 
-    grid: str  # 'tiny' or 'camvid'
+    grid: str  # 'tiny', 'camvid' or 'ablation'
     method: str
     depth: int  # blocks
     epochs: int  # of pre-training
     seed: int  # of weights, order, crops and masks
     data: str  # to pre-train on
     rate: float = RATE  # of pre-training; 0 without
+    change: str = ''  # one of CHANGES
 
     @property
     def name(self) -> str:
@@ -37,6 +52,7 @@ class Run(NamedTuple):
         words += [f'{self.epochs}e'] if self.epochs else []
         words += [self.data] if self.grid == 'camvid' and self.epochs else []
         words += [f'lr{self.rate:g}'] if self.epochs and self.rate != RATE else []
+        words += [self.change] if self.change else []
         return '-'.join(map(str, [*words, f's{self.seed}']))
 
 
@@ -71,7 +87,14 @@ def camvid() -> list[Run]:
     ]
 
 
-RUNS = {run.name: run for run in [*tiny(), *camvid()]}
+def ablation() -> list[Run]:
+    """Grid C, seed by seed."""
+    settings = 'ablation', METHODS[0], DEPTHS[0], 1
+    data = 'tiny-imagenet-100'
+    return [Run(*settings, seed, data, change=change) for seed in SEEDS for change in CHANGES]
+
+
+RUNS = {run.name: run for run in [*tiny(), *camvid(), *ablation()]}
 
 
 def chosen(patterns: list[str] | None) -> list[Run]:

@@ -1,7 +1,7 @@
 """What a pre-trained model of grid ``tiny`` comes to, apart from the probes with images.
 
 python -m benchmarks.study.measure CONFIG CHECKPOINT --images DIR --scenes DIR --out FILE
-    [--cfg-options ...]
+    [--every N] [--cfg-options ...]
 """
 
 import argparse
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchmarks.images import normalised, read_folders
 from mirl_mm.engine.launch import load_config
 from mirl_mm.files import write_complete
+from mirl_mm.measure.depth import probed_blocks
 
 from .results import history, read, summary_of
 from .segment import segment_curve
@@ -25,21 +26,23 @@ from .segment import segment_curve
 CLASSES = 11  # of CamVid
 
 
-def measured(cfg: Config, checkpoint: Path, images: Path, scenes: Path) -> dict:
-    """Steps, rate, losses and held-out error of the training; mIoU behind every block.
+def measured(cfg: Config, checkpoint: Path, images: Path, scenes: Path, every: int = 1) -> dict:
+    """Steps, rate, losses and held-out error of the training; mIoU behind blocks.
 
     Args:
         cfg: of the run.
         checkpoint: its last, or what :mod:`draw` has written.
         images: class folders of held-out images.
         scenes: CamVid.
+        every: so many blocks, to the last.
     """
     init_default_scope(cfg.default_scope)
     content = read(checkpoint)
     model = MODELS.build(cfg.model)
     model.load_state_dict(content['state_dict'])
     model.eval()
-    found = dict(segment=segment_curve(model.backbone, scenes, CLASSES))
+    blocks = probed_blocks(model.backbone.num_layers, every)
+    found = dict(segment=segment_curve(model.backbone, scenes, CLASSES, blocks=blocks))
     if 'message_hub' not in content:
         return found
     held = read_folders(images, cfg.model.backbone.img_size, 'cpu').images
@@ -72,12 +75,13 @@ def main() -> None:
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('--images', type=Path, required=True, metavar='DIR')
     parser.add_argument('--scenes', type=Path, required=True, metavar='DIR')
+    parser.add_argument('--every', type=int, default=1, metavar='N')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     cfg = load_config(args.config, args.cfg_options)
-    found = measured(cfg, args.checkpoint, args.images, args.scenes)
+    found = measured(cfg, args.checkpoint, args.images, args.scenes, args.every)
     write_complete(args.out, f'{json.dumps(found)}\n'.encode())
 
 

@@ -17,7 +17,7 @@ LAST = 10  # the last loss is the mean over the last tenth of the steps
 def row_of(run: Run, place: Place) -> dict:
     """A finished run's row: what was run, where, by which code, and what it came to."""
     folder = place.of(run)
-    found = (tiny_results if run.grid == 'tiny' else camvid_results)(run, folder)
+    found = (camvid_results if run.grid == 'camvid' else tiny_results)(run, folder)
     notes = begun(run, folder)
     return rows.form(spec(run), found | {key: notes[key] for key in ('cpu_seconds', 'code')})
 

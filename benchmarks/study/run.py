@@ -84,7 +84,7 @@ def alone(work: Path) -> Iterator[int]:
 
 def check_data(runs: Sequence[Run], data: Path) -> None:
     """FileNotFoundError for data that the runs need and that are not all unpacked."""
-    tiny = any(run.grid == 'tiny' or '+' in run.data for run in runs)
+    tiny = any(run.grid != 'camvid' or '+' in run.data for run in runs)
     for name, files in FILES.items():
         folder = data / name
         if name.startswith(TINY) and not tiny:

@@ -91,20 +91,26 @@ class Sums:
 
 @torch.no_grad()
 def segment_curve(
-    vit: VisionTransformer, folder: Path, classes: int, extent: tuple[int, int] = EXTENT
+    vit: VisionTransformer,
+    folder: Path,
+    classes: int,
+    extent: tuple[int, int] = EXTENT,
+    blocks: Sequence[int] | None = None,
 ) -> list[float]:
-    """mIoU in percent behind every block, on ``folder``'s scenes: training -> test.
+    """mIoU in percent behind blocks, on ``folder``'s scenes: training -> test.
 
     Args:
         vit: in eval mode, on the CPU; any extent that its patches divide.
         folder: as :func:`scenes` reads it.
         classes: C.
         extent: (H, W) that scenes are brought to.
+        blocks: 0-based, ascending; None takes all.
 
     Raises:
         ValueError: there are no scenes.
     """
-    fitting, choosing = (Sums(vit.num_layers, vit.embed_dims, classes) for _ in range(2))
+    blocks = range(vit.num_layers) if blocks is None else blocks
+    fitting, choosing = (Sums(len(blocks), vit.embed_dims, classes) for _ in range(2))
     patch, _ = vit.patch_embed.projection.stride
     training = list(scenes(folder, 'training', extent))
     targets = [shares_of(scene.classes, classes, patch) for scene in training]
@@ -114,24 +120,26 @@ def segment_curve(
         shares = shares[labelled]
         weights = (shares / common).sum(dim=1)
         sums.energy += (weights * (shares**2).sum(dim=1)).sum()
-        for block, features in enumerate(patch_features(vit, scene.image)):
+        for block, features in enumerate(patch_features(vit, scene.image, blocks)):
             sums.add(block, features[labelled], shares, weights)
     tries = [fitting.weights(penalty) for penalty in PENALTIES]
     best = torch.stack([choosing.errors(weights) for weights in tries]).argmin(dim=0)  # [blocks]
     fitting += choosing
     whole = torch.stack([fitting.weights(penalty) for penalty in PENALTIES])
-    weights = whole[best, torch.arange(vit.num_layers)]  # [blocks, 1+D, C]
-    counts = torch.zeros(vit.num_layers, classes, classes, dtype=torch.long)
+    weights = whole[best, torch.arange(len(blocks))]  # [blocks, 1+D, C]
+    counts = torch.zeros(len(blocks), classes, classes, dtype=torch.long)
     for scene in scenes(folder, 'test', extent):
-        for block, features in enumerate(patch_features(vit, scene.image)):
+        for block, features in enumerate(patch_features(vit, scene.image, blocks)):
             found = painted(features @ weights[block], scene.classes.shape, patch)
             counts[block] += confusion(scene.classes, found, classes)
     return [round(miou(each), 2) for each in counts]
 
 
-def patch_features(vit: VisionTransformer, image: Tensor) -> Iterator[Tensor]:
-    """Behind every block, [h*w, 1+D] in float64 with a constant 1 first."""
-    for tokens in block_tokens(vit, normalised(image), range(vit.num_layers)):
+def patch_features(
+    vit: VisionTransformer, image: Tensor, blocks: Sequence[int]
+) -> Iterator[Tensor]:
+    """Behind each of the blocks, [h*w, 1+D] in float64 with a constant 1 first."""
+    for tokens in block_tokens(vit, normalised(image), blocks):
         yield F.pad(tokens[0, vit.num_extra_tokens :].double(), (1, 0), value=1.0)
 
 

@@ -4,13 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .grid import CAMVID_IMAGES, FEW, LABELS, SCRATCH, SCRATCH_LONG, UNTRAINED, WARM_UP, Run
+from .grid import (
+    CAMVID_IMAGES,
+    CHANGES,
+    FEW,
+    LABELS,
+    PART,
+    SCRATCH,
+    SCRATCH_LONG,
+    UNTRAINED,
+    WARM_UP,
+    Run,
+)
 
 HERE, PACKAGE = 'benchmarks/study', 'benchmarks.study'
 UPERNET = f'{HERE}/upernet_camvid.py'
 TINY, CAMVID = 'tiny_imagenet_100', 'camvid'  # below the data folder
 ITERATIONS, LONG = 600, 4600  # of UperNet: 0.58 s each; 1,720 of pre-training take 1.35 s each
-BATCH, WIDTH = dict(tiny=64, camvid=64), dict(tiny=64, camvid=96)
+BATCH = dict(tiny=64, camvid=64, ablation=64)
+WIDTH = dict(tiny=64, camvid=96, ablation=64)
 
 
 class Place(NamedTuple):
@@ -32,7 +44,7 @@ class Stage(NamedTuple):
 
 
 def stages(run: Run, place: Place) -> list[Stage]:
-    return (tiny if run.grid == 'tiny' else camvid)(run, place)
+    return (camvid if run.grid == 'camvid' else tiny)(run, place)
 
 
 def unfinished(run: Run, place: Place) -> list[Stage]:
@@ -55,6 +67,8 @@ def tiny(run: Run, place: Place) -> list[Stage]:
     probe += ['--train', images / 'train', '--val', images / 'val', '--workers', '0']
     measure = ['-m', f'{PACKAGE}.measure', config, folder / checkpoint]
     measure += ['--images', images / 'val', '--scenes', place.data / CAMVID]
+    if run.grid == 'ablation':
+        probe, measure = ([*command, '--every', PART] for command in (probe, measure))
     return [
         stage('train', start, checkpoint),
         stage('probe', [*probe, '--out', folder / 'probe', *options], 'probe/depth.png'),
@@ -103,18 +117,20 @@ def config_of(run: Run) -> str:
     if run.method in (SCRATCH, SCRATCH_LONG):
         return UPERNET
     method = 'mirl' if run.method == UNTRAINED else run.method
-    source = '_camvid-tiny' if run.data == 'camvid+tiny' else f'_{run.grid}'
+    source = '_camvid-tiny' if run.data == 'camvid+tiny' else '_camvid'
+    source = source if run.grid == 'camvid' else '_tiny'
     return f'{HERE}/{method}{source}.py'
 
 
 def options_of(run: Run, place: Place) -> dict[str, object]:
     """What the grid sets in that config, by dotted key."""
     options: dict[str, object] = {'randomness.seed': run.seed}
-    if run.grid == 'tiny':
+    if run.grid != 'camvid':
         options['model.backbone.arch.num_layers'] = run.depth
+    options |= CHANGES[run.change]
     if not run.epochs:
         return options
-    if run.grid == 'tiny':
+    if run.grid != 'camvid':
         options['train_dataloader.dataset.data_root'] = f'{place.data / TINY}/'
         end, warm_up = run.epochs, round(run.epochs * WARM_UP, 4)
         options['train_cfg.max_epochs'] = end
@@ -169,7 +185,8 @@ def what(run: Run) -> dict:
     sizes = dict(run=run.name, width=WIDTH[run.grid], batch=BATCH[run.grid])
     if run.grid == 'camvid':
         sizes['transfer'] = dict(config=UPERNET, iterations=length_of(run))
-    return sizes | run._asdict()
+    found = sizes | run._asdict()
+    return found if run.change else {key: x for key, x in found.items() if key != 'change'}
 
 
 def spec(run: Run) -> dict:

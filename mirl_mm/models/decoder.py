@@ -34,26 +34,40 @@ class Layout(NamedTuple):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm self-attention, cross-attention and MLP, each with a shortcut."""
+    """Pre-norm self-attention, cross-attention and MLP, each with a shortcut.
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, settings: BlockSettings) -> None:
+    Without ``context`` there is no cross-attention.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        settings: BlockSettings,
+        context: bool = True,
+    ) -> None:
         super().__init__()
-        self.num_heads, self.settings = num_heads, settings
+        self.num_heads, self.settings, self.context = num_heads, settings, context
         linear = partial(nn.Linear, dim)
         self.ln_self = nn.LayerNorm(dim, eps=LN_EPS)
         self.attn = nn.ModuleDict(dict(qkv=linear(3 * dim), proj=linear(dim)))
-        self.ln_query = nn.LayerNorm(dim, eps=LN_EPS)
-        self.ln_context = nn.LayerNorm(dim, eps=LN_EPS)
-        self.cross_attn = nn.ModuleDict(dict(q=linear(dim), kv=linear(2 * dim), proj=linear(dim)))
+        if context:
+            self.ln_query = nn.LayerNorm(dim, eps=LN_EPS)
+            self.ln_context = nn.LayerNorm(dim, eps=LN_EPS)
+            cross = dict(q=linear(dim), kv=linear(2 * dim), proj=linear(dim))
+            self.cross_attn = nn.ModuleDict(cross)
         self.ln_mlp = nn.LayerNorm(dim, eps=LN_EPS)
         self.ffn = FFN(dim, int(dim * mlp_ratio), act_cfg=dict(type='GELU'))
 
     def layers(self) -> tuple[nn.Module, ...]:
         """Those with weights."""
-        norms = (self.ln_self, self.ln_query, self.ln_context, self.ln_mlp)
-        return *norms, *self.attn.values(), *self.cross_attn.values(), *mlp_layers(self.ffn)
+        cross = ()
+        if self.context:
+            cross = (self.ln_query, self.ln_context, *self.cross_attn.values())
+        return self.ln_self, self.ln_mlp, *self.attn.values(), *cross, *mlp_layers(self.ffn)
 
-    def forward(self, run: Layers, x: Tensor, context: Tensor, wanted: slice) -> Tensor:
+    def forward(self, run: Layers, x: Tensor, context: Tensor | None, wanted: slice) -> Tensor:
         """x [B, 1+L, E], context [B, M, E] -> [B, Q, E], the wanted tokens of each sequence."""
         x, normed = run.norm(self.ln_self, x)
         if wanted == ALL:
@@ -64,7 +78,7 @@ class DecoderBlock(nn.Module):
             k, v = F.linear(normed, *keys_values).chunk(2, dim=-1)
         return self._attend_and_mix(run, x[:, wanted], (q, k, v), context)
 
-    def first(self, run: Layers, tokens: Tensor, context: Tensor, layout: Layout) -> Tensor:
+    def first(self, run: Layers, tokens: Tensor, context: Tensor | None, layout: Layout) -> Tensor:
         """The same for sequences of repeated tokens: [S, E], context [B, M, E] -> [B, Q, E]."""
         sequences = layout.sequences
         tokens, normed = run.norm(self.ln_self, tokens)
@@ -86,27 +100,28 @@ class DecoderBlock(nn.Module):
         split = [each.split([width, 2 * width]) for each in run.weights(self.attn.qkv)]
         return [*zip(*split, strict=True)]
 
-    def _attend_and_mix(self, run: Layers, x: Tensor, qkv: tuple, context: Tensor) -> Tensor:
+    def _attend_and_mix(self, run: Layers, x: Tensor, qkv: tuple, context: Tensor | None) -> Tensor:
         function = attend_and_mix
         if self.settings.compile_options is None:
             function = partial(function, run=run)
-        else:
+        elif context is not None:
             torch._dynamo.maybe_mark_dynamic(context, 1)  # it grows from decoder to decoder
         return self.settings.run(function, self, x, qkv, context)
 
 
 def attend_and_mix(
-    block: DecoderBlock, x: Tensor, qkv: tuple, context: Tensor, run: Layers | None = None
+    block: DecoderBlock, x: Tensor, qkv: tuple, context: Tensor | None, run: Layers | None = None
 ) -> Tensor:
     """A block after its self-attention's projections, q, k and v; x [B, Q, E] -> the same."""
     run = run or Layers(x, block.layers())
     attention = partial(attend, num_heads=block.num_heads, fp32=block.settings.attn_fp32)
-    cross = block.cross_attn
     x = x + run(block.attn.proj, attention(*qkv))
-    x, normed = run.norm(block.ln_query, x)
-    _, context = run.norm(block.ln_context, context)
-    k, v = run(cross.kv, context).chunk(2, dim=-1)
-    x = x + run(cross.proj, attention(run(cross.q, normed), k, v))
+    if block.context:
+        cross = block.cross_attn
+        x, normed = run.norm(block.ln_query, x)
+        _, context = run.norm(block.ln_context, context)
+        k, v = run(cross.kv, context).chunk(2, dim=-1)
+        x = x + run(cross.proj, attention(run(cross.q, normed), k, v))
     x, normed = run.norm(block.ln_mlp, x)
     return feed_forward(block.ffn, run, normed, x)
 
@@ -133,7 +148,9 @@ class SegmentDecoder(nn.Module):
         blocks = [layer for block in self.blocks for layer in block.layers()]
         return Layers(like, (self.embed, *blocks, self.norm), self.mask_token)
 
-    def forward(self, run: Layers, visible: Tensor, context: Tensor, layout: Layout) -> Tensor:
+    def forward(
+        self, run: Layers, visible: Tensor, context: Tensor | None, layout: Layout
+    ) -> Tensor:
         """Visible [B, 1+K, E], a context [B, M, E] -> [B, Q, p*p*C], in normalised-patch units."""
         kept = (visible + layout.kept_positions).flatten(0, 1)  # [B*(1+K), E]
         x = torch.cat([kept, run.cast(self.mask_token)[0] + layout.positions])  # [S, E]

@@ -26,7 +26,17 @@ def mirrored(num_segments: int) -> list[tuple[int, int]]:
     return [(g, num_segments - 1 - g) for g in range(num_segments // 2)]
 
 
-PAIRINGS = {'mirrored': mirrored}
+def neighbours(num_segments: int) -> list[tuple[int, int]]:
+    """Segments 0 and 1, 2 and 3, ...: the shallow one of two paints the main part."""
+    return [(g, g + 1) for g in range(0, num_segments, 2)]
+
+
+def alone(num_segments: int) -> list[tuple[int]]:
+    """Every segment by itself: deep supervision, without residuals."""
+    return [(g,) for g in range(num_segments)]
+
+
+PAIRINGS = dict(mirrored=mirrored, neighbours=neighbours, none=alone)
 
 
 class Target(NamedTuple):
@@ -60,8 +70,15 @@ class MIRLHead(BaseModule):
         if pairing not in PAIRINGS:
             raise UserError(f'unknown pairing {pairing!r}; known are {", ".join(PAIRINGS)}')
         self.patch_size, self.in_channels, self.norm_pix = patch_size, in_channels, norm_pix
-        self.pairs = PAIRINGS[pairing]  # G -> pairs (main, residual) of segments
+        self.pairing = pairing
         self.loss_module = MODELS.build(loss or dict(type='MIRLResidualLoss'))
+
+    def pairs(self, num_segments: int) -> list[tuple[int, ...]]:
+        """Segments (main, residual) that paint together, or (main,) that paint alone."""
+        if num_segments % 2 and self.pairing != 'none':
+            needs = f'pairing={self.pairing!r} needs an even number of segments'
+            raise UserError(f'{needs}, got {num_segments}; none takes any')
+        return PAIRINGS[self.pairing](num_segments)
 
     def target(self, imgs: Tensor) -> Target:
         """Patches of [B, C, H, W]; the variance that normalises them is the unbiased one."""
@@ -81,8 +98,9 @@ class MIRLHead(BaseModule):
         """
 
         def stacked(measure: nn.Module) -> Tensor:
-            pairs = self.pairs(len(preds))
-            return torch.stack([measure(preds[g], preds[h], target, mask) for g, h in pairs], dim=1)
+            pairs, nothing = self.pairs(len(preds)), preds[0].new_zeros(()).expand_as(preds[0])
+            parts = ([*(preds[g] for g in pair), nothing][:2] for pair in pairs)
+            return torch.stack([measure(*part, target, mask) for part in parts], dim=1)
 
         losses = stacked(self.loss_module)
         if type(self.loss_module) is MIRLResidualLoss:
@@ -129,8 +147,9 @@ class ReconstructionError(BaseMetric):
     """Masked MSE on the head's target, averaged over a validation set.
 
     Reads what ``MIRL.predict`` writes. Reports ``recon/error`` (mean over the pairs) and
-    ``recon/pair_g_h``; lower is better. On per-patch normalised pixels, painting every patch in its
-    mean colour gives about 1; errors with ``norm_pix=False`` are on another scale.
+    ``recon/pair_g_h``, or ``recon/pair_g`` of decoders that paint alone; lower is better. On
+    per-patch normalised pixels, painting every patch in its mean colour gives about 1; errors with
+    ``norm_pix=False`` are on another scale.
     """
 
     default_prefix = 'recon'

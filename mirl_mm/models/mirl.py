@@ -111,14 +111,14 @@ class MIRL(BaseSelfSupervisor):
         return super().forward(inputs, data_samples, mode)
 
     @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """Segments (main, residual) that paint together."""
+    def pairs(self) -> list[tuple[int, ...]]:
+        """Segments (main, residual) that paint together, or (main,) without pairs."""
         return self.head.pairs(self.neck.num_segments)
 
     @property
     def pair_names(self) -> list[str]:
-        """Names of the pairs in logs and metrics, such as ``pair_0_5``."""
-        return [f'pair_{g}_{h}' for g, h in self.pairs]
+        """Names of the pairs in logs and metrics, such as ``pair_0_5``, or ``pair_0`` alone."""
+        return ['_'.join(map(str, ('pair', *pair))) for pair in self.pairs]
 
 
 def known_sizes(backbone: nn.Module) -> dict[str, dict[str, int]]:
@@ -141,7 +141,7 @@ class Reconstruction:
     ids_restore: Tensor  # [B, L]
     losses: Tensor  # [B, P], what the loss module gives for every pair of every image
     pair_errors: Tensor  # [B, P], masked squared error, whatever the loss is
-    pairs: list[tuple[int, int]]  # P segments (main, residual)
+    pairs: list[tuple[int, ...]]  # P segments (main, residual), or (main,)
     grid: tuple[int, int]  # (h, w) patches
     patch_size: int
 
@@ -160,11 +160,12 @@ class Reconstruction:
 
         In normalised pixels. Every picture has the statistics of the true patches put back, so
         ``sum`` is ``main + residual`` less one patch mean; those are 0 and 1 where the head has
-        ``norm_pix=False``.
+        ``norm_pix=False``. Segments that paint alone have a ``main`` each, and nothing else.
         """
         painted = dict(main=[], residual=[], sum=[])
-        for main, residual in ((self.preds[g], self.preds[h]) for g, h in self.pairs):
-            for kind, pred in zip(painted, (main, residual, main + residual), strict=True):
+        for parts in ([self.preds[g] for g in pair] for pair in self.pairs):
+            parts += [parts[0] + parts[1]] if len(parts) == 2 else []
+            for kind, pred in zip(painted, parts, strict=False):
                 pixels = pred * self.patch_std + self.patch_mean
                 painted[kind].append(unpatchify(pixels, self.grid, self.patch_size))
         return painted

@@ -27,8 +27,9 @@ class MIRLNeck(BaseModule):
     stem live here, so that the encoder keeps the names of a stock ViT.
 
     ``embed_dim`` is D; ``decoder_embed_dim`` is E, a multiple of 4 and of the heads; ``mlp_ratio``
-    is the hidden width of the MLPs over E. ``with_cp``, ``attn_fp32`` and ``compile_blocks`` are
-    those of MIRLViT, for the decoders' blocks.
+    is the hidden width of the MLPs over E. Without ``context`` every decoder sees its own segment
+    alone, and has no cross-attention. ``with_cp``, ``attn_fp32`` and ``compile_blocks`` are those
+    of MIRLViT, for the decoders' blocks.
     """
 
     def __init__(
@@ -41,28 +42,32 @@ class MIRLNeck(BaseModule):
         mlp_ratio: float = 4,
         patch_size: int = 16,
         in_channels: int = 3,
+        context: bool = True,
         with_cp: bool = False,
         attn_fp32: bool = False,
         compile_blocks: bool | dict = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if num_segments < 2 or num_segments % 2:
-            raise UserError(f'num_segments must be even and at least 2, got {num_segments}')
+        if num_segments < 1:
+            raise UserError(f'num_segments must be at least 1, got {num_segments}')
         if decoder_depth < 1:
             raise UserError(f'decoder_depth must be at least 1, got {decoder_depth}')
         if decoder_embed_dim % decoder_num_heads or decoder_embed_dim % 4:
             needed = f'a multiple of 4 and of decoder_num_heads={decoder_num_heads}'
             raise UserError(f'decoder_embed_dim={decoder_embed_dim} must be {needed}')
         self.embed_dim, self.num_segments = embed_dim, num_segments
+        self.context = context
         self.patch_size, self.in_channels = patch_size, in_channels
-        self.stem_norm = nn.LayerNorm(embed_dim, eps=LN_EPS)
-        self.stem_embed = nn.Linear(embed_dim, decoder_embed_dim)
+        if context:
+            self.stem_norm = nn.LayerNorm(embed_dim, eps=LN_EPS)
+            self.stem_embed = nn.Linear(embed_dim, decoder_embed_dim)
         norms = (nn.LayerNorm(embed_dim, eps=LN_EPS) for _ in range(num_segments - 1))
         self.norms = nn.ModuleList(norms)
         sizes = (embed_dim, decoder_embed_dim, decoder_depth, patch_size**2 * in_channels)
         settings = BlockSettings.of(attn_fp32, with_cp, compile_blocks)
         block = dict(num_heads=decoder_num_heads, mlp_ratio=mlp_ratio, settings=settings)
+        block['context'] = context
         self.decoders = nn.ModuleList(SegmentDecoder(*sizes, **block) for _ in range(num_segments))
         self._table: tuple | None = None  # no buffer: averaging models needs those of one size
         self._register_load_state_dict_pre_hook(self._refuse_other_decoders)
@@ -93,14 +98,17 @@ class MIRLNeck(BaseModule):
 
     def _paint(self, features: MaskedFeatures, wanted: slice) -> list[Tensor]:
         """G x [B, Q, p*p*C] for the wanted tokens of the sequences cls, kept, masked."""
-        run = Layers(features.stem, (self.stem_norm, self.stem_embed, *self.norms))
-        layout = self._layout(features, wanted, run)
-        context = [run(self.stem_embed, run.norm(self.stem_norm, features.stem)[1])]
+        stem = (self.stem_norm, self.stem_embed) if self.context else ()
+        run = Layers(features.stem, (*stem, *self.norms))
+        layout, context = self._layout(features, wanted, run), []
+        if self.context:
+            context = [run(self.stem_embed, run.norm(self.stem_norm, features.stem)[1])]
         preds = []
         for decoder, tokens in zip(self.decoders, self.normed_taps(features, run), strict=True):
             own = decoder.layers(tokens)
             visible = own(decoder.embed, tokens)  # [B, 1+K, E]
-            preds.append(decoder(own, visible, torch.cat(context, dim=1), layout))
+            seen = torch.cat(context, dim=1) if self.context else None
+            preds.append(decoder(own, visible, seen, layout))
             context.insert(0, visible)  # one more segment to look back at
         return preds
 
@@ -122,10 +130,10 @@ class MIRLNeck(BaseModule):
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Sine-cosine table of this grid [1, 1+L, E]; follows the images' size."""
-        weight = self.stem_embed.weight
-        key = (grid, weight.device, weight.dtype)
+        like = self.decoders[0].mask_token  # [1, 1, E]
+        key = (grid, like.device, like.dtype)
         if self._table is None or self._table[0] != key:
-            self._table = (key, sincos_positions(len(weight), grid).to(weight))
+            self._table = (key, sincos_positions(like.shape[-1], grid).to(like))
         return self._table[1]
 
     def _refuse_other_decoders(self, state_dict: dict, prefix: str, *_) -> None:

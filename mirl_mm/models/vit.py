@@ -151,6 +151,20 @@ class MIRLViT(VisionTransformer):
         """
         if self.cls_token is None or not self.final_norm:
             raise UserError('masked encoding needs with_cls_token=True and final_norm=True')
+        x, *mask = self.embed_masked(imgs, noise)
+        stem, taps = self._without_registers(x), []
+        blocks_per_segment = self.num_layers // self.num_segments
+        for i, block in enumerate(self.layers, start=1):
+            x = block(x)
+            if i % blocks_per_segment == 0:
+                taps.append(self._without_registers(x))
+        taps[-1] = self.ln1(taps[-1])
+        return MaskedFeatures(stem, tuple(taps), *mask)
+
+    def embed_masked(
+        self, imgs: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """The tokens [B, E+K, D] that enter block 0, ids_restore [B, L], mask [B, L], (h, w)."""
         check_image_size(tuple(imgs.shape[-2:]), self.patch_size)
         grid = tuple(side // self.patch_size for side in imgs.shape[-2:])
         batch, num_patches = len(imgs), grid[0] * grid[1]
@@ -166,15 +180,7 @@ class MIRLViT(VisionTransformer):
         visible = visible + F.embedding(ids_keep, positions[0, 1:])
         cls = (self.cls_token + positions[:, :1]).expand(batch, -1, -1)
         x = self.drop_after_pos(torch.cat([cls, visible], dim=1))
-        x = self.pre_norm(self._with_registers(x))
-        stem, taps = self._without_registers(x), []
-        blocks_per_segment = self.num_layers // self.num_segments
-        for i, block in enumerate(self.layers, start=1):
-            x = block(x)
-            if i % blocks_per_segment == 0:
-                taps.append(self._without_registers(x))
-        taps[-1] = self.ln1(taps[-1])
-        return MaskedFeatures(stem, tuple(taps), ids_restore, mask, grid)
+        return self.pre_norm(self._with_registers(x)), ids_restore, mask, grid
 
     @property
     def _num_cls(self) -> int:

@@ -30,7 +30,7 @@ DETAIL = re.compile(r'^recon/|mAP_(50|75|s|m|l)$|^raw/|precision|recall|_k(?!10$
 ENCODER = 'stem|segment_\\d+|backbone'
 # A chart for every run: section, title, the scalars that are its curves, log. The group names them.
 BY_RUN = (
-    ('Training', 'Loss of each pair of segments', r'(pair_\d+_\d+)', False),
+    ('Training', 'Loss of each pair of segments', r'(pair_\d+(?:_\d+)?)', False),
     ('Training', 'Parts of the loss', '(?!loss$)(.*loss.*)', False),
     ('Training', 'Accuracy on training batches', r'((?:.*\.)?acc(?:_.*)?)', False),
     ('Health', 'Gradient norm by segment of the encoder', f'grad/({ENCODER})', True),

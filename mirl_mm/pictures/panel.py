@@ -48,12 +48,15 @@ def panel_columns(imgs: Tensor, result: Reconstruction) -> dict[str, Tensor]:
     """MIRL's columns by title, each [B, 3, H, W] normalised pixels: main, residual, sum of a pair.
 
     Segments count from 0 and a sum has the pair's name, as in the log. Masked pixels are 0. Main
-    and residual are raw; the sum has the visible patches pasted in.
+    and residual are raw; the sum has the visible patches pasted in, as has what paints alone.
     """
     mask = result.mask.unsqueeze(-1).expand_as(result.target)
     hidden = unpatchify(mask, result.grid, result.patch_size)
-    columns = {'original': imgs, 'masked': imgs * (1 - hidden)}
-    for (g, h), main, residual, both in zip(result.pairs, *result.images().values(), strict=True):
+    columns, painted = {'original': imgs, 'masked': imgs * (1 - hidden)}, result.images()
+    if not painted['sum']:  # every decoder paints alone
+        alone = zip(result.pairs, painted['main'], strict=True)
+        return columns | {f'pair_{g}': columns['masked'] + each * hidden for (g,), each in alone}
+    for (g, h), main, residual, both in zip(result.pairs, *painted.values(), strict=True):
         columns |= {f'main {g}': main, f'residual {h}': residual}
         columns[f'pair_{g}_{h}'] = columns['masked'] + both * hidden
     return columns
