@@ -18,7 +18,8 @@ from mirl_mm.engine.machine import has_accelerator, set_launcher, start_gloo, wo
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file, write_json
-from mirl_mm.measure.depth import Probing, depth_features, probed_blocks, probes, weights_of
+from mirl_mm.measure.cached import weights_of
+from mirl_mm.measure.depth import Probing, depth_features, probed_blocks, probes
 from mirl_mm.measure.features import POOLS, Loading, load_encoder, preprocessor_of, test_pipeline_of
 from mirl_mm.measure.knn import TEMPERATURE, check_ks, evaluate_knn, fitting_ks
 from mirl_mm.measure.linear import check_enough

@@ -98,9 +98,11 @@ class MIRLHead(BaseModule):
         """
 
         def stacked(measure: nn.Module) -> Tensor:
-            pairs, nothing = self.pairs(len(preds)), preds[0].new_zeros(()).expand_as(preds[0])
-            parts = ([*(preds[g] for g in pair), nothing][:2] for pair in pairs)
-            return torch.stack([measure(*part, target, mask) for part in parts], dim=1)
+            pairs = [[preds[g] for g in pair] for pair in self.pairs(len(preds))]
+            if self.pairing == 'none':  # without a residual
+                nothing = target.new_zeros(()).expand_as(target)
+                pairs = [[pred, nothing] for (pred,) in pairs]
+            return torch.stack([measure(*pair, target, mask) for pair in pairs], dim=1)
 
         losses = stacked(self.loss_module)
         if type(self.loss_module) is MIRLResidualLoss:
