@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmpretrain.datasets import CustomDataset
 from mmpretrain.models import VisionTransformer
 from torch import nn
 from torch.optim import Optimizer
@@ -106,6 +107,12 @@ def digest_of(files: Iterable[Path], root: str | Path) -> str:
         line = f'{file.relative_to(root)}\t{stat.st_size}\t{stat.st_mtime_ns}\n'
         found.update(line.encode())
     return found.hexdigest()
+
+
+def images_digest(dataset: CustomDataset) -> str:
+    """The same of a dataset's images."""
+    files = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+    return digest_of(files, dataset.img_prefix)
 
 
 def weights_of(checkpoint: str | Path) -> str:

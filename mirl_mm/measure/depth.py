@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 
 from mirl_mm.errors import UserError
 
-from .cached import cached_features, digest_of, encoder_key
+from .cached import cached_features, encoder_key, images_digest
 from .features import POOLS, Loading, batches, block_features, progress
 from .knn import knn_accuracy
 from .linear import ridge_accuracy
@@ -73,9 +73,8 @@ def depth_features(
 
     ``weights`` tells the encoder's apart, such as a digest; the title is for the progress.
     """
-    files = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
     norm, settings = how.preprocessor, dict(version=VERSION, blocks=list(how.blocks))
-    key = settings | dict(pipeline=str(how.pipeline), images=digest_of(files, dataset.img_prefix))
+    key = settings | dict(pipeline=str(how.pipeline), images=images_digest(dataset))
     key |= encoder_key(encoder, weights, norm, how.loading.amp)
 
     def compute(done: int) -> Iterator[tuple[Tensor, Tensor]]:

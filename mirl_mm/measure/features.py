@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import to_2tuple
 from mmpretrain.models import ClsDataPreprocessor, VisionTransformer
+from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,7 +28,7 @@ from mirl_mm.checkpoint import load_weights
 from mirl_mm.errors import CheckpointError, UserError
 from mirl_mm.models.archs import BACKBONE
 from mirl_mm.models.fit import summary
-from mirl_mm.models.masking import sincos_positions
+from mirl_mm.models.masking import gather_tokens, num_kept, random_masking, sincos_positions
 from mirl_mm.models.vit import MIRLViT
 
 POSITIONS = BACKBONE + 'pos_embed'
@@ -42,6 +43,9 @@ class Loading(NamedTuple):
     batch_size: int = 128  # of one process
     num_workers: int = 4  # of one process
     amp: bool = False  # encode in bfloat16
+
+    def autocast(self, imgs: Tensor) -> torch.autocast:
+        return torch.autocast(imgs.device.type, torch.bfloat16, enabled=self.amp)
 
 
 def load_encoder(cfg: Config, checkpoint: str, strict: bool = False) -> VisionTransformer:
@@ -121,6 +125,27 @@ def block_tokens(vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int]) ->
         yield F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
 
 
+def masked_tokens(
+    vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int], noise: Tensor, mask_ratio: float
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The same where the blocks see V patches alone, without registers: K x [B, 1+V, D].
+
+    And ids_restore and mask, [B, L], as random_masking has them for noise [B, L].
+    """
+    kept, *masks = random_masking(noise, num_kept(noise.shape[1], mask_ratio))
+    places = F.pad(kept + 1, (1, 0))  # of cls, and the kept patches'
+    # The one step of any ViT that stands between positions and registers.
+    hiding = vit.drop_after_pos.register_forward_hook(lambda *args: gather_tokens(args[2], places))
+    with hiding:
+        found = [*block_tokens(vit, imgs, blocks)]
+    return [torch.cat([x[:, :1], x[:, vit.num_extra_tokens :]], dim=1) for x in found], *masks
+
+
+def patch_side(vit: VisionTransformer) -> int:
+    """In pixels."""
+    return vit.patch_embed.projection.kernel_size[0]
+
+
 def _pools(vit: VisionTransformer, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return tokens[:, 0], tokens[:, vit.num_extra_tokens :].mean(dim=1)
 
@@ -181,16 +206,23 @@ def batches(
     Process r of R has images r, r + R, ...; where they do not go round, the first ones come again,
     so that all processes have equally many. No random number is used up.
     """
+    for imgs, samples in loaded(dataset, preprocessor, loading):
+        with loading.autocast(imgs):
+            features = encode(imgs)
+        labels = torch.cat([sample.gt_label for sample in samples])
+        yield features.to('cpu', torch.float16), labels.cpu()
+
+
+def loaded(
+    dataset: Dataset, preprocessor: nn.Module, loading: Loading
+) -> Iterator[tuple[Tensor, list[DataSample]]]:
+    """Normalised images [B, 3, H, W] of this process, as :func:`batches` deals them out."""
     # With a seed and a generator of their own, since else a random number is drawn.
     settings = dict(sampler=DefaultSampler(dataset, shuffle=False, seed=0, round_up=True))
     settings |= dict(collate_fn=default_collate, generator=torch.Generator())
     loader = DataLoader(dataset, loading.batch_size, num_workers=loading.num_workers, **settings)
-    for data in loader:
-        data = preprocessor(data)
-        with torch.autocast(data['inputs'].device.type, torch.bfloat16, enabled=loading.amp):
-            features = encode(data['inputs'])
-        labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-        yield features.to('cpu', torch.float16), labels.cpu()
+    for data in map(preprocessor, loader):
+        yield data['inputs'], data['data_samples']
 
 
 def extract(dataset: Dataset, found: Batches, title: str) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,12 @@ from mirl_mm.measure.features import (
     extract,
     final_features,
     load_encoder,
+    masked_tokens,
     preprocessor_of,
     test_pipeline_of,
 )
-from tests.class_folders import MAE, MIRL, write_checkpoint, write_classes, write_config
+from mirl_mm.models.vit import MIRLViT
+from tests.class_folders import ARCH, MAE, MIRL, write_checkpoint, write_classes, write_config
 
 
 @pytest.fixture
@@ -166,3 +168,22 @@ def test_the_configs_own_preparation_comes_first():
         preprocessor_of({})
     beside = preprocessor_of(dict(model={}, data_preprocessor=dict(mean=(1, 2), std=[3])))
     assert (beside.mean.flatten().tolist(), beside.std.flatten().tolist()) == ([1, 2], [3])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('registers', [0, 2])
+def test_masked_tokens_are_those_of_pre_training(registers):
+    vit = MIRLViT(ARCH, (16, 24), 4, num_segments=4, num_registers=registers)
+    for parameter in vit.parameters():
+        parameter.normal_(std=0.1)
+    imgs, noise = torch.randn(3, 3, 16, 24), torch.rand(3, 24)
+    wanted = vit.eval().encode_masked(imgs, noise)
+    found, ids_restore, mask = masked_tokens(vit, imgs, [0, 1, 2, 3], noise, 0.75)
+    assert torch.equal(ids_restore, wanted.ids_restore) and torch.equal(mask, wanted.mask)
+    for own, tap in zip(found, wanted.taps[:-1], strict=False):
+        assert own.shape == (3, 1 + 6, 16)
+        torch.testing.assert_close(own, torch.nn.functional.layer_norm(tap, (16,), eps=1e-6))
+    torch.testing.assert_close(found[3] * vit.ln1.weight + vit.ln1.bias, wanted.taps[3])
+    assert not torch.allclose(found[2], found[3], atol=1e-2)
+    full = block_features(vit, imgs, [3])[:, 0, 0]
+    assert not torch.allclose(full, found[3][:, 0], atol=1e-2)  # nothing stays hidden afterwards
