@@ -112,10 +112,14 @@ def find_config(name: str) -> str:
     raise FileNotFoundError(f'no such config file: {name}{near}; {looked}')
 
 
-def some_of(items: Sequence) -> Sequence:
-    """All of up to 5,000 items, else 2,000 of them, evenly spread: what is opened before a run."""
+def some_of(items: Sequence, number: int | None = None) -> list:
+    """So many items, or all where there are fewer, evenly spread.
+
+    By default what is opened before a run: all of up to 5,000, else 2,000.
+    """
     count = len(items)
-    return items if count <= 5000 else [items[i * count // 2000] for i in range(2000)]
+    number = (count if count <= 5000 else 2000) if number is None else min(number, count)
+    return [items[i * count // number] for i in range(number)]
 
 
 @register_backend('complete')

@@ -28,7 +28,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--temperature', type=float, default=TEMPERATURE, help='of the votes (0.07)'
     )
-    parser.add_argument('--limit', type=int, metavar='N', help='at most N images of each class')
+    each = 'images of each class, evenly spread'
+    parser.add_argument('--limit', type=int, metavar='N', help=f'at most N training {each}')
+    parser.add_argument('--val-limit', type=int, metavar='N', help=f'at most N validation {each}')
     parser.add_argument('--out', metavar='FILE', help='write the result as JSON')
     parser.add_argument('--batch-size', type=int, default=256, help='of one process (256)')
     parser.add_argument('--workers', type=int, default=4, help='of one process (4)')
@@ -52,6 +54,7 @@ def main() -> None:
         Loading(args.batch_size, args.workers, args.amp),
         args.launcher,
         args.cfg_options,
+        args.val_limit,
     )
 
 

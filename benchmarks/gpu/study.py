@@ -23,7 +23,7 @@ from benchmarks.study.measure import held_out_error
 from benchmarks.study.rows import form
 from mirl_mm.measure.features import POOLS, block_features
 from mirl_mm.measure.knn import knn_accuracy
-from mirl_mm.measure.linear import ridge_accuracy
+from mirl_mm.measure.linear import ridge_correct
 
 HEAD_DIM, SEGMENTS, MAE_BLOCKS = 32, 6, 8
 
@@ -171,7 +171,7 @@ def accuracies(
         k = setting.neighbours
         knn.append(knn_accuracy(*four, ks=[k], device=setting.device)[k])
         with torch.device(setting.device):  # its sums of products too
-            ridge.append(ridge_accuracy(*four)[0])
+            ridge.append(100 * float(ridge_correct(*four)[0].double().mean()))
     return dict(knn20=[round(v, 2) for v in knn], ridge=[round(v, 2) for v in ridge])
 
 

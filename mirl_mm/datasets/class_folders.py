@@ -21,7 +21,7 @@ from .listing import EXTENSIONS, LABELLED, find_folders, numbered_lines, visible
 def class_folders(root: str, pipeline: Sequence[dict], limit: int | None = None) -> CustomDataset:
     """Images at ``root/<class>/**``; labels are the places of the classes in sorted order.
 
-    The pipeline ends in PackInputs; ``limit`` takes the first images of each class by name.
+    The pipeline ends in PackInputs; ``limit`` takes so many images of each class, evenly spread.
     """
     if limit is not None and limit < 1:
         raise UserError(f'limit must be at least 1 image of each class, got {limit}')
@@ -29,7 +29,7 @@ def class_folders(root: str, pipeline: Sequence[dict], limit: int | None = None)
     folder_names(dataset)
     dataset.full_init()
     if limit is not None:
-        dataset.get_subset_(first_of_each(dataset.get_gt_labels(), limit))
+        dataset.get_subset_(some_of_each(dataset.get_gt_labels(), limit))
     return dataset
 
 
@@ -45,9 +45,9 @@ def folders_of(cfg: dict) -> tuple[str | None, str | None]:
     return folder('train_dataloader'), folder('test_dataloader', 'val_dataloader')
 
 
-def first_of_each(labels: np.ndarray, limit: int) -> list[int]:
-    """Indices of the first ``limit`` images of every class, in ascending order."""
-    chosen = [np.flatnonzero(labels == label)[:limit] for label in np.unique(labels)]
+def some_of_each(labels: np.ndarray, limit: int) -> list[int]:
+    """Indices of at most ``limit`` images of every class, evenly spread, in ascending order."""
+    chosen = [some_of(np.flatnonzero(labels == label), limit) for label in np.unique(labels)]
     return np.sort(np.concatenate(chosen)).tolist()
 
 

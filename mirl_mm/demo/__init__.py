@@ -14,9 +14,10 @@ from mirl_mm.apps.report import write_report
 from mirl_mm.apps.report.runs import read_runs
 from mirl_mm.engine.launch import build_runner, load_config, training_config
 from mirl_mm.engine.machine import in_processes, spare_cores
+from mirl_mm.files import some_of
 from mirl_mm.models.segments import unwrapped
 from mirl_mm.pictures.charts import charts_of, draw_charts
-from mirl_mm.pictures.panel import paint, panel, spread_over, write_picture
+from mirl_mm.pictures.panel import paint, panel, write_picture
 
 from .scene_set import write_scenes
 from .transfer import run_transfer, table
@@ -89,7 +90,7 @@ def draw(runner: Runner) -> None:
     """Write the loss curve and the panel of some held-out images, under their fixed masks."""
     model, loader = unwrapped(runner.model).eval(), runner.val_dataloader
     folder = Path(runner.work_dir)
-    batch = [loader.dataset[i] for i in spread_over(len(loader.dataset), PANEL_IMAGES)]
+    batch = some_of(loader.dataset, PANEL_IMAGES)
     preprocessor = model.data_preprocessor
     columns = paint(model, preprocessor(loader.collate_fn(batch)))
     charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}

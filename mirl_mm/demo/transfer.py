@@ -14,7 +14,7 @@ from mirl_mm.apps.report.runs import read_scalars
 from mirl_mm.datasets.decode import decode
 from mirl_mm.engine.launch import build_runner, training_config
 from mirl_mm.engine.machine import cores, in_processes
-from mirl_mm.pictures.panel import spread_over
+from mirl_mm.files import some_of
 from mirl_mm.pictures.predictions import Instances, plot_predictions
 
 from .scene_set import SceneSet
@@ -84,7 +84,7 @@ def measured(work_dir: Path) -> dict[str, float]:
 def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
     """Some held-out images [H, W, 3] of RGB, what is on them, and what the model finds."""
     model, loader = runner.model.eval(), runner.val_dataloader
-    batch = [loader.dataset[i] for i in spread_over(len(loader.dataset), 6)]
+    batch = some_of(loader.dataset, 6)
     samples = model.test_step(loader.collate_fn(batch))  # in the size of the files
     images = [decode(Path(each.img_path).read_bytes())[..., ::-1] for each in samples]
     if hasattr(samples[0], 'pred_sem_seg'):

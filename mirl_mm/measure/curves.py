@@ -6,7 +6,8 @@ without each of them (B. Efron, C. Stein, 1981, https://doi.org/10.1214/aos/1176
 Shapes: F parts, K blocks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -20,8 +21,9 @@ class Curve(NamedTuple):
 
     name: str  # of the column, such as knn
     values: Tensor  # [K]
-    without: Tensor  # [F, K], without each part
+    without: Tensor  # [F, K], without each part; NaN where there is no spread to tell
     less: bool = False  # whether less is better
+    where: Mapping[str, object] = MappingProxyType({})  # columns that set it apart, such as a pool
 
     @classmethod
     def of(
@@ -31,6 +33,13 @@ class Curve(NamedTuple):
         total = sums.sum(dim=0)
         without = torch.stack([measure(total - part) for part in sums])
         return cls(name, measure(total), without, less)
+
+    @classmethod
+    def of_draws(cls, name: str, draws: Tensor) -> 'Curve':
+        """The mean of draws [F, K], F > 1; what goes for errors are deviations over draws."""
+        apart = len(draws) ** 0.5 / (len(draws) - 1)  # which makes the jackknife's those
+        average = draws.mean(dim=0)
+        return cls(name, average, average + apart * (draws - average))
 
     @property
     def errors(self) -> Tensor:
@@ -49,7 +58,7 @@ class Curve(NamedTuple):
                          for each in (self.values, self.without))  # fmt: skip
         found = dict(best_block=blocks[best] + 1, best=self.values[best], error=self.errors[best])
         found |= dict(last=self.values[-1], fall=fall, fall_error=standard_error(without))
-        found = {key: float(x) if isinstance(x, Tensor) else x for key, x in found.items()}
+        found = {key: float(x) + 0.0 if isinstance(x, Tensor) else x for key, x in found.items()}
         return found | dict(falls=found['fall'] > 2 * found['fall_error'])
 
 

@@ -69,29 +69,40 @@ def fitting_ks(ks: Sequence[int] | None, num_train: int, setting: str) -> tuple[
 
 
 def knn_accuracy(
+    train: Tensor, train_labels: Tensor, queries: Tensor, query_labels: Tensor, ks=KS, *how, **more
+) -> dict[int, float]:
+    """Top-1 accuracy in percent for every k, of what :func:`knn_correct` takes.
+
+    Distributed, every process is given all features and answers its share of the queries.
+    """
+    own = slice(get_rank(), None, get_world_size())
+    four = (train, train_labels, queries[own], query_labels[own])
+    all_reduce(total := knn_correct(*four, ks, *how, **more).sum(dim=1))
+    return {k: 100 * n / len(queries) for k, n in zip(ks, total.tolist(), strict=True)}
+
+
+def knn_correct(
     train: Tensor,
     train_labels: Tensor,
     queries: Tensor,
     query_labels: Tensor,
-    ks: Sequence[int] = KS,
+    ks: Sequence[int],
     temperature: float = TEMPERATURE,
     device: torch.device | str = 'cpu',
-) -> dict[int, float]:
-    """Top-1 accuracy in percent for every k, of features [N, D] and [Q, D] of any float dtype.
+) -> Tensor:
+    """Which queries are classified right for every k, [k, Q] on the device.
 
-    Distributed, every process is given all features and answers its share of the queries.
+    Features [N, D] and [Q, D] are of any float dtype.
     """
     check_ks(ks, len(train))
-    own = slice(get_rank(), None, get_world_size())
-    similarity, labels = neighbours(train, train_labels, queries[own], max(ks), device)
+    similarity, labels = neighbours(train, train_labels, queries, max(ks), device)
     votes = (similarity / temperature).exp()
-    correct, wanted = [], query_labels[own].to(device)
+    correct, wanted = [], query_labels.to(device)
     for k in ks:
         scores = votes.new_zeros(len(votes), int(train_labels.max()) + 1)  # [Q, C]
         scores.scatter_add_(1, labels[:, :k], votes[:, :k])
-        correct.append((scores.argmax(dim=1) == wanted).sum())
-    all_reduce(total := torch.stack(correct))
-    return {k: 100 * n / len(queries) for k, n in zip(ks, total.tolist(), strict=True)}
+        correct.append(scores.argmax(dim=1) == wanted)
+    return torch.stack(correct)
 
 
 def neighbours(

@@ -16,21 +16,22 @@ HELD_OUT = 10  # every tenth training image chooses the penalty
 Design = Iterable[tuple[Tensor, Tensor]]  # chunks [n, 1+D], the first feature 1, and labels [n]
 
 
-def ridge_accuracy(
+def ridge_correct(
     train: Tensor,
     train_labels: Tensor,
     val: Tensor,
     val_labels: Tensor,
     penalties: Sequence[float] = PENALTIES,
     chunk: int = 65536,
-) -> tuple[float, float]:
-    """Top-1 accuracy in percent, and the penalty, for features [N, D] and [M, D] of any dtype.
+) -> tuple[Tensor, float]:
+    """Which of [M] are classified right, and the penalty, for features [N, D] and [M, D].
 
     Features are standardised with the training images' mean and deviation, in float64 so many at a
     time. Every tenth training image is held out to choose the penalty (a share of N; features have
-    unit variance); then all of them are fitted.
+    unit variance) among several; then all of them are fitted.
     """
-    check_enough(len(train))
+    if len(penalties) > 1:
+        check_enough(len(train))
     classes = int(max(train_labels.max(), val_labels.max())) + 1
     mean, deviation = moments(train, chunk)
 
@@ -41,10 +42,10 @@ def ridge_accuracy(
     held = torch.arange(len(train)) % HELD_OUT == HELD_OUT - 1
     kept, out = (train[~held], train_labels[~held]), (train[held], train_labels[held])
     gram, moment = _normal_equations(design(*kept), classes)
-    best = max(penalties, key=lambda each: _correct(design(*out), _solve(gram, moment, each)))
+    best = max(penalties, key=lambda x: _correct(design(*out), _solve(gram, moment, x)).sum())
     more = _normal_equations(design(*out), classes)
     weight = _solve(gram + more[0], moment + more[1], best)
-    return 100 * _correct(design(val, val_labels), weight) / len(val), best
+    return _correct(design(val, val_labels), weight), best
 
 
 def check_enough(number: int) -> None:
@@ -77,5 +78,5 @@ def _solve(gram: Tensor, moment: Tensor, penalty: float) -> Tensor:
     return torch.linalg.solve(gram + torch.diag(ridge), moment)
 
 
-def _correct(design: Design, weight: Tensor) -> int:
-    return sum(int(((x @ weight).argmax(dim=1) == labels).sum()) for x, labels in design)
+def _correct(design: Design, weight: Tensor) -> Tensor:
+    return torch.cat([(x @ weight).argmax(dim=1) == labels for x, labels in design])

@@ -2,13 +2,15 @@
 
 A chart is a dict of ``section``, ``title``, ``x`` (what it goes over), ``log`` (the scale) and
 ``series``: curves of ``name``, ``colour`` (of :data:`LIGHT`, such as ``run-0``), ``dash``, ``run``
-(number of it) and the points ``x`` and ``y``, where y is None if it was not finite.
+(number of it) and the points ``x`` and ``y``, where y is None if it was not finite, and with
+``spread`` so much above and below.
 """
 
 import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +19,7 @@ from mirl_mm.files import complete_file
 
 POINTS, DOTS = 600, 40  # of a curve; more cannot be seen, or told apart
 TICKS = 12  # at most, of blocks
+COLUMNS = 3  # charts beside each other
 LIGHT = dict(
     run=('#0b5cad', '#b8420a', '#0f766e', '#7a3aa8', '#7d6100', '#b0266f'),
     depth=('#0b5cad', '#4a4fb8', '#7d3fa8', '#ab3486', '#c73a55', '#b8590a'),
@@ -48,6 +51,15 @@ ACROSS = (
     ('Throughput', 'Share of time waiting for data (%)', 'waiting', False),
     ('Throughput', 'GPU memory (MB)', 'memory', False),
 )
+MEASURES = dict(  # of a block
+    knn='{k}-NN accuracy (%)',
+    linear='accuracy of ridge (%)',
+    miou='mIoU (%)',
+    paint='painting error',
+    rank='effective rank',
+    cosine='cosine between patches',
+    cka='CKA with the probed block before',
+)
 
 
 def chart(section: str, title: str, series: list[dict], x='iteration', log=False) -> dict:
@@ -55,12 +67,13 @@ def chart(section: str, title: str, series: list[dict], x='iteration', log=False
 
 
 def curve(points: Sequence[tuple], name: str, colour: str, dash=False, run: int = 0) -> list[dict]:
-    """The curve through some points (x, y), as a list; empty without any."""
+    """The curve through points (x, y) or (x, y, spread), as a list; empty without any."""
     if not points:
         return []
-    x, y = zip(*thinned(points, POINTS), strict=True)
+    x, y, *spread = zip(*thinned(points, POINTS), strict=True)
     y = [float(f'{v:.6g}') if math.isfinite(v) else None for v in y]  # enough to look at
-    return [dict(name=name, run=run, colour=colour, dash=dash, x=list(x), y=y)]
+    more = dict(spread=list(*spread)) if spread else {}
+    return [dict(name=name, run=run, colour=colour, dash=dash, x=list(x), y=y, **more)]
 
 
 def thinned(points: Sequence[tuple], most: int) -> Sequence[tuple]:
@@ -135,39 +148,50 @@ def natural(key: str) -> list:
 
 
 def depth_charts(rows: Sequence[dict], k: int | str = 'k') -> list[dict]:
-    """Probes by depth: a chart a probe, a colour a checkpoint, dashes for the cls token.
+    """Probes by depth: a chart a measure, a colour a checkpoint, dashes for the cls token.
 
-    ``rows`` have ``label``, ``block``, ``pool``, ``knn``, ``linear``, and ``run`` if some differ.
+    ``rows`` have ``label``, ``block``, some of :data:`MEASURES` and what belongs to them, such as
+    ``knn_error``, ``pool`` and ``shots``, and ``run`` if some differ.
     """
     lines = defaultdict(list)
     for row in rows:
-        lines[row.get('run', 0), row['label'], row.get('pool', '')].append(row)
-    checkpoints = list(dict.fromkeys((run, label) for run, label, _ in lines))
-    several, charts = len({pool for *_, pool in lines}) > 1, []
-    for probe, title in (('knn', f'{k}-NN accuracy'), ('linear', 'Linear probe (ridge)')):
+        at = (row.get('run', 0), row['label'], row.get('pool', ''), row.get('shots'))
+        lines[at].append(row)
+    checkpoints = list(dict.fromkeys((run, label) for run, label, *_ in lines))
+    several, charts = len({pool for *_, pool, _ in lines if pool}) > 1, []
+    for shots, measure in product(dict.fromkeys(shots for *_, shots in lines), MEASURES):
         series = []
-        for (run, label, pool), found in lines.items():
+        for (run, label, pool, few), found in lines.items():
             name = f'{label}, {pool}' if several and pool else label
             colour = run_colour(checkpoints.index((run, label)))
-            points = [(row['block'], row[probe]) for row in found if row.get(probe) is not None]
+            points = [
+                (row['block'], row[measure], row.get(f'{measure}_error') or 0)
+                for row in found
+                if few == shots and row.get(measure) is not None
+            ]
             series += curve(points, name, colour, pool == 'cls', run)
-        charts.append(chart('Depth', f'{title} by depth (%)', series, x='block'))
+        title = MEASURES[measure].format(k=k) + (f', {shots}-shot' if shots else '')
+        charts += [chart('Depth', f'{title}, by depth', series, x='block')] if series else []
     return charts
 
 
 def draw_charts(charts: Sequence[dict], path: str | Path) -> None:
-    """Draw charts side by side into a PNG, as the report does for the browser."""
+    """Draw charts into a PNG, three in a row, as the report does for the browser."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(5.5 * len(charts), 4.2), dpi=130, layout='constrained')
-    for each, axes in zip(charts, figure.subplots(1, len(charts), squeeze=False)[0], strict=True):
+    columns, high = min(len(charts), COLUMNS), math.ceil(len(charts) / COLUMNS)
+    figure = Figure(figsize=(5.5 * columns, 4.2 * high), dpi=130, layout='constrained')
+    for place, each in enumerate(charts, 1):
+        axes = figure.add_subplot(high, columns, place)
         for line in each['series']:
             kind, i = line['colour'].split('-')
             style = dict(color=LIGHT[kind][int(i)], linestyle='--' if line['dash'] else '-')
             style |= dict(marker='o' if len(line['x']) <= DOTS else '', markersize=3)
             axes.plot(line['x'], line['y'], label=line['name'], **style)
+            if spread := line.get('spread'):
+                axes.errorbar(line['x'], line['y'], spread, ecolor=style['color'], fmt='none')
         axes.set(xlabel=each['x'], title=each['title'], yscale='log' if each['log'] else 'linear')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if each['x'] == 'block':

@@ -21,12 +21,6 @@ from mirl_mm.models.mirl import Reconstruction
 TILE, GAP, HEADER = 128, 2, 16  # pixels
 
 
-def spread_over(length: int, number: int) -> list[int]:
-    """Places of so many images, or of all where there are fewer, evenly over a dataset."""
-    shown = min(number, length)
-    return [i * length // shown for i in range(shown)]
-
-
 def paint(model: MIRL | MAE, batch: Mapping) -> dict[str, Tensor]:
     """The columns of images as the data preprocessor gives them, under masks that are theirs."""
     imgs = batch['inputs']

@@ -113,23 +113,27 @@ def test_test_results_and_probes(tmp_path):
     (tested / 'run.json').write_text(json.dumps(record))
     (tested / '20260103_100000.json').write_text('{"accuracy/top1": 71.5, "time": 0.1}')
     rows = [
-        dict(label='mirl', block=block, pool=pool, knn=40 + block, linear=50.0)
+        dict(label='mirl', block=block, pool=pool, knn=40 + block, linear=50.0, knn_error=0.5)
         for block in (6, 12)
         for pool in ('avg', 'cls')
     ]
-    (tmp_path / 'depth.json').write_text(json.dumps(dict(rows=rows)))
+    (tmp_path / 'depth.json').write_text(
+        json.dumps(dict(rows=rows, summary=[dict(sentence='a < b')]))
+    )
     found = read_run(tmp_path)
     assert found.record['kind'] == 'train'
     assert found.tests == [
         {'accuracy/top1': 71.5, 'time': 0.1, 'checkpoint': '/somewhere/epoch_2.pth'}
     ]
-    depth = charts_by_title([found])['k-NN accuracy by depth (%)']
+    depth = charts_by_title([found])['k-NN accuracy (%), by depth']
     assert depth['x'] == 'block'
     assert [(s['x'], s['y'], s['dash']) for s in depth['series']] == [
         ([6, 12], [46.0, 52.0], False),
         ([6, 12], [46.0, 52.0], True),
     ]
+    assert [s['spread'] for s in depth['series']] == [[0.5, 0.5]] * 2
     page = write_report(tmp_path, tmp_path / 'r.html').read_text()
+    assert '<ul><li>a &lt; b</li></ul>' in page
     assert 'test: accuracy/top1' in page and '71.5 <small>epoch_2.pth</small>' in page
 
 

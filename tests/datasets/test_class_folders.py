@@ -4,8 +4,8 @@ import pytest
 from mirl_mm.datasets.class_folders import (
     check_classes,
     class_folders,
-    first_of_each,
     folders_of,
+    some_of_each,
 )
 from tests.class_folders import write_classes
 
@@ -16,11 +16,12 @@ def test_labels_are_places_of_the_sorted_folders(tmp_path):
     assert found.get_gt_labels().tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_a_limit_takes_the_first_of_each_class(tmp_path):
+def test_a_limit_spreads_evenly_over_each_class(tmp_path):
     found = class_folders(write_classes(tmp_path, count=5), [], limit=2)
     names = [found.get_data_info(i)['img_path'].split('/')[-2:] for i in range(len(found))]
-    assert names == [[c, f'{i}.png'] for c in ('blue', 'green', 'red') for i in (0, 1)]
-    assert first_of_each(np.array([1, 0, 1, 1, 0, 0]), 2) == [0, 1, 2, 4]
+    assert names == [[c, f'{i}.png'] for c in ('blue', 'green', 'red') for i in (0, 2)]
+    assert some_of_each(np.array([1, 0, 1, 1, 0, 0]), 2) == [0, 1, 2, 4]
+    assert some_of_each(np.arange(9) // 8, 4) == [0, 2, 4, 6, 8]
 
 
 def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):

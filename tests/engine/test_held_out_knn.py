@@ -73,6 +73,15 @@ def test_ks_that_12_images_do_not_allow_are_left_out(run):
     assert word in Path(runner.logger.log_file).read_text()
 
 
+def test_training_and_validation_images_have_limits_of_their_own(run):
+    hook = dict(limit=2, val_limit=3, ks=(1,))
+    runner = run('limits', hook, **{'train_cfg.max_epochs': 1})
+    (knn,) = (each for each in runner.hooks if isinstance(each, KNNHook))
+    assert [len(each) for each in knn.sets] == [6, 9]
+    names = [Path(knn.sets[0].get_data_info(i)['img_path']).name for i in range(6)]
+    assert names == ['0.png', '2.png'] * 3
+
+
 def test_training_does_not_notice(run):
     hook = dict(interval=1, at_start=True, ks=(1,), num_workers=1)
     runs = [run(name, h, **{'train_cfg.max_epochs': 2}) for name, h in (('a', None), ('b', hook))]

@@ -49,3 +49,15 @@ def test_within_its_spread_it_does_not_fall():
 
 def test_standard_error_of_equal_measures_is_0():
     assert standard_error(torch.ones(10, 2)).tolist() == [0, 0]
+
+
+def test_the_spread_of_draws_is_their_deviation():
+    draws = torch.tensor([[1.0, 5.0], [2.0, 3.0], [6.0, 4.0]])
+    found = Curve.of_draws('knn', draws)
+    assert found.values.tolist() == [3, 4]
+    assert found.errors.tolist() == pytest.approx(draws.std(dim=0).tolist())
+    fall = draws[:, 1] - draws[:, 0]
+    summary = found.summary([0, 1])
+    assert summary['best_block'] == 2
+    turned = Curve.of_draws('knn', draws.flip(1)).summary([0, 1])
+    assert turned['fall'] == 1 and turned['fall_error'] == pytest.approx(fall.std().item())

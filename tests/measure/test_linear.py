@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from mirl_mm.measure.linear import ridge_accuracy
+from mirl_mm.measure.linear import ridge_correct
+
+
+def ridge_accuracy(*four, **settings):
+    """In percent, and the penalty."""
+    right, penalty = ridge_correct(*four, **settings)
+    return 100 * right.double().mean().item(), penalty
 
 
 def problem(noise: float, num: int = 200, seed: int = 0):
@@ -53,3 +59,4 @@ def test_too_few_images():
     features, labels = problem(1.0, num=9)
     with pytest.raises(ValueError, match='at least 10 training images, got 9'):
         ridge_accuracy(features, labels, features, labels)
+    assert ridge_accuracy(features, labels, features, labels, [1e-3])[1] == 1e-3  # none held out

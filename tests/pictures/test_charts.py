@@ -50,8 +50,8 @@ def test_probes_by_depth(drawn, tmp_path):
     ]
     charts = depth_charts(rows, k=20)
     assert [(c['title'], c['x']) for c in charts] == [
-        ('20-NN accuracy by depth (%)', 'block'),
-        ('Linear probe (ridge) by depth (%)', 'block'),
+        ('20-NN accuracy (%), by depth', 'block'),
+        ('accuracy of ridge (%), by depth', 'block'),
     ]
     draw_charts(charts[:1], tmp_path / 'depth.png')
     assert drawn == {
@@ -64,6 +64,34 @@ def test_probes_by_depth(drawn, tmp_path):
     assert [line['name'] for line in alone] == ['mirl', 'mae']
     twice = depth_charts([dict(rows[0], run=run) for run in (0, 1)])[0]['series']
     assert [(line['x'], line['colour']) for line in twice] == [([6], 'run-0'), ([6], 'run-1')]
+
+
+def test_a_chart_for_each_measure_and_number_of_shots_three_in_a_row(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    bars, errorbar = [], Axes.errorbar
+
+    def record(self, x, y, spread, **kwargs):
+        bars.append((x, y, spread, kwargs['ecolor']))
+        return errorbar(self, x, y, spread, **kwargs)
+
+    monkeypatch.setattr(Axes, 'errorbar', record)
+    rows = [
+        dict(label='a', task='classify', block=1, pool='avg', knn=1.0, knn_error=0.2, linear=2.0),
+        dict(label='a', task='classify', block=1, pool='avg', shots=5, knn=0.5, knn_error=0.1),
+        dict(label='a', task='segment', block=1, miou=9.0, miou_error=1.0),
+    ]
+    charts = depth_charts(rows, 20)
+    assert [(c['title'], c['series'][0]['name'], c['series'][0]['y']) for c in charts] == [
+        ('20-NN accuracy (%), by depth', 'a', [1.0]),
+        ('accuracy of ridge (%), by depth', 'a', [2.0]),
+        ('mIoU (%), by depth', 'a', [9.0]),
+        ('20-NN accuracy (%), 5-shot, by depth', 'a', [0.5]),
+    ]
+    draw_charts(charts, tmp_path / 'depth.png')
+    assert Image.open(tmp_path / 'depth.png').size == (2145, 1092)  # two rows
+    colour = LIGHT['run'][0]
+    assert bars == [([1], [c['series'][0]['y'][0]], [s], colour) for c, s in zip(charts, (0.2, 0, 1, 0.1), strict=True)]  # fmt: skip  # noqa: E501
 
 
 @pytest.mark.parametrize(

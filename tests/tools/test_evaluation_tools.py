@@ -51,6 +51,10 @@ def test_knn_prints_and_writes(setting, tool):
     result = json.loads((setting / 'results/knn.json').read_text())
     assert result['top1'] == dict(cls_k1=100, cls_k3=100, avg_k1=100, avg_k3=100)
     assert (result['settings']['train_images'], result['settings']['val_images']) == (9, 9)
+    few = ('--k', '3', '--limit', '1', '--val-limit', '2', '--out', 'few.json')
+    tool('knn.py', 'mirl.py', 'mirl.pth', *FOLDERS, *few)
+    result = json.loads((setting / 'few.json').read_text())['settings']
+    assert (result['train_images'], result['val_images']) == (3, 6)
 
 
 def test_knn_takes_the_configs_folders(setting, tool):
@@ -77,9 +81,10 @@ def test_probe_depth_writes_its_files(setting, tool):
         'probe_depth.py', 'mirl.py', 'random', 'mirl.pth', *folders, '--every', '2', '--k', '2',
         '--out', 'depth', '--labels', 'before', 'after',
     )  # fmt: skip
-    assert 'after, block 4 of 4, avg: 2-NN 100.00 %' in out
+    assert 'after, classify, block 4 of 4, pool avg: knn 100, linear 100' in out
+    assert 'after, classify, 2-NN accuracy (%), pool avg: best behind block 2 of 4, 100.00' in out
     assert {path.name for path in (setting / 'depth').iterdir()} == {
-        'depth.csv', 'depth.json', 'depth.png', 'features',
+        'depth.csv', 'depth.json', 'depth.png', 'cache',
     }  # fmt: skip
 
 
@@ -115,6 +120,12 @@ def test_probe_depth_writes_its_files(setting, tool):
             'cannot write to mirl.py (',
         ),
         ('probe_depth.py', ['mirl.py', 'mirl.pth', *FOLDERS, '--every', '9'], 'every must be'),
+        ('probe_depth.py', ['mirl.py', 'mirl.pth'], 'the task classify needs --train'),
+        (
+            'probe_depth.py',
+            ['mirl.py', 'mirl.pth', *OTHER, '--k', '1', '--shots', '5'],
+            '--shots is 5; accepted are 1 to 4, the training images of the class blue',
+        ),
         ('probe_depth.py', ['deep.py', 'mirl.pth', *FOLDERS], 'of another arch: it lacks'),
     ],
 )

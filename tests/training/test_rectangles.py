@@ -11,8 +11,9 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
+from mirl_mm.apps.depth import probe_depth
 from mirl_mm.apps.plan import plan
-from mirl_mm.apps.probes import probe_depth, run_knn
+from mirl_mm.apps.probes import run_knn
 from mirl_mm.apps.reconstruct import reconstruct_pictures
 from mirl_mm.checkpoint import EncoderArch, convert_file, load_weights, open_checkpoint
 from mirl_mm.demo.scene_set import write_scenes

@@ -53,7 +53,8 @@ def render(runs: Sequence[Run]) -> str:
         Training=None,
         Results=rows_of([results(run) for run in runs]),
         Panels=any(panels),
-        **dict.fromkeys(('Depth', 'Health', 'Throughput')),
+        Depth=[sentence for run in runs for sentence in run.findings],
+        **dict.fromkeys(('Health', 'Throughput')),
         Pictures=list(pictures.items()),
         Settings=[(run.name, without_paths(run.config, run)) for run in runs if run.config],
     )

@@ -78,6 +78,10 @@
         const points = line.x.map((x, i) => (line.y[i] === null ? null : [px(x), py(line.y[i])]));
         const d = points.map((p, i) => (p ? (points[i - 1] ? 'L' : 'M') + p.map((v) => v.toFixed(1)).join(' ') : ''));
         add('path', {class: line.dash ? 'curve dash' : 'curve', d: d.join(''), style: line.style});
+        points.forEach((p, i) => {
+          const ends = p && line.spread?.[i] ? [-1, 1].map((s) => line.values[i] + s * line.spread[i]) : [];
+          if (ends.length && !(log && ends[0] <= 0)) add('path', {class: 'curve', d: `M${p[0]} ${ends.map((v) => py(log ? Math.log10(v) : v)).join('V')}`, style: line.style});
+        });
         if (points.length <= 40) points.filter((p) => p).forEach((p) => dot(picture, p, 2.5, line.style));
         const bad = line.x.filter((_, i) => line.values[i] === null);
         bad.forEach((x) => add('path', {class: 'bad', d: `M${px(x) - 4} ${FOOT - 8}l8 8m0-8l-8 8`}));

@@ -30,6 +30,7 @@ class Run:
     tests: list[dict] = field(default_factory=list)  # of tools/test.py, with the `checkpoint`
     panels: dict[int, Path] = field(default_factory=dict)  # by iteration
     probes: list[dict] = field(default_factory=list)  # rows of tools/probe_depth.py
+    findings: list[str] = field(default_factory=list)  # its sentences
     pictures: list[Path] = field(default_factory=list)
     config: str | None = None
     unreadable: int = 0  # lines of logs
@@ -69,7 +70,9 @@ def read_run(folder: Path) -> Run:
     for log in sorted({path.parent for path in logs}):
         add_start(run, log)
     for path in sorted([*folder.glob('depth.json'), *folder.glob('*/depth.json')]):
-        run.probes += read_json(path).get('rows', [])
+        content = read_json(path)
+        run.probes += content.get('rows', [])
+        run.findings += [each['sentence'] for each in content.get('summary', [])]
     if not (run.records or run.training or run.evaluations or run.tests or run.probes):
         below = sorted({path.parents[2].name for path in folder.glob('*/' + SCALARS)})
         hint = f'; there are runs in its folders {", ".join(below[:8])}' if below else ''

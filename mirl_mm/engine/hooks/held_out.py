@@ -15,11 +15,12 @@ from torch.utils.data import Dataset
 
 from mirl_mm.datasets.class_folders import check_classes, class_folders
 from mirl_mm.errors import UserError
+from mirl_mm.files import some_of
 from mirl_mm.measure.features import Loading, evaluating, preprocessor_of, test_pipeline_of
 from mirl_mm.measure.knn import TEMPERATURE, evaluate_knn, fitting_ks
 from mirl_mm.models import MIRL
 from mirl_mm.models.segments import is_sharded, unwrapped
-from mirl_mm.pictures.panel import paint, panel, spread_over
+from mirl_mm.pictures.panel import paint, panel
 
 from ..runner import FOR_TERMINAL
 from ..seeding import kept_random_state
@@ -29,7 +30,8 @@ from ..seeding import kept_random_state
 class KNNHook(Hook):
     """Classify labelled images by their neighbours, every so often and at the end.
 
-    Images in the class folders ``train``, at most ``limit`` of a class, vote on those in ``val``.
+    Images in the class folders ``train``, at most ``limit`` of a class, vote on those in ``val``,
+    at most ``val_limit`` of a class; both are evenly spread over the class.
     Accuracies (in percent) go to the log and, as ``knn/cls_k10`` and the like, to the run's
     scalars; their step and ``interval`` are in epochs, in an iteration-based loop in iterations.
     Training does not notice: no random number is used up. ``amp`` encodes in bfloat16;
@@ -50,10 +52,11 @@ class KNNHook(Hook):
         batch_size: int = 256,
         num_workers: int = 4,
         amp: bool = False,
+        val_limit: int | None = None,
     ) -> None:
         if interval < 1:
             raise UserError(f'interval must be at least 1, got {interval}')
-        self.folders, self.limit, self.ks = (train, val), limit, ks
+        self.folders, self.ks = ((train, limit), (val, val_limit)), ks
         self.interval, self.at_start = interval, at_start
         self.loading = Loading(batch_size, num_workers, amp)
 
@@ -64,7 +67,7 @@ class KNNHook(Hook):
             raise UserError(f'KNNHook {why}: {what}')
         self.encoder = unwrapped(runner.model).backbone
         pipeline = test_pipeline_of(runner.cfg, self.encoder.img_size)
-        self.sets = [class_folders(folder, pipeline, self.limit) for folder in self.folders]
+        self.sets = [class_folders(folder, pipeline, limit) for folder, limit in self.folders]
         check_classes(*self.sets)
         self.ks, left_out = fitting_ks(self.ks, len(self.sets[0]), 'ks of KNNHook')
         if left_out:
@@ -158,7 +161,7 @@ def held_out(runner: Runner, number: int) -> tuple[Dataset, list[int]]:
         except (OSError, ValueError) as error:
             runner.logger.warning(f'panels: the test images cannot be read ({error})')
     if dataset is not None:
-        return dataset, spread_over(len(dataset), number)
+        return dataset, some_of(range(len(dataset)), number)
     train = runner.cfg.train_dataloader.dataset
     if test:
         train = dict(train, pipeline=test.dataset.pipeline)  # no random crop
