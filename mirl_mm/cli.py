@@ -17,6 +17,7 @@ COMMANDS = {
     'plan': ('plan.py', 'mirl/vit-b48_800e --gpus 8 --gpu H100'),
     'predict': ('predict.py', 'upernet/vit-b48_160k_ade20k-512 iter_160000.pth pictures/'),
     'reconstruct': ('reconstruct.py', 'mirl/vit-s54_300e epoch_300.pth pictures/'),
+    'visualize': ('visualize.py', 'mirl/vit-s54_300e epoch_300.pth random pictures/'),
     'probe': ('probe_depth.py', 'mirl/vit-s54_300e epoch_300.pth --train set/train --val set/val'),
     'knn': ('knn.py', 'mirl/vit-s54_300e epoch_300.pth --limit 100'),
     'convert': ('convert_checkpoint.py', 'epoch_300.pth encoder.safetensors --to timm'),

@@ -11,13 +11,13 @@ from PIL import Image
 
 import mirl_mm
 from docs.pictures import __main__ as pictures
-from docs.pictures import curve, method, page, strip, svg
+from docs.pictures import curve, features, method, page, strip, svg
 from mirl_mm.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 IMAGES = ROOT / 'docs/images'
-PNGS = {'strip.png', 'report.png'}
+PNGS = {'strip.png', 'features.png', 'report.png'}
 CONFIG = str(ROOT / 'configs/mirl/vit-test_2e.py')
 # ![...](target), [...](target), src="target" and srcset="target"
 LINK = re.compile(r'\]\(([^)\s]+)\)|(?:src|srcset)="([^"]+)"')
@@ -30,7 +30,9 @@ def links(text: str) -> list[str]:
 def test_every_picture_is_there_is_linked_and_is_small():
     names = {file.name for file in IMAGES.iterdir()}
     assert names == PNGS | set(pictures.drawings())
-    linked = {Path(link).name for link in links(README) if link.startswith('docs/images/')}
+    gallery = (ROOT / 'docs/gallery.md').read_text()
+    linked = [*links(README), *(f'docs/{link}' for link in links(gallery))]
+    linked = {Path(link).name for link in linked if link.startswith('docs/images/')}
     assert linked == names
     assert sum(file.stat().st_size for file in IMAGES.iterdir()) <= 1e6
     for name in PNGS:
@@ -141,13 +143,21 @@ def test_the_strip_has_the_photograph_under_a_mask_and_three_paintings(checkpoin
         assert drawn[strip.TILE :, x : x + strip.TILE, 3].any()
 
 
+def test_the_features_are_six_rows_behind_four_blocks(checkpoint):
+    drawn = np.asarray(features.rows_of(CONFIG, str(checkpoint), strip.photograph()))
+    high, wide = drawn.shape[:2]
+    assert wide < 1200 and high < 900
+    tiles = [row for row in np.array_split(drawn[25:], 6) if row[:, -100:].std() > 10]
+    assert len(tiles) == 6  # all have something in the last column
+
+
 def test_pictures_without_a_browser_say_so(tmp_path, monkeypatch, capsys, checkpoint):
     monkeypatch.setenv('PATH', str(tmp_path))
     options = ['--checkpoint', str(checkpoint), '--config', CONFIG, '--out', str(tmp_path / 'out')]
     monkeypatch.setattr('sys.argv', ['pictures', *options])
     pictures.main()
     made = {file.name for file in (tmp_path / 'out').iterdir()}
-    assert made == {'strip.png', *pictures.drawings()}
+    assert made == {'strip.png', 'features.png', *pictures.drawings()}
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith('report.png is left as it is: no chromium or')
 

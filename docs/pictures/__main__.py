@@ -7,7 +7,7 @@ from PIL import Image
 
 from mirl_mm.errors import UserError, one_line
 
-from . import curve, method, page, strip, svg
+from . import curve, features, method, page, strip, svg
 
 ROOT = Path(__file__).parents[2]
 OUT, DEMO = ROOT / 'docs/images', Path('work_dirs/demo')
@@ -20,12 +20,12 @@ def parse_args() -> argparse.Namespace:
         '--checkpoint',
         type=Path,
         metavar='FILE',
-        help="what paints the strip, in a run's folder; if left out, the demo's last",
+        help="what paints the strip and has the features, in a run's folder (the demo's last)",
     )
     config = ROOT / 'configs/demo/mirl_24-blocks.py'
     parser.add_argument('--config', default=str(config), help="the checkpoint's (the demo's)")
     parser.add_argument(
-        '--picture', type=Path, metavar='FILE', help='an image of your own for the strip'
+        '--picture', type=Path, metavar='FILE', help='an image of your own for both'
     )
     parser.add_argument('--out', type=Path, default=OUT, metavar='DIR', help='docs/images')
     return parser.parse_args()
@@ -64,6 +64,8 @@ def main() -> None:
     shown = args.picture or strip.photograph()
     columns = strip.columns_of(args.config, str(checkpoint), shown)
     save(strip.strip(columns), args.out / 'strip.png')
+    rows = features.rows_of(args.config, str(checkpoint), shown)
+    save(rows.quantize(128), args.out / 'features.png')
     command = page.browser()
     if command is None:
         print(f'report.png is left as it is: no {" or ".join(page.BROWSERS)} on PATH to draw it')

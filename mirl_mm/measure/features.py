@@ -146,6 +146,30 @@ def patch_side(vit: VisionTransformer) -> int:
     return vit.patch_embed.projection.kernel_size[0]
 
 
+@torch.no_grad()
+def attention_rows(
+    vit: VisionTransformer, imgs: Tensor, blocks: Sequence[int], token: int
+) -> Tensor:
+    """Attention [B, K, H, E+L] of one token (0 is cls, E the first patch), in H heads of blocks.
+
+    A row sums to 1 over all tokens, registers among them. Blocks are as :func:`block_features`
+    takes them. Only that row is computed, never all tokens times all tokens.
+    """
+    rows = {}
+
+    def row(block: nn.Module, given: tuple[Tensor]) -> None:
+        attn = block.attn
+        qkv = attn.qkv(block.ln1(given[0])).unflatten(-1, (3, attn.num_heads, -1))
+        scores = torch.einsum('bhd,bnhd->bhn', qkv[:, token, 0], qkv[:, :, 1]).float()
+        rows[block] = (scores * attn.head_dims**-0.5).softmax(dim=-1)
+
+    with ExitStack() as end:
+        for block in blocks:
+            end.enter_context(vit.layers[block].register_forward_pre_hook(row))
+        _tokens(vit, imgs, blocks[-1:], final_norm=False)
+    return torch.stack([rows[vit.layers[block]] for block in blocks], dim=1)
+
+
 def _pools(vit: VisionTransformer, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return tokens[:, 0], tokens[:, vit.num_extra_tokens :].mean(dim=1)
 

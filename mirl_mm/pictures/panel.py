@@ -84,34 +84,52 @@ def mae_columns(model: MAE, imgs: Tensor, noise: Tensor) -> tuple[dict[str, Tens
     return {'original': imgs} | columns, error
 
 
-def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1) -> np.ndarray:
+def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1, rows=()) -> np.ndarray:
     """Draw columns [B, 3, H, W] under their titles: one picture [height, width, 3], uint8.
 
     Images of more than 128 pixels times ``zoom`` are shrunk, smaller ones magnified by a whole
-    number. The data preprocessor's ``mean`` and ``std``, [3, 1, 1] each, undo its normalisation. Of
-    C channels the first three are shown (of two, one), each from its least to its greatest value in
-    the first column; so are three of other ranges than 0 to 255.
+    number. Columns are as :func:`seen` takes them, the first one for all; ``rows`` are names of the
+    B rows, at their left.
     """
     first, tile, header = next(iter(columns.values())), zoom * TILE, zoom * HEADER
-    (channels, h, w), shown = first.shape[1:], [0, 1, 2]
-    if channels != 3 or not 1 <= torch.as_tensor(std).max() < 128:
-        low, high = first.float().amin((0, 2, 3), True), first.float().amax((0, 2, 3), True)
-        std = 255 / (high - low + 1e-6)
-        mean, shown = -low * std, shown if channels > 2 else [0, 0, 0]
+    h, w = first.shape[2:]
     scale = tile // max(h, w) if max(h, w) <= tile else tile / max(h, w)
     size = max(round(w * scale), 1), max(round(h * scale), 1)
     step_x, step_y = size[0] + GAP, size[1] + GAP
-    whole = len(columns) * step_x - GAP, header + len(first) * step_y - GAP
+    font = ImageFont.load_default(10 * zoom)
+    margin = header + round(max(map(font.getlength, '\n'.join(rows).split('\n')))) if rows else 0
+    whole = margin + len(columns) * step_x - GAP, header + len(first) * step_y - GAP
     sheet = Image.new('RGB', whole, 'white')
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10 * zoom)
+    draw = ImageDraw.Draw(sheet)
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    for y, name in enumerate(rows):
+        place = margin / 2, header + y * step_y + size[1] / 2
+        draw.text(place, name, 'black', font, anchor='mm', align='center')
     for x, (title, imgs) in enumerate(columns.items()):
-        draw.text((x * step_x + size[0] / 2, header / 2), title, 'black', font, anchor='mm')
-        pixels = (imgs.detach().float() * std + mean).round().clamp(0, 255).byte()[:, shown]
-        for y, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
+        left = margin + x * step_x
+        draw.text((left + size[0] / 2, header / 2), title, 'black', font, anchor='mm')
+        pixels = seen(imgs, mean, std, first).permute(0, 2, 3, 1).cpu().numpy()
+        for y, picture in enumerate(pixels):
             picture = Image.fromarray(picture).resize(size, resampling)
-            sheet.paste(picture, (x * step_x, header + y * step_y))
+            sheet.paste(picture, (left, header + y * step_y))
     return np.asarray(sheet)
+
+
+def seen(imgs: Tensor, mean=0, std=1, first: Tensor | None = None) -> Tensor:
+    """Normalised [B, C, H, W] as pixels [B, 3, H, W], uint8; what is uint8 stays as it is.
+
+    The data preprocessor's ``mean`` and ``std``, [C, 1, 1] each, undo its normalisation. Of C
+    channels the first three are shown (of two, one), each from its least to its greatest value in
+    ``first``, such as the originals; so are three of other ranges than 0 to 255.
+    """
+    if imgs.dtype == torch.uint8:
+        return imgs
+    first, shown = imgs if first is None else first, [0, 1, 2]
+    if (channels := first.shape[1]) != 3 or not 1 <= torch.as_tensor(std).max() < 128:
+        low, high = first.float().amin((0, 2, 3), True), first.float().amax((0, 2, 3), True)
+        std = 255 / (high - low + 1e-6)
+        mean, shown = -low * std, shown if channels > 2 else [0, 0, 0]
+    return (imgs.detach().float() * std + mean).round().clamp(0, 255).byte()[:, shown]
 
 
 def write_picture(pixels: np.ndarray, path: str | Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.dataset import default_collate
 from mmpretrain.models import SelfSupDataPreprocessor
 from PIL import Image
 from torch import nn
@@ -12,7 +13,9 @@ from torch import nn
 from mirl_mm.datasets.images import UnlabelledImages
 from mirl_mm.engine.hooks import PanelHook
 from mirl_mm.engine.hooks.held_out import held_out
+from mirl_mm.errors import UserError
 from mirl_mm.models.masking import fixed_noise
+from mirl_mm.pictures.features import feature_maps
 from mirl_mm.pictures.panel import GAP, HEADER, TILE, panel, panel_columns
 from tests.models.build import small_mirl
 from tests.models.downstream import build, classifier
@@ -181,6 +184,37 @@ def test_mae_too(folder):
     masked = sheets[0][HEADER : HEADER + TILE, TILE + GAP : 2 * TILE + GAP].reshape(-1, 3)
     grey = (masked == [124, 116, 104]).all(-1).mean()  # the mean colour
     assert grey == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize('make', [None, mae])
+def test_features_on_request(folder, make):
+    """Columns behind the segments' ends (of MAE, the quarters' of two blocks), of whole images."""
+    model = make() if make else None
+    plain = walk(PanelHook(100, 2), fake_runner(folder, model, folder))[0][1]
+    runner = fake_runner(folder, model, folder)
+    more = walk(PanelHook(100, 2, ['pca', 'attention']), runner)[0][1]
+    assert np.array_equal(more[:, : plain.shape[1]], plain)
+    added = more[:, plain.shape[1] + GAP :]
+    assert added.shape[1] == 4 * (TILE + GAP) - GAP
+    vit = runner.model.backbone
+    vit.eval()  # mmpretrain's returns None
+    dataset, picks = held_out(runner, 2)
+    imgs = runner.model.data_preprocessor(default_collate([dataset[i] for i in picks]))['inputs']
+    for i, (what, patch) in enumerate([('pca', None), ('attention', (2, 2))]):
+        maps = feature_maps(vit, imgs, what, [1, 3] if model is None else [0, 1], patch)
+        left = 2 * i * (TILE + GAP)
+        for column in maps:
+            shown = added[HEADER : HEADER + TILE : 4, left : left + TILE : 4]  # magnified by 4
+            assert np.array_equal(shown, column[0].permute(1, 2, 0))
+            left += TILE + GAP
+
+
+def test_features_without_effect_are_an_error(folder):
+    with pytest.raises(UserError, match=r"pca, attention, similarity, got \['pcb'\]"):
+        PanelHook(features=['pcb'])
+    assert PanelHook(features='pca').features == ['pca']  # as from a command line
+    with pytest.raises(UserError, match=r'need MIRL or MAE with a plain ViT.* got ImageClassifier'):
+        PanelHook(features=['pca']).before_train(fake_runner(folder, classifier()))
 
 
 def test_other_models_paint_nothing(folder):

@@ -83,6 +83,22 @@ def test_other_channels_are_stretched(channels):
         assert np.abs(sheet[..., 2] - wanted).max() <= 1
 
 
+def test_rows_have_names_and_pixels_stay_pixels():
+    """What is uint8 is drawn as it is, beside normalised images of other channels."""
+    raw = torch.linspace(0, 1, 128).expand(2, 5, 128, 128)
+    maps = torch.arange(256).view(2, 1, 1, 128).expand(2, 3, 128, 128).byte()
+    plain = panel({'a': raw, 'b': maps})
+    assert np.array_equal(plain[HEADER : HEADER + 128, 128 + GAP :, 0], maps[0, 0])
+    assert np.array_equal(plain[HEADER + 128 + GAP :, 128 + GAP :, 2], maps[1, 0])
+    named = panel({'a': raw, 'b': maps}, rows=['one', 'two\nof two'])
+    margin = named.shape[1] - plain.shape[1]
+    assert 20 < margin < 80 and np.array_equal(named[:, margin:], plain)
+    written = (named[:, :margin] < 128).all(-1)  # black on white
+    first, second = np.split(written[HEADER:], [128 + GAP // 2])
+    assert 0 < first.sum() < second.sum() and not written[:HEADER].any()
+    assert not written[:, 0].any() and not written[:, -1].any()
+
+
 def test_numbers_from_0_to_1_are_seen():
     imgs, std = torch.rand(1, 3, 128, 128), torch.full((3, 1, 1), 0.25)
     imgs[..., 0, 0], imgs[..., 0, 1] = 0, 1

@@ -9,7 +9,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmpretrain.models import MAE
+from mmpretrain.models import MAE, VisionTransformer
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import Dataset
 
@@ -20,6 +20,7 @@ from mirl_mm.measure.features import Loading, evaluating, preprocessor_of, test_
 from mirl_mm.measure.knn import TEMPERATURE, evaluate_knn, fitting_ks
 from mirl_mm.models import MIRL
 from mirl_mm.models.segments import is_sharded, unwrapped
+from mirl_mm.pictures.features import WHAT, feature_maps, grid_of, segment_ends
 from mirl_mm.pictures.panel import paint, panel
 
 from ..runner import FOR_TERMINAL
@@ -108,23 +109,32 @@ class PanelHook(Hook):
     Masks belong to the file names. Drawing uses up no random number. Other models and sharded
     weights draw nothing; the log says so.
 
-    ``interval`` is in iterations; None takes a twentieth of the run, but at least 20.
+    ``interval`` is in iterations; None takes a twentieth of the run, but at least 20. ``features``
+    adds columns: ``pca``, ``attention`` or ``similarity`` (both of the middle patch) of the whole
+    images, behind the last block of each segment (:mod:`mirl_mm.pictures.features`).
     """
 
     priority = 'LOW'
 
-    def __init__(self, interval: int | None = None, images: int = 8) -> None:
+    def __init__(self, interval: int | None = None, images: int = 8, features=()) -> None:
+        features = [features] if isinstance(features, str) else [*features]
+        if not {*features} <= {*WHAT}:
+            raise UserError(f'features must be some of {", ".join(WHAT)}, got {features}')
         if interval is not None and interval < 1:
             raise UserError(f'interval must be at least 1 or None, got {interval}')
         if images < 1:
             raise UserError(f'images must be at least 1, got {images}')
-        self.interval, self.images = interval, images
+        self.interval, self.images, self.features = interval, images, features
 
     def before_train(self, runner: Runner) -> None:
         self.batch = None
         if not is_main_process():
             return
         self.model = unwrapped(runner.model)
+        drawable = isinstance(self.model, MIRL | MAE) and not is_sharded(runner.model)
+        if self.features and not (drawable and isinstance(self.model.backbone, VisionTransformer)):
+            why = 'MIRL or MAE with a plain ViT, whole on every process'
+            raise UserError(f'features of PanelHook need {why}; got {type(self.model).__name__}')
         if not isinstance(self.model, MIRL | MAE):
             return runner.logger.info(f'no panels: {type(self.model).__name__} paints nothing')
         if is_sharded(runner.model):
@@ -145,7 +155,13 @@ class PanelHook(Hook):
     def _draw(self, runner: Runner, step: int) -> None:
         preprocessor = self.model.data_preprocessor
         with kept_random_state(), evaluating(self.model):
-            columns = paint(self.model, preprocessor(self.batch))
+            batch, vit = preprocessor(self.batch), self.model.backbone
+            columns = paint(self.model, batch)
+            for what in self.features:
+                rows, cols = grid_of(vit, batch['inputs'])
+                ends, middle = segment_ends(vit), (rows // 2, cols // 2)
+                maps = feature_maps(vit, batch['inputs'], what, ends, middle)
+                columns |= {f'{what} {end + 1}': m for end, m in zip(ends, maps, strict=True)}
         sheet = panel(columns, preprocessor.mean, preprocessor.std)
         runner.visualizer.add_image('panel', sheet, step)
 
