@@ -22,7 +22,7 @@ class Output(NamedTuple):
     target: Tensor  # [B, L, p*p*3]
     mask: Tensor  # [B, L], 1 where masked
     ids_restore: Tensor  # [B, L]
-    pair_losses: Tensor  # [G/2]
+    pair_losses: Tensor  # [G/2], or [G] without pairs
     loss: Tensor  # []
 
 
@@ -41,9 +41,12 @@ class Reference(nn.Module):
         decoder_heads: int,
         segments: int = 6,
         mask_ratio: float = 0.75,
+        pairing: str = 'mirrored',
+        context: bool = True,
     ) -> None:
         super().__init__()
         self.patch, self.segments, self.mask_ratio = patch, segments, mask_ratio
+        self.pairing, self.context = pairing, context
         grid = (img_size[0] // patch, img_size[1] // patch)
         pixels = patch * patch * 3
 
@@ -52,8 +55,9 @@ class Reference(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer('pos_embed', sincos(width, grid))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm_low = layer_norm(width)
-        self.decoder_embed0_1 = nn.Linear(width, decoder_width)  # of the stem
+        if context:
+            self.norm_low = layer_norm(width)
+            self.decoder_embed0_1 = nn.Linear(width, decoder_width)  # of the stem
         for g in range(segments):
             last = g == segments - 1
             setattr(self, 'norm' if last else f'norm{g}', layer_norm(width))
@@ -64,7 +68,8 @@ class Reference(nn.Module):
                 self,
                 f'decoder_blocks{g}',
                 nn.ModuleList(
-                    DecoderBlock(decoder_width, decoder_heads) for _ in range(decoder_depth)
+                    DecoderBlock(decoder_width, decoder_heads, context)
+                    for _ in range(decoder_depth)
                 ),
             )
             setattr(self, f'decoder_norm{g}', layer_norm(decoder_width))
@@ -83,7 +88,7 @@ class Reference(nn.Module):
         x = torch.cat([cls, tokens[rows, order[:, :kept]]], dim=1)  # [B, 1+K, D]
 
         # Encoder, tapped at the end of every segment.
-        stem = self.norm_low(x)
+        stem = self.norm_low(x) if self.context else x
         feats = []
         length = len(self.blocks) // self.segments
         for g in range(self.segments):
@@ -92,8 +97,8 @@ class Reference(nn.Module):
             norm = self.norm if g == self.segments - 1 else getattr(self, f'norm{g}')
             feats.append(norm(x))
 
-        # One decoder per segment; each looks back at the shallower segments and the stem.
-        context = self.decoder_embed0_1(stem)
+        # One decoder per segment; each looks back at the shallower ones and the stem, or at none.
+        context = self.decoder_embed0_1(stem) if self.context else None
         preds = []
         for g in range(self.segments):
             visible = getattr(self, f'decoder_embed{g}')(feats[g])  # [B, 1+K, E]
@@ -105,13 +110,19 @@ class Reference(nn.Module):
                 y = block(y, context)
             y = getattr(self, f'decoder_norm{g}')(y)
             preds.append(getattr(self, f'decoder_pred{g}')(y)[:, 1:])
-            context = torch.cat([visible, context], dim=1)
+            context = torch.cat([visible, context], dim=1) if self.context else None
 
-        # Shallow and mirrored deep prediction add up to the normalised pixels of masked patches.
+        # Shallow and mirrored deep prediction add up to the normalised pixels of masked patches; or
+        # those of neighbours do, or every one is to be the pixels itself.
+        painted = {
+            'mirrored': lambda: [preds[g] + preds[-1 - g] for g in range(self.segments // 2)],
+            'neighbours': lambda: [a + b for a, b in zip(preds[::2], preds[1::2], strict=True)],
+            'none': lambda: preds,
+        }[self.pairing]()
         target = normalised_patches(imgs, self.patch)
         pair_losses = []
-        for g in range(self.segments // 2):
-            error = (preds[g] + preds[self.segments - 1 - g] - target) ** 2
+        for each in painted:
+            error = (each - target) ** 2
             pair_losses.append((error.mean(dim=-1) * mask).sum() / mask.sum())
         pair_losses = torch.stack(pair_losses)
         return Output(
@@ -131,16 +142,18 @@ class Block(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, context: bool) -> None:
         super().__init__()
-        self.norm1, self.norm2 = layer_norm(dim), layer_norm(dim)
-        self.norm3, self.norm4 = layer_norm(dim), layer_norm(dim)
-        self.attn, self.cross_attn = SelfAttention(dim, heads), CrossAttention(dim, heads)
-        self.mlp = Mlp(dim)
+        self.norm1, self.norm4 = layer_norm(dim), layer_norm(dim)
+        self.attn, self.mlp = SelfAttention(dim, heads), Mlp(dim)
+        if context:
+            self.norm2, self.norm3 = layer_norm(dim), layer_norm(dim)
+            self.cross_attn = CrossAttention(dim, heads)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        x = x + self.cross_attn(self.norm2(x), self.norm3(context))
+        if context is not None:
+            x = x + self.cross_attn(self.norm2(x), self.norm3(context))
         return x + self.mlp(self.norm4(x))
 
 

@@ -12,6 +12,7 @@ NAMES = dict(mirl='MIRL', mae='MAE') | {
     SCRATCH_LONG: 'from scratch, as much time',
 }
 CURVES = dict(knn20='20-NN', ridge='ridge', segment='segment')
+COMMAND = '`python -m benchmarks.study run --minutes M`'
 CAUTION = (
     'Differences are means over the seeds that both sides have. "Beyond the spread" is said where '
     'the worst of three seeds is above the best of three others: of equal things once in ten times '
@@ -93,3 +94,22 @@ def gain(groups: Groups, method: str, key: str, less: int, more: int) -> dict[in
     """What depth brings a method, for every seed of both depths."""
     low, high = (by_seed(groups.get((depth, method), []), key) for depth in (less, more))
     return {seed: high[seed] - low[seed] for seed in shared(low, high)}
+
+
+def spread(values: Sequence[float | None], digits: int = 1) -> str:
+    """Mean, and the range of several seeds."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return '-'
+    mean = f'{statistics.mean(known):.{digits}f}'
+    if len(known) == 1:
+        return mean
+    return f'{mean} ({min(known):.{digits}f} to {max(known):.{digits}f})'
+
+
+def state(groups: Mapping[tuple, Sequence[dict]], kinds: int) -> str:
+    """How much of it is there."""
+    there, whole = sum(map(len, groups.values())), kinds * len(SEEDS)
+    if there == whole:
+        return f'All {whole} runs.'
+    return f'{there} of {whole} runs so far; {COMMAND} goes on.'

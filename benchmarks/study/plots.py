@@ -1,25 +1,28 @@
-"""The study as pictures: by depth, by block, by length."""
+"""The study as pictures: by depth, by block, by length, by setting."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .ablation import ERROR, by_change, comparable
+from .ablation import NAMES as SETTINGS
 from .compare import CURVES, NAMES, by_seed
-from .grid import DEPTHS, EPOCHS, METHODS, UNTRAINED
+from .grid import CHANGES, DEPTHS, EPOCHS, METHODS, UNTRAINED
 from .tables import of
 
 COLOURS = dict(mirl='tab:blue', mae='tab:orange') | {UNTRAINED: 'tab:gray'}
 
 
 def draw(found: Mapping[str, dict], folder: Path) -> Iterator[Path]:
-    """``depth.png``, ``blocks.png`` and ``length.png``, each as far as there are rows.
+    """``depth.png``, ``blocks.png``, ``length.png``, ``ablation.png``, as far as there are rows.
 
     Raises:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = list(found.values())
-    for name, picture in (('depth', by_depth), ('blocks', by_block), ('length', by_length)):
+    pictures = dict(depth=by_depth, blocks=by_block, length=by_length, ablation=by_setting)
+    for name, picture in pictures.items():
         figure = picture(rows)
         figure.savefig(folder / f'{name}.png', dpi=110)
         yield folder / f'{name}.png'
@@ -67,6 +70,33 @@ def by_length(rows: Sequence[dict]):
     return finished(figure, axes.flat, 'Behind the last block, percent')
 
 
+def by_setting(rows: Sequence[dict]):
+    """One setting changed: a panel for each measure, every seed a dot, the method's range a band.
+
+    The held-out errors are of the settings that have the method's task.
+    """
+    groups, changes = by_change(rows), [*reversed(CHANGES)]
+    names = [SETTINGS[change].partition(':')[0] for change in changes]
+    measures = {ERROR: 'held-out error (less is better)', **CURVES}
+    figure, axes = panels(len(measures))
+    for place, (key, title) in zip(axes, measures.items(), strict=True):
+        for y, change in enumerate(changes):
+            values = [*by_seed(groups.get((change,), []), key).values()]
+            if not values or (key == ERROR and not comparable(change)):
+                continue
+            look = dict(color=COLOURS['mirl'])
+            if not change:
+                place.axvspan(min(values), max(values), alpha=0.2, label='the method', **look)
+            place.plot(values, [y] * len(values), 'o', markersize=4, alpha=0.7, **look)
+            place.plot(statistics.mean(values), y, '|', markersize=14, **look)
+        shown = names if place is axes[0] else []
+        place.set(title=title, yticks=range(len(names)), yticklabels=shown)
+        place.set_ylim(-0.6, len(names) - 0.4)
+        place.locator_params(axis='x', nbins=4)
+    title = f'Behind the last block, {DEPTHS[0]} blocks, one epoch, percent'
+    return finished(figure, axes, title, seeds='dots')
+
+
 def panels(columns: int, lines: int = 1):
     from matplotlib.figure import Figure
 
@@ -92,13 +122,13 @@ def bars(
                   color=COLOURS[method], label=f'{NAMES[method]} ({counts})')  # fmt: skip
 
 
-def finished(figure, axes, title: str):
-    """With grid, legends and a title that says what the numbers in them are."""
+def finished(figure, axes, title: str, seeds: str = 'in brackets'):
+    """With grid, legends and a title that says what the numbers in them are, and where seeds."""
     for place in axes:
         place.grid(alpha=0.3)
         if place.get_legend_handles_labels()[0]:
             place.legend(fontsize=7)
         else:
             place.text(0.5, 0.5, 'no run yet', ha='center', transform=place.transAxes)
-    figure.suptitle(f'{title}; in brackets: seeds', fontsize=10)
+    figure.suptitle(f'{title}; {seeds}: seeds', fontsize=10)
     return figure

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.markdown import markdown
 
+from .ablation import ablation
 from .compare import (
     CAUTION,
     CURVES,
@@ -19,6 +20,8 @@ from .compare import (
     differences,
     sentences,
     shared,
+    spread,
+    state,
 )
 from .grid import (
     DEPTHS,
@@ -30,12 +33,10 @@ from .grid import (
     RUNS,
     SCRATCH,
     SCRATCH_LONG,
-    SEEDS,
     UNTRAINED,
 )
 from .stages import Place, stages
 
-COMMAND = '`python -m benchmarks.study run --minutes M`'
 PUBLISHED = (
     'Published for MIRL, ImageNet-1K, 300 epochs, fine-tuned: 83.5 % with 12 blocks of 768, 84.7 '
     'with 24, 85.3 with 48; the paper says that plain masked autoencoding degrades with depth. Its '
@@ -56,7 +57,8 @@ NO_DENSE = 'Published figures of MIRL for segmentation are not available to us.'
 
 def all_tables(found: Mapping[str, dict]) -> dict[str, str]:
     """In Markdown, by name."""
-    made = dict(tiny=tiny, length=length, search=search, camvid=camvid, cost=cost)
+    made = dict(tiny=tiny, length=length, search=search, camvid=camvid)
+    made |= dict(ablation=ablation, cost=cost)
     return {f'study_{name}': make(list(found.values())) for name, make in made.items()}
 
 
@@ -229,7 +231,7 @@ def kinds_of_cost() -> dict[str, dict]:
         f'CamVid, {NAMES[method]}': dict(grid='camvid', method=method)
         for method in (METHODS[0], SCRATCH, SCRATCH_LONG)
     }
-    return tiny | others
+    return tiny | others | {'12 blocks, one epoch, a setting changed': dict(grid='ablation')}
 
 
 def timed(row: Mapping) -> dict[str, float]:
@@ -251,22 +253,3 @@ def of(
         epochs, rate = 0, 0.0
     kind = dict(grid='tiny', depth=depth, method=method, epochs=epochs, rate=rate)
     return sorted(of_kind(found, kind), key=lambda row: row['seed'])
-
-
-def spread(values: Sequence[float | None], digits: int = 1) -> str:
-    """Mean, and the range of several seeds."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return '-'
-    mean = f'{statistics.mean(known):.{digits}f}'
-    if len(known) == 1:
-        return mean
-    return f'{mean} ({min(known):.{digits}f} to {max(known):.{digits}f})'
-
-
-def state(groups: Mapping[tuple, Sequence[dict]], kinds: int) -> str:
-    """How much of it is there."""
-    there, whole = sum(map(len, groups.values())), kinds * len(SEEDS)
-    if there == whole:
-        return f'All {whole} runs.'
-    return f'{there} of {whole} runs so far; {COMMAND} goes on.'

@@ -185,6 +185,7 @@ def _neck_like(state: Mapping[str, Tensor], embed_dim: int) -> dict[str, Tensor]
     segments, depth = (1 + max(map(int, numbers)) for numbers in zip(*blocks, strict=True))
     decoders = dict(decoder_embed_dim=width, decoder_depth=depth, decoder_num_heads=1)
     sizes = dict(mlp_ratio=(hidden + 0.5) / width, patch_size=1, in_channels=values)  # rounds down
+    sizes['context'] = 'neck.decoders.0.blocks.0.cross_attn.q.weight' in state
     return MIRLNeck(embed_dim, segments, **decoders, **sizes).state_dict()
 
 

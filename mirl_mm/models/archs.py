@@ -160,11 +160,11 @@ def arch_settings(arch: str | dict) -> dict:
 
 
 def check_segments(num_segments: int, depth: int) -> int:
-    """Return num_segments if it is even and divides the depth; an error names what does."""
-    fitting = [n for n in range(2, depth + 1, 2) if depth % n == 0]
+    """Return num_segments if it divides the depth; an error names what does."""
+    fitting = [n for n in range(1, depth + 1) if depth % n == 0]
     if num_segments not in fitting:
         wrong = f'num_segments={num_segments} does not fit a depth of {depth}'
-        raise UserError(f'{wrong}: it must be even and divide the depth, so one of {fitting}')
+        raise UserError(f'{wrong}: it must divide the depth, so one of {fitting}')
     return num_segments
 
 

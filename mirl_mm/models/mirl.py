@@ -57,6 +57,7 @@ class MIRL(BaseSelfSupervisor):
                 if size != (other := getattr(getattr(self, part), name)):
                     both = f'{size} and {other}'
                     raise UserError(f'{name} of backbone and {part} must be equal, got {both}')
+        self.head.pairs(self.neck.num_segments)  # refuses a number that it cannot pair
         self.backbone.pos_embed.requires_grad_(False)
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> 'Reconstruction':

@@ -141,6 +141,7 @@ class MIRLNeck(BaseModule):
         own = {prefix + name: shape for name, shape in shapes(self.state_dict()).items()}
         parts = tuple(f'{prefix}{part}.' for part, _ in self.named_children())
         given = {n: shape for n, shape in shapes(state_dict).items() if n.startswith(parts)}
-        who = f'this neck ({self.num_segments} decoders for an encoder {self.embed_dim} wide)'
+        kind = f'{self.num_segments} decoders{"" if self.context else " without context"}'
+        who = f'this neck ({kind} for an encoder {self.embed_dim} wide)'
         if given and (reason := difference(given, own, who)):
             raise CheckpointError(f'the checkpoint has other decoders: {reason}')

@@ -175,6 +175,22 @@ def test_charts_of_two_runs(run, tmp_path):
     assert 'Loss scale' not in charts  # nobody has one
 
 
+def test_charts_of_decoders_that_paint_alone(tmp_path):
+    """Each has its curve of losses; held out, they stand in the table alone."""
+    rows = [dict(row, pair_0=1.5, pair_11=2.5) for row in train_rows(0, 100)]
+    rows = [{k: x for k, x in row.items() if k not in ('pair_0_3', 'pair_1_2')} for row in rows]
+    rows = [dict(row, **{'recon/pair_0': 1.0}) if 'recon/error' in row else row for row in rows]
+    add_start(tmp_path / 'alone', '20260101_100000', rows)
+    charts = charts_by_title(read_runs([tmp_path / 'alone']))
+    found = charts['Loss of each pair of segments']['series']
+    assert {line['name']: line['y'] for line in found} == dict(
+        pair_0=[1.5] * 10, pair_11=[2.5] * 10
+    )
+    assert 'recon/pair_0' not in charts
+    page = write_report(tmp_path / 'alone', tmp_path / 'r.html').read_text()
+    assert 'pair_11' in page
+
+
 def test_losses_of_other_tasks_have_their_own_chart(run, tmp_path):
     add_start(tmp_path / 'other', '20260101_100000', train_rows(0, 100), model='MaskRCNN')
     charts = charts_by_title(read_runs([run, tmp_path / 'other']))

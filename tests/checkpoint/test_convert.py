@@ -175,9 +175,11 @@ def test_heads_are_compared_where_they_are_known():
         check_same(arch, arch.named('s12'), 's12')
 
 
-@pytest.mark.parametrize('segments', [6, 4])
-def test_expected_shapes_are_those_of_the_model(ours, segments):
-    model = mirl(segments=segments, decoder_depth=2, decoder_width=40)
+@pytest.mark.parametrize(('segments', 'context'), [(6, True), (4, True), (6, False), (1, False)])
+def test_expected_shapes_are_those_of_the_model(ours, segments, context):
+    pairing = 'none' if segments == 1 else 'mirrored'
+    decoders = dict(decoder_depth=2, decoder_width=40, context=context, pairing=pairing)
+    model = mirl(segments=segments, **decoders)
     state = model.state_dict()
     assert expected_shapes(state, EncoderArch.of_state(state)) == shapes(state)
     tuned = MIRLViT('test', img_size=64, final_norm=False, out_type='avg_featmap').state_dict()

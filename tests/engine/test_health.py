@@ -149,6 +149,16 @@ def test_norms_of_the_update_before_the_log_line(accumulation):
     assert not wrapper.optimizer._optimizer_step_pre_hooks
 
 
+def test_norms_of_decoders_without_context_and_pairs():
+    model = small_mirl(depth=6, segments=3, pairing='none', context=False)
+    wanted = expected(copy.deepcopy(model), 2, 1)
+    runner = fake_runner(model, OptimWrapper(adamw(model)), IterBasedTrainLoop, 2)
+    found = train(HealthHook(interval=2), runner, 2)
+    parts = {'stem', 'neck', 'all', *(f'{x}_{g}' for x in ('segment', 'decoder') for g in range(3))}
+    assert {name for name in wanted if name.startswith('grad/')} == {f'grad/{p}' for p in parts}
+    compare(found, wanted)
+
+
 @pytest.mark.parametrize(('rates', 'largest'), [((1e-4, 1e-3), 1e-3), ((2e-3, 1e-4), 2e-3)])
 def test_the_largest_learning_rate_is_a_scalar(rates, largest):
     model = small_mirl()

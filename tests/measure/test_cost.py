@@ -241,6 +241,34 @@ def test_settings_do_not_change_the_models_work(setting):
     assert flops_per_image(cfg, 2) == wanted
 
 
+def test_the_work_of_other_pairings_and_of_decoders_without_context():
+    """Without context, the projection of the stem and every cross-attention are saved."""
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py')).model
+    whole = flops_per_image(cfg, 2)
+    for pairing in ('neighbours', 'none'):
+        cfg.head.pairing = pairing
+        assert flops_per_image(cfg, 2) == whole
+    cfg.neck.context = False
+    found, visible, masked, width = flops_per_image(cfg, 2), 5, 12, 32
+    saved = visible * 48 * width  # multiply-adds: the stem's projection,
+    for g in range(6):  # then queries and output, keys and values, both products of attention
+        context = (1 + g) * visible
+        saved += 2 * masked * width**2 + 2 * context * width**2 + 2 * masked * context * width
+    assert whole.forward - found.forward == 2 * saved
+    assert whole.training - found.training == 3 * 2 * saved
+
+
+@pytest.mark.parametrize('pairing', ['neighbours', 'none'])
+def test_the_rehearsal_of_other_pairings(pairing):
+    """A step on fake tensors, in bfloat16: gradients of all weights, fewer kernels."""
+    cfg = Config.fromfile(str(ROOT / 'configs/mirl/vit-test_2e.py')).model
+    whole = rehearse(cfg, 2)
+    cfg.head.pairing, cfg.neck.context = pairing, False
+    found = rehearse(cfg, 2)
+    assert 0 < found.peak < whole.peak and found.trainable < whole.trainable
+    assert len(found.operations) < len(whole.operations)
+
+
 @pytest.mark.parametrize('arch, billions', [('s54', 20.49), ('b48', 69.91), ('b12', 17.56)])
 def test_multiply_adds_of_the_published_sizes(arch, billions):
     """The encoder alone at 224 pixels, unmasked; the figures count the attention products too."""

@@ -61,9 +61,15 @@ def mirl(
                 'decoder_depth': n['decoder_depth'],
                 'decoder_num_heads': n['decoder_heads'],
                 'patch_size': n['patch'],
+                'context': n.get('context', True),
                 **(neck or {}),
             },
-            head={'type': 'MIRLHead', 'patch_size': n['patch'], **(head or {})},
+            head={
+                'type': 'MIRLHead',
+                'patch_size': n['patch'],
+                'pairing': n.get('pairing', 'mirrored'),
+                **(head or {}),
+            },
         )
 
 

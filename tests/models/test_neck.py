@@ -167,6 +167,7 @@ def test_bad_construction(change, words):
             {'decoder_depth': 2},
             r"it has 'neck\.decoders\.0\.blocks\.1\.ln_self\.weight' and \d+ more",
         ),
+        ({'context': False}, r"it lacks 'neck\.stem_norm\.weight' and \d+ more, which this neck"),
         ({'decoder_width': 16}, r"'neck\.stem_embed\.weight' is \(16, 48\) there and \(32, 48\)"),
     ],
 )
@@ -175,6 +176,22 @@ def test_other_decoders_are_refused(other, first, tmp_path):
     torch.save({'state_dict': mirl(**other).state_dict()}, path)
     with pytest.raises(ValueError, match=f'other decoders: {first}'):
         load_checkpoint(mirl(), str(path), strict=False)
+
+
+def test_decoders_with_context_are_refused_by_those_without(tmp_path):
+    torch.save({'state_dict': mirl().state_dict()}, tmp_path / 'other.pth')
+    other = mirl(context=False)
+    message = (
+        r"it has 'neck\.decoders\.0\.blocks\.0\.ln_query\.weight' and 59 more, "
+        r'which this neck \(6 decoders without context for an encoder 48 wide\) lacks'
+    )
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=f'other decoders: {message}'):
+            load_checkpoint(other, str(tmp_path / 'other.pth'), strict=strict)
+    again = mirl(context=False)
+    again.load_state_dict(other.state_dict(), strict=True)
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
 
 
 def test_an_encoder_alone_may_come(tmp_path):

@@ -56,6 +56,18 @@ def test_panel_columns(painted):
     assert torch.equal(both[~hidden], original[~hidden])
 
 
+def test_what_paints_alone_has_a_column_each(painted):
+    imgs, result = painted
+    pairs = [(g,) for g in range(4)]
+    columns = panel_columns(imgs, replace(result, pairs=pairs))
+    assert list(columns) == ['original', 'masked', 'pair_0', 'pair_1', 'pair_2', 'pair_3']
+    hidden, original = result.mask.bool(), patchify(imgs, 4)
+    for g in range(4):
+        found = patchify(columns[f'pair_{g}'], 4)
+        assert torch.equal(found[hidden], torch.full_like(found[hidden], g * 2 + 10))
+        assert torch.equal(found[~hidden], original[~hidden])
+
+
 def test_large_pictures_are_shrunk():
     sheet = panel({'a': torch.full((1, 3, 256, 128), 300.0), 'b': torch.zeros(1, 3, 256, 128)})
     assert sheet.shape == (HEADER + 128, 2 * 64 + GAP, 3)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.study import plots, tables
-from benchmarks.study.grid import RUNS
+from benchmarks.study import ablation, plots, tables
+from benchmarks.study.grid import CHANGES, RUNS
 
 
 def row(name: str, **found) -> dict:
@@ -169,7 +169,8 @@ def test_all_there():
 @pytest.mark.parametrize('rows', [{}, SOME], ids=['none', 'some'])
 def test_pictures_of_what_is_there(rows, tmp_path):
     files = list(plots.draw(rows, tmp_path / 'made'))
-    assert [file.name for file in files] == ['depth.png', 'blocks.png', 'length.png']
+    names = ['depth', 'blocks', 'length', 'ablation']
+    assert [file.name for file in files] == [f'{name}.png' for name in names]
     assert all(file.stat().st_size > 5000 for file in files)
 
 
@@ -184,3 +185,84 @@ def test_the_picture_s_lines_are_the_rows():
     assert bars[0][:, 1].tolist() == [5.0, 7.0]
     blocks = plots.by_block(list(SOME.values())).axes[0]
     assert blocks.lines[0].get_ydata().tolist() == [1.0] * 10 + [9.0, 6.0]
+
+
+def changed(change: str, seed: int, last: float, error: float) -> dict:
+    """A row of grid ``ablation``; those of the method as it is lack the change, as in the file."""
+    name = f'ablation-mirl-12-1e-{change}-s{seed}'.replace('--', '-')
+    made = row(name, last=last, held_out_error=error,
+               cpu_seconds=dict(train=60.0 * (1 + seed), probe=60.0, measure=60.0))  # fmt: skip
+    return made if change else {key: x for key, x in made.items() if key != 'change'}
+
+
+CHANGED = rows_of(
+    *(changed('', seed, 5.0 + seed, 0.70 + seed / 100) for seed in (0, 1, 2)),
+    *(changed('unpaired', seed, 9.0 + seed, 0.90) for seed in (0, 1, 2)),
+    *(changed('segments-2', seed, 4.0 + seed, 0.60 + seed / 100) for seed in (0, 1, 2)),
+    *(changed('mask-0.9', seed, 1.0, 0.95) for seed in (0, 1)),
+)
+
+
+def test_one_setting_changed():
+    text = tables.all_tables(SOME | CHANGED)['study_ablation']
+    assert text.startswith('11 of 30 runs so far; `python -m benchmarks.study run')
+    assert '| setting | seeds | held-out error | 20-NN, best block | 20-NN, last | ridge' in text
+    line = '| no pairs | 3 | 0.9000 (0.9000 to 0.9000) * | 10.0 (9.0 to 11.0) | 10.0 (9.0 to'
+    assert line in text
+    line = '| 2 segments | 3 | 0.6100 (0.6000 to 0.6200) | 9.0 (9.0 to 9.0) | 5.0 (4.0 to 6.0) |'
+    assert line in text and '| 2.0 (1.0 to 3.0) |\n' in text  # CPU minutes
+    assert '| 90 % masked | 2 | 0.9500 (0.9500 to 0.9500) * |' in text
+    assert '| no context |' not in text and 'is not available to us' in text
+
+
+def test_errors_of_another_task_are_not_compared():
+    made = tables.ablation([*CHANGED.values()]).splitlines()
+    assert '* held-out error (less is better): 2 segments -0.1000 (beyond the spread).' in made
+    assert (
+        '* 20-NN, last block: no pairs +4.0 (beyond the spread); 2 segments -1.0 (within the '
+        'spread); 90 % masked -4.5 (2 of 3 seeds, says nothing yet).'
+    ) in made
+    said = next(line for line in made if line.startswith('**Beyond'))
+    assert said == (
+        '**Beyond the spread** (of 7 comparisons of equal things, about a tenth would be): '
+        'held-out error (less is better): 2 segments -0.1000. 20-NN, last block: no pairs +4.0. '
+        'ridge, last block: no pairs +4.0. segment, last block: no pairs +4.0.'
+    )
+
+
+def test_nothing_beyond_the_spread_is_said_too():
+    some = [changed('', s, 5.0 + s, 0.7) for s in (0, 1, 2)]
+    made = tables.ablation([*some, *(changed('no-context', s, 4.0 + s, 0.7) for s in (0, 1, 2))])
+    assert '**Beyond the spread** (of 4 comparisons' in made and 'tenth would be): none.' in made
+
+
+def test_a_setting_alone_is_compared_with_nothing():
+    text = tables.ablation([changed('decoders-4', 0, 5.0, 0.7)])
+    assert '| decoders of 4 blocks | 1 | 0.7000 | 9.0 | 5.0 |' in text
+    assert 'Against the method' not in text and 'spread' not in text
+
+
+def test_every_change_has_a_name():
+    assert ablation.NAMES.keys() == CHANGES.keys() and '' in CHANGES
+    comparable = {change for change in CHANGES if ablation.comparable(change)}
+    same = {'', 'no-context', 'segments-2', 'segments-4', 'decoders-2', 'decoders-4'}
+    assert comparable == same
+
+
+def test_the_cost_of_the_ablations():
+    found = [*CHANGED.values()]
+    line = '| 12 blocks, one epoch, a setting changed | - | 4 (3 to 5) | 11 | 19 |'
+    assert line in tables.cost(found)
+
+
+def test_the_settings_as_a_picture():
+    figure = plots.by_setting([*SOME.values(), *CHANGED.values()])
+    error, knn = figure.axes[:2]
+    names = [label.get_text() for label in error.get_yticklabels()]
+    assert names[-1] == 'the method' and names[::-1][2] == 'no pairs' and len(names) == 10
+    dots = {line.get_ydata()[0]: sorted(line.get_xdata()) for line in knn.lines
+            if line.get_marker() == 'o'}  # fmt: skip
+    assert dots == {9: [5, 6, 7], 7: [9, 10, 11], 5: [4, 5, 6], 0: [1, 1]}
+    assert {line.get_ydata()[0] for line in error.lines} == {9, 5}  # of the method's task alone
+    band = knn.patches[0].get_extents().transformed(knn.transData.inverted())
+    assert (band.x0, band.x1) == pytest.approx((5, 7))

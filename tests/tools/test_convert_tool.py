@@ -114,6 +114,27 @@ def test_official_pretraining_gives_the_golden_predictions(tool, official, tmp_p
     torch.testing.assert_close(result.pair_losses.double(), io['pair_losses'], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize('to', ['mirl', 'backbone', 'timm'])
+def test_decoders_without_context_and_pairs(tool, tmp_path, to):
+    """All of them is known, and the encoder is what it is of any other."""
+    torch.manual_seed(0)
+    model = mirl(backbone={'arch': 'test'}, segments=3, pairing='none', context=False)
+    model.init_weights()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'whole.pth')
+    out = tool('whole.pth', 'out.pth', '--to', to, '--arch', 'test')
+    whole = len(model.state_dict())
+    decoders = whole - 150
+    assert out['matched'] == f'{whole} of the {whole} of test: encoder 150, decoders {decoders}'
+    assert out['unused'] == out['missing'] == 'none'
+    if to == 'mirl':
+        other = mirl(backbone={'arch': 'test'}, segments=3, pairing='none', context=False)
+        load_checkpoint(other, str(tmp_path / 'out.pth'), strict=True)
+        assert same(other.state_dict(), model.state_dict())
+    else:
+        rest = f'neck.norms.* (4), neck.decoders.* ({decoders - 4})'
+        assert out['left out'] == f'{decoders}: {rest}'
+
+
 def tuned_classifier(path: Path) -> torch.nn.Module:
     model = MODELS.build(dict(CLASSIFIER, _scope_='mmpretrain')).eval()
     load_checkpoint(model, str(path), strict=True)

@@ -1,6 +1,7 @@
 """tools/reconstruct.py, and mmpretrain's inferencer with our models, as users start them."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -146,6 +147,22 @@ def test_what_is_drawn_is_what_the_model_computes(folder):
     assert list(columns)[-1] == 'pair_2_3' and len(columns) == 11
     edge, crop = pipeline_of(Config(dict(model=cfg.model)), 64)[1:3]  # without test images
     assert (edge['scale'], crop['crop_size']) == (73, 64)
+
+
+def test_decoders_that_paint_alone(tool, folder, tmp_path):
+    """An error and a column each."""
+    torch.manual_seed(0)
+    model = mirl(backbone=dict(arch='test'), segments=3, pairing='none', context=False)
+    model.init_weights()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'alone.pth')
+    settings = "backbone=dict(num_segments=3), neck=dict(context=False), head=dict(pairing='none')"
+    (tmp_path / 'alone.py').write_text(f"_base_ = '{CONFIG}'\nmodel = dict({settings})\n")
+    (line,) = tool('alone.py', 'alone.pth', folder / 'pictures/grey.png', '--out', 'page.png')
+    mean, *each = map(float, re.findall(r'\d\.\d{3}', line))
+    assert re.search(r'\(pair_0 [\d.]+, pair_1 [\d.]+, pair_2 [\d.]+\)', line)
+    assert len(each) == 3 and mean == pytest.approx(sum(each) / 3, abs=2e-3)
+    with Image.open(tmp_path / 'page.png') as page:
+        assert 4.5 * page.height > page.width > 3.5 * page.height  # one row of 2 + 3 pictures
 
 
 def test_mae_paints_too(tool, folder, tmp_path):

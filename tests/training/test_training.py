@@ -121,6 +121,33 @@ def test_training_validates_saves_and_resumes(trained):
     assert (work_dir / 'epoch_3.pth').is_file()
 
 
+def test_training_without_pairs_and_context(tmp_path, scenes):
+    """From the command line: names in log and metrics, health, panels, the page."""
+    options = ['model.head.pairing=none', 'model.neck.context=False', 'val_dataloader.batch_size=8']
+    options += [f'{x}_dataloader.dataset.data_root={scenes}' for x in ('train', 'val', 'test')]
+    options += ['train_dataloader.batch_size=8', 'default_hooks.logger.interval=1']
+    where = ('--work-dir', tmp_path / 'run', '--cfg-options', *options)
+    run_forked('train.py', CONFIG, *where, cwd=tmp_path)
+    scalars = [
+        json.loads(line)
+        for line in next(tmp_path.glob('run/*/vis_data/scalars.json')).read_text().splitlines()
+    ]
+    lines, held = ([row for row in scalars if key in row] for key in ('loss', 'recon/error'))
+    names = [f'pair_{g}' for g in range(6)]
+    assert len(lines) == 8 and len(held) == 2 and held[1]['recon/error'] < held[0]['recon/error']
+    for row in lines:  # means over the same iterations
+        assert [name for name in row if name.startswith('pair_')] == names
+        assert row['loss'] == pytest.approx(sum(row[name] for name in names) / 6, rel=1e-4)
+    assert [name for name in held[1] if '/pair' in name] == [f'recon/{name}' for name in names]
+    assert {'grad/neck', 'grad/decoder_0', 'update/decoder_5'} <= lines[-1].keys()
+    assert list(tmp_path.glob('run/*/vis_data/vis_image/panel_*.png'))
+    run_forked('report.py', tmp_path / 'run', '--out', tmp_path / 'page.html', cwd=tmp_path)
+    assert 'Loss of each pair of segments' in (tmp_path / 'page.html').read_text()
+    state = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=False)['state_dict']
+    assert 'neck.decoders.5.pred.bias' in state
+    assert not [name for name in state if 'cross_attn' in name or 'stem' in name]
+
+
 def test_test_tool_repeats_the_last_validation(trained):
     config, work_dir, _ = trained
     arguments = (config, work_dir / 'epoch_2.pth', '--work-dir', work_dir / 'test')

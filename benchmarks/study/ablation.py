@@ -1,0 +1,90 @@
+"""Grid ``ablation``: the method with one setting changed, against the method as it is."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+
+from benchmarks.markdown import markdown
+
+from .compare import CAUTION, CURVES, Groups, curves_of, differences, spread, state
+from .grid import CHANGES
+
+NAMES = {
+    '': 'the method: mirrored pairs, context, 6 segments, decoders of 1 block, 75 % masked',
+    'neighbours': 'pairs of neighbours',
+    'unpaired': 'no pairs',
+    'no-context': 'no context',
+    'segments-2': '2 segments',
+    'segments-4': '4 segments',
+    'decoders-2': 'decoders of 2 blocks',
+    'decoders-4': 'decoders of 4 blocks',
+    'mask-0.6': '60 % masked',
+    'mask-0.9': '90 % masked',
+}
+ERROR = 'held_out_error'
+OTHER_TASK = ('model.head.pairing', 'model.backbone.mask_ratio')  # errors are of something else
+NOT_KNOWN = (
+    'What the paper reports of its ablations is not available to us. Its figure has 4 segments, '
+    'the released models have 6.'
+)
+STAR = (
+    '\\* of another task: what several decoders paint together, or a larger or smaller part of the '
+    'picture. These errors compare with no other line.'
+)
+BEYOND = ' (beyond the spread)'
+
+
+def ablation(found: Sequence[dict]) -> str:
+    """A line for every setting, and how it differs from the method."""
+    groups = by_change(found)
+    parts = [state(groups, len(CHANGES))]
+    if groups:
+        parts += [settings(groups), STAR, *said(groups)]
+    return '\n\n'.join([*parts, NOT_KNOWN])
+
+
+def by_change(found: Sequence[dict]) -> dict[tuple[str], list[dict]]:
+    """The grid's rows, by seed; those of the method as it is say nothing of a change."""
+    rows = sorted((row for row in found if row['grid'] == 'ablation'), key=itemgetter('seed'))
+    groups = {(c,): [row for row in rows if row.get('change', '') == c] for c in CHANGES}
+    return {kind: group for kind, group in groups.items() if group}
+
+
+def comparable(change: str) -> bool:
+    """Whether the held-out error is of the same task as the method's."""
+    return not CHANGES[change].keys() & set(OTHER_TASK)
+
+
+def settings(groups: Groups) -> str:
+    """Means, and the range over the seeds; the CPU time of an epoch."""
+    curves, lines = curves_of(groups), []
+    for (change,), group in groups.items():
+        minutes = [row['cpu_seconds']['train'] / 60 for row in group if row.get('cpu_seconds')]
+        error = spread([row[ERROR] for row in group], 4)
+        probed = [spread([at(row[key]) for row in group])
+                  for key in curves for at in (max, itemgetter(-1))]  # fmt: skip
+        mark = '' if comparable(change) else ' *'
+        lines.append([NAMES[change], len(group), f'{error}{mark}', *probed, spread(minutes)])
+    heads = [f'{name}, {where}' for name in curves.values() for where in ('best block', 'last')]
+    head = ['setting', 'seeds', 'held-out error', *heads, 'CPU minutes, training']
+    return markdown(head, lines)
+
+
+def said(groups: Groups) -> list[str]:
+    """Every setting against the method, and which of the differences are beyond the spread."""
+    lines, beyond, whole = [], [], 0
+    for key, name in {ERROR: 'held-out error', **CURVES}.items():
+        changes = [change for change in CHANGES if change and (key != ERROR or comparable(change))]
+        pairs = {NAMES[change]: ((change,), ('',)) for change in changes}
+        words = differences(groups, pairs, key, digits=4 if key == ERROR else 1)
+        where = ' (less is better)' if key == ERROR else ', last block'
+        lines += [f'* {name}{where}: {"; ".join(words)}.'] if words else []
+        whole += sum(not each.endswith('nothing yet)') for each in words)
+        far = [each.removesuffix(BEYOND) for each in words if each.endswith(BEYOND)]
+        beyond += [f'{name}{where}: {"; ".join(far)}'] if far else []
+    if not lines:
+        return []
+    parts = ['Against the method:', '\n'.join(lines)]
+    if whole:
+        chance = f'of {whole} comparisons of equal things, about a tenth would be'
+        parts.append(f'**Beyond the spread** ({chance}): {". ".join(beyond) or "none"}.')
+    return [*parts, CAUTION]
