@@ -64,7 +64,7 @@ def classify_curves(
     Also means over ``few`` of the training images, as :func:`drawn`. Always all of validation is
     classified. Of fewer than k images all vote, and with none to spare for choosing the penalty, it
     is SHARE times the number of features an image: on Tiny-ImageNet-100, 1 to 10 shots, 64 features
-    behind blocks 8 and 24 of 24, at most 0.3 points below the best of 0.001 to 1 (3 draws).
+    behind blocks 8 and 24 of 24, at most 0.5 points below the best of 0.001 to 1 (3 draws).
     """
     sets = dict(training=train, validation=val)
     rest = [(images, how, folder, f'{title}, {part}') for part, images in sets.items()]
