@@ -42,7 +42,9 @@ SCALING = {'scaling_cpu': 'scaling'}
 THREADS = {'threads_cpu': 'threads'}
 MEMORY = {'largest_batch': 'largest_batch'}
 EXPORT = {'export_cpu': 'export --threads 1 --clock cpu'}
+TAPS = {'taps_cpu': 'taps CHECKPOINT', 'taps_frozen_cpu': 'taps CHECKPOINT --frozen'}
 COST = {'step_cost': 'step_cost'}
+LEARNS = {False: 'all of it', True: 'its heads'}
 
 Found = Mapping[str, dict | None]
 
@@ -272,6 +274,22 @@ def export(found: Found) -> str:
     return markdown(['s12, 224 px', *head], rows)
 
 
+def taps(found: Found) -> str:
+    """The segment curve, and what segmentors come to that tap blocks chosen by it."""
+    rows, curve = [], present(found)[0]['curve']
+    for result in present(found):
+        for name, each in result['summary'].items():
+            blocks = ', '.join(str(block + 1) for block in result['taps'][name])
+            spread = ['{mean:.1f} ± {deviation:.1f}'.format(**each[key]) for key in each]
+            seeds = ', '.join(f'{value:.1f}' for value in result['runs'][name])
+            rows.append([LEARNS[result['config']['frozen']], name, blocks, *spread, seeds])
+    ridge = [f'{row["miou"]:.1f} ± {row["error"]:.1f}' for row in curve]
+    head = ['behind block', *(row['block'] for row in curve)]
+    parts = [markdown(head, [['ridge, mIoU', *ridge]])]
+    head = ['what learns', 'taps', 'blocks', 'UperNet, mIoU', 'more than the first', 'seeds']
+    return '\n\n'.join([*parts, markdown(head, rows)])
+
+
 TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'pretrain': (pretrain, PRETRAIN),
     'profile': (profile, PRETRAIN),
@@ -286,6 +304,7 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'threads': (threads, THREADS),
     'memory': (memory, MEMORY),
     'export': (export, EXPORT),
+    'taps': (taps, TAPS),
     'on_paper': (on_paper, COST),
 }
 

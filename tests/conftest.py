@@ -11,6 +11,7 @@ MAY_LACK = (
     'tests/apps/test_export.py::',
     'tests/apps/test_plan.py::',
     'tests/apps/test_predict.py::',
+    'tests/apps/test_scenes.py::',
     'tests/engine/test_checks.py::',
     'tests/engine/test_checks_masks.py::',
     'tests/engine/test_data.py::',

@@ -129,7 +129,9 @@ def prepared(task: str, given: Mapping, vit: VisionTransformer, how: Probing) ->
         few = drawn(sets[0], given['shots'] or (), given['draws'])
         return classify_curves, sets, dict(k=given['k'], few=few)
     if task == 'segment':
-        from mirl_mm.measure.segment import read_scenes, segment_curves
+        from mirl_mm.measure.segment import segment_curves
+
+        from .scenes import read_scenes
 
         return segment_curves, [read_scenes(given['segment_data'], vit, given['segment_size'])], {}
     folders = [given[part] for part in TAKES[task]]

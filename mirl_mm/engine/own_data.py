@@ -41,7 +41,7 @@ def use_data(cfg: Config, data: str, given: Mapping | None, splits: Sequence[str
     task = 'classification' if cfg.model.get('type') == 'ImageClassifier' else 'pre-training'
     task = dict(mmdet='detection', mmseg='segmentation').get(cfg.get('default_scope'), task)
     read, layout = TASKS[task]
-    root, where, parts, names = path, _find(path, layout), {}, ()
+    root, where, parts, names = path, find_splits(path, layout), {}, ()
     if (is_json := Path(path).suffix.lower() == '.json') and task == 'detection':
         root = str(Path(path).parents[Path(path).parent.name == 'annotations'])
         where = dict.fromkeys(NAMES, os.path.relpath(path, root))
@@ -134,9 +134,7 @@ def _annotations(root: str, file: str) -> Made:
 
 def _masks(root: str, images: str) -> Made:
     """images/train, masks/train, images/val, masks/val and classes.txt, one name a line"""
-    swaps = ((old, new) for old, news in MASKS.items() if old in images for new in news)
-    masks = (name for swap in swaps if isdir(join_path(root, name := images.replace(*swap))))
-    if (masks := next(masks, None)) is None:
+    if (masks := mask_folder(root, images)) is None:
         return {}, ()
     folders = {'data_prefix.img_path': images, 'data_prefix.seg_map_path': masks}
     settings = dict(type='BaseSegDataset', data_root=root) | folders
@@ -157,7 +155,14 @@ TASKS = {  # who reads, and says in errors what a task takes; where the splits l
 }
 
 
-def _find(path: str, layout: str) -> dict[str, str]:
+def mask_folder(root: str, images: str) -> str | None:
+    """Where in a root the masks of a folder of images lie; None: nowhere."""
+    swaps = ((old, new) for old, news in MASKS.items() if old in images for new in news)
+    masks = (name for swap in swaps if isdir(join_path(root, name := images.replace(*swap))))
+    return next(masks, None)
+
+
+def find_splits(path: str, layout: str) -> dict[str, str]:
     """The first place that is there for each split; validation and test stand in for each other."""
     found = {}
     for split, names in NAMES.items():
@@ -169,10 +174,10 @@ def _find(path: str, layout: str) -> dict[str, str]:
 def _content(path: str) -> str:
     if isfile(path):
         return 'is a picture' if is_image(path) else 'is a file'
-    if files := _find(path, COCO):
+    if files := find_splits(path, COCO):
         return f'holds COCO annotations ({", ".join(dict.fromkeys(files.values()))})'
     count = sum(1 for _ in visible_files(path, '', is_image, defaultdict(list)))
-    there = list(dict.fromkeys(_find(path, f'{PICTURES} {{}}').values()))
+    there = list(dict.fromkeys(find_splits(path, f'{PICTURES} {{}}').values()))
     folders, where = find_folders(join_path(path, *there[:1]))[0], ' in ' * bool(there)
     kinds = f'{len(folders)} class folder{"s" * (len(folders) > 1)} with ' if folders else ''
     return f'holds {kinds}{count} pictures{where}{", ".join(there)}'
