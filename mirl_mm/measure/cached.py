@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 from mirl_mm.errors import UserError
 from mirl_mm.files import complete_file, read_json, write_json
 
-from .features import RANDOM, Batches
+from .features import RANDOM, Batches, patch_side
 
-SAVE_EVERY = 10  # seconds
+SAVE_EVERY = 10  # seconds; a pass whose saves are slow, 20 times what the last one took
 
 
 def cached_features(
@@ -71,7 +71,8 @@ def cached_pass(
     changes lies in the state dicts of the parts, which the folder keeps in ``<digest of the
     key>.pth``.
     """
-    file, done, saved = folder / f'{_digest(key)}.pth', 0, time.monotonic()
+    file, done = folder / f'{_digest(key)}.pth', 0
+    saved, took = time.monotonic(), 0.0
     if file.is_file():
         try:
             content = torch.load(file, map_location='cpu', weights_only=True)
@@ -84,19 +85,21 @@ def cached_pass(
     folder.mkdir(parents=True, exist_ok=True)
     for number in compute(done) if done < total else ():
         done += number
-        if done == total or time.monotonic() - saved > SAVE_EVERY:
+        began = time.monotonic()
+        if done == total or began - saved > SAVE_EVERY * max(1, 2 * took):
             states = {name: part.state_dict() for name, part in parts.items()}
             with complete_file(file) as partial:
                 torch.save(states | dict(done=done), partial)
             saved = time.monotonic()
+            took = saved - began
 
 
 def encoder_key(vit: VisionTransformer, weights: str, preprocessor: nn.Module, amp: bool) -> dict:
     """What any feature of an encoder depends on; the weights as :func:`weights_of` tells them."""
-    arch, size = dict(vit.arch_settings), list(vit.img_size)
+    sizes = dict(img_size=list(vit.img_size), patch_size=patch_side(vit))
     norm = {name: getattr(preprocessor, name).flatten().tolist() for name in ('mean', 'std')}
-    return dict(weights=weights, arch=arch, img_size=size, amp=amp, **norm,
-                to_rgb=preprocessor.to_rgb)  # fmt: skip
+    how = dict(arch=dict(vit.arch_settings), to_rgb=preprocessor.to_rgb, amp=amp)
+    return dict(weights=weights, **sizes, **norm, **how)
 
 
 def digest_of(files: Iterable[Path], root: str | Path) -> str:

@@ -107,7 +107,7 @@ def segment_curves(
                 last.counts[i % len(last.counts), k] += confusion(wanted, found, number)
             yield 1
 
-    key = encoder_key(vit, weights, norm, how.loading.amp) | _key(scenes, how.blocks, patch)
+    key = encoder_key(vit, weights, norm, how.loading.amp) | _key(scenes, how.blocks)
     shape = (len(how.blocks), vit.embed_dims, number)
     parts, last = [Sums(*shape).to(exact) for _ in range(2)], nn.Module()
     counts = torch.zeros(min(PARTS, len(scenes.val)), shape[0], number, number, dtype=torch.long)
@@ -220,11 +220,11 @@ def miou(counts: Tensor) -> Tensor:
     return 100 * (right / either).sum(dim=-1) / (wanted > 0).sum(dim=-1)
 
 
-def _key(scenes: Scenes, blocks: Sequence[int], patch: Sequence[int]) -> dict:
+def _key(scenes: Scenes, blocks: Sequence[int]) -> dict:
     """What the sums depend on beside the encoder."""
     every = [*scenes.train, *scenes.val]
     files = [Path(file) for scene in every for file in scene[:2]]
     images = digest_of(files, os.path.commonpath(file.parent for file in files))
     rest = sorted({(scene.extent, scene.meaning.hex()) for scene in every})
-    rest += [len(scenes.train), len(scenes.classes), patch]
+    rest += [len(scenes.train), len(scenes.classes)]
     return dict(version=VERSION, blocks=list(blocks), images=images, rest=rest)
