@@ -43,10 +43,9 @@ def parse_args() -> argparse.Namespace:
         '--pools',
         nargs='+',
         choices=POOLS,
-        default=['avg'],
-        help='cls token, average of patches (classify)',
+        help='cls token, average of patches (classify; avg)',
     )
-    add('--k', type=int, default=20, help='neighbours of the k-NN probe (20)')
+    add('--k', type=int, help='neighbours of the k-NN probe (20)')
     add(
         '--shots',
         type=int,
@@ -54,7 +53,7 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='classify also with N training images of each class alone, as in 1 2 5 10',
     )
-    add('--draws', type=int, default=5, metavar='N', help='draws of these images (5)')
+    add('--draws', type=int, metavar='N', help='draws of these images (5)')
     add(
         '--segment-data',
         metavar='CONFIG_OR_FOLDER',
@@ -67,7 +66,7 @@ def parse_args() -> argparse.Namespace:
         metavar=('H', 'W'),
         help='of images as they are segmented',
     )
-    add('--paint-steps', type=int, default=2000, metavar='N', help='of the decoders (2000)')
+    add('--paint-steps', type=int, metavar='N', help='of the decoders (2000)')
     add('--batch-size', type=int, default=128)
     add('--workers', type=int, default=4)
     add('--amp', action='store_true', help='encode in bfloat16')

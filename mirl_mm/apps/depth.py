@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmpretrain.models import VisionTransformer
 
 from mirl_mm.datasets import UnlabelledImages
-from mirl_mm.datasets.class_folders import check_classes, class_folders
+from mirl_mm.datasets.class_folders import train_and_val
 from mirl_mm.engine.run_facts import environment
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, complete_file, write_json
@@ -19,15 +19,21 @@ from mirl_mm.measure.depth import Probing, classify_curves, drawn, probed_blocks
 from mirl_mm.measure.features import POOLS, Loading, load_encoder, preprocessor_of, test_pipeline_of
 from mirl_mm.measure.knn import check_ks
 from mirl_mm.measure.linear import check_enough
+from mirl_mm.measure.paint import paint_curves
+from mirl_mm.measure.rank import rank_curves
+from mirl_mm.measure.segment import segment_curves
 from mirl_mm.pictures.charts import MEASURES, depth_charts, draw_charts
 
+from .scenes import read_scenes
+
 TAKES = dict(  # what has an effect on a task; of NEEDED it must have these
-    classify=('train', 'val', 'limit', 'val_limit', 'shots'),
+    classify=('train', 'val', 'limit', 'val_limit', 'pools', 'k', 'shots', 'draws'),
     segment=('segment_data', 'segment_size'),
-    paint=('train', 'val'),
+    paint=('train', 'val', 'paint_steps'),
     rank=('val',),
 )
 NEEDED = ('train', 'val', 'segment_data')
+DEFAULTS = dict(pools=('avg',), k=20, draws=5, paint_steps=2000)
 MASK_RATIO = 0.75  # of painting, where the encoder has none of its own
 COLUMNS = ('label', 'task', 'block', 'pool', 'shots')  # the first ones
 Task = tuple[Callable[..., list[Curve]], Sequence, dict]  # with its data and settings
@@ -42,16 +48,16 @@ def probe_depth(
     every: int = 1,
     limit: int | None = None,
     labels: Sequence[str] | None = None,
-    pools: Sequence[str] = ('avg',),
-    k: int = 20,
+    pools: Sequence[str] | None = None,
+    k: int | None = None,
     loading: Loading = Loading(),  # noqa: B008 (immutable)
     tasks: Sequence[str] = ('classify',),
     val_limit: int | None = None,
     shots: Sequence[int] | None = None,
-    draws: int = 5,
+    draws: int | None = None,
     segment_data: str | None = None,
     segment_size: tuple[int, int] | None = None,
-    paint_steps: int = 2000,
+    paint_steps: int | None = None,
 ) -> list[dict]:
     """Probe checkpoints of one arch; write ``depth.csv``, ``.json`` and ``.png``, return the rows.
 
@@ -61,18 +67,17 @@ def probe_depth(
     arguments are as ``tools/probe_depth.py --help`` tells them; by default the cls token, to which
     masked pre-training gives no task, is not probed.
     """
-    given = dict(train=train, val=val, limit=limit, val_limit=val_limit, shots=shots,
-                 segment_data=segment_data, segment_size=segment_size)  # fmt: skip
-    check_given(tasks, given)
-    labels = checkpoint_labels(checkpoints, labels)
-    if not pools or set(pools) - set(POOLS):
-        raise UserError(f'pools must be some of {", ".join(POOLS)}, got {list(pools)}')
+    given = dict(train=train, val=val, limit=limit, val_limit=val_limit, shots=shots, draws=draws,
+                 segment_data=segment_data, segment_size=segment_size, pools=pools, k=k,
+                 paint_steps=paint_steps)  # fmt: skip
+    given = check_given(tasks, given)
+    loading.check()
+    pools, k, labels = given['pools'], given['k'], checkpoint_labels(checkpoints, labels)
     encoders = [load_encoder(cfg, path) for path in checkpoints]
     vit, depth = encoders[0], encoders[0].num_layers
     pipeline, blocks = test_pipeline_of(cfg, vit.img_size), probed_blocks(depth, every)
     how = Probing(blocks, pools, pipeline, preprocessor_of(cfg), loading)
-    asked = dict(k=k, draws=draws, paint_steps=paint_steps)
-    ready = {task: prepared(task, given | asked, vit, how) for task in dict.fromkeys(tasks)}
+    ready = {task: prepared(task, given, vit, how) for task in dict.fromkeys(tasks)}
     check_folder(out := Path(out))
     rows, summary = [], []
     for label, path, encoder in zip(labels, checkpoints, encoders, strict=True):
@@ -84,18 +89,21 @@ def probe_depth(
             for row in found:
                 values = ', '.join(f'{name} {row[name]:.4g}' for name in MEASURES if name in row)
                 print(f'  {title}, block {row["block"]} of {depth}{apart(row)}: {values}')
-            summary += summaries(curves, blocks, depth, k, label=label, task=task)
+            summary += summaries(curves, blocks, vit, k, label=label, task=task)
     print(*(each['sentence'] for each in summary), sep='\n', flush=True)
     settings = dict(
         config=os.path.relpath(cfg.filename), every=every, amp=loading.amp, tasks=list(ready),
-        checkpoints=dict(zip(labels, checkpoints, strict=True)), **given, **asked,
+        checkpoints=dict(zip(labels, checkpoints, strict=True)), **given,
     )  # fmt: skip
     _write_depth(out, dict(settings=settings, rows=rows, summary=summary))
     return rows
 
 
-def check_given(tasks: Sequence[str], given: Mapping[str, object]) -> None:
-    """UserError for no or unknown tasks, what they lack, and settings without effect on them."""
+def check_given(tasks: Sequence[str], given: Mapping[str, object]) -> dict:
+    """What is given, and DEFAULTS for what is None.
+
+    UserError for no or unknown tasks, what they lack, and settings without effect on them.
+    """
     if not tasks or set(tasks) - set(TAKES):
         raise UserError(f'tasks must be some of {", ".join(TAKES)}, got {list(tasks)}')
     there = {name for name, value in given.items() if value is not None}
@@ -107,6 +115,12 @@ def check_given(tasks: Sequence[str], given: Mapping[str, object]) -> None:
         if name in there and not asking:
             said = f'--{option} is for {" and ".join(takers)}'
             raise UserError(f'{said}, but --tasks is {", ".join(tasks)}')
+    if 'draws' in there and 'shots' not in there:
+        raise UserError('--draws is for --shots, which is not given')
+    found = {**given} | {name: x for name, x in DEFAULTS.items() if given[name] is None}
+    if not found['pools'] or set(found['pools']) - set(POOLS):
+        raise UserError(f'pools must be some of {", ".join(POOLS)}, got {list(found["pools"])}')
+    return found
 
 
 def checkpoint_labels(checkpoints: Sequence[str], labels: Sequence[str] | None) -> list[str]:
@@ -121,28 +135,19 @@ def checkpoint_labels(checkpoints: Sequence[str], labels: Sequence[str] | None) 
 def prepared(task: str, given: Mapping, vit: VisionTransformer, how: Probing) -> Task:
     """A task with its data, which are looked at."""
     if task == 'classify':
-        parts = (('train', 'limit'), ('val', 'val_limit'))
-        sets = [class_folders(given[part], how.pipeline, given[limit]) for part, limit in parts]
-        check_classes(*sets)
+        settings = {name: given[name] for name in ('train', 'val', 'limit', 'val_limit')}
+        sets = train_and_val(pipeline=how.pipeline, **settings)
         check_ks([given['k']], len(sets[0]), '--k')
         check_enough(len(sets[0]))
         few = drawn(sets[0], given['shots'] or (), given['draws'])
         return classify_curves, sets, dict(k=given['k'], few=few)
     if task == 'segment':
-        from mirl_mm.measure.segment import segment_curves
-
-        from .scenes import read_scenes
-
         return segment_curves, [read_scenes(given['segment_data'], vit, given['segment_size'])], {}
-    folders = [given[part] for part in TAKES[task]]
+    folders = [given[part] for part in ('train', 'val') if part in TAKES[task]]
     images = [UnlabelledImages(data_root=each, pipeline=how.pipeline) for each in folders]
     if task == 'paint':
-        from mirl_mm.measure.paint import paint_curves
-
         ratio = getattr(vit, 'mask_ratio', MASK_RATIO)
         return paint_curves, images, dict(mask_ratio=ratio, steps=given['paint_steps'])
-    from mirl_mm.measure.rank import rank_curves
-
     return (lambda vit, images, how, *_, title: rank_curves(vit, images, how, title)), images, {}
 
 
@@ -159,13 +164,16 @@ def rows_of(curves: Sequence[Curve], blocks: Sequence[int], **whose) -> list[dic
 
 
 def summaries(
-    curves: Sequence[Curve], blocks: Sequence[int], depth: int, k: int, **whose
+    curves: Sequence[Curve], blocks: Sequence[int], vit: VisionTransformer, k: int, **whose
 ) -> Iterator[dict]:
     """Of each curve with a spread the best block and the fall behind it, and a sentence on them."""
-    start = ', '.join(whose.values())
+    start, depth = ', '.join(whose.values()), vit.num_layers
     if whose['task'] == 'rank':  # https://arxiv.org/abs/2210.02885
-        said = 'no block is called the best, since effective rank compares runs of one method'
-        return (yield whose | dict(sentence=f'{start}: {said}'))
+        last, width = float(curves[0].values[-1]), vit.embed_dims
+        said = f'effective rank {last:.1f} of the width {width} behind the last block'
+        said += '; it compares runs of one method, so no block is called the best'
+        found = dict(measure='rank', last=last, width=width)
+        return (yield whose | found | dict(sentence=f'{start}: {said}'))
     for curve in (curve for curve in curves if curve.without.isfinite().all()):
         found = curve.summary(blocks)
         digits, bad = (4, 'the error rises') if curve.less else (2, 'the curve falls')

@@ -9,7 +9,7 @@ from mmengine.dist import barrier, init_dist, is_distributed, is_main_process
 from mmengine.fileio import exists
 from torch.distributed import destroy_process_group
 
-from mirl_mm.datasets.class_folders import check_classes, class_folders, folders_of
+from mirl_mm.datasets.class_folders import folders_of, train_and_val
 from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import has_accelerator, set_launcher, start_gloo, world_size
 from mirl_mm.engine.run_facts import environment
@@ -34,6 +34,7 @@ def run_knn(
     val_limit: int | None = None,
 ) -> dict[str, float]:
     """What ``tools/knn.py --help`` tells; returns accuracies in % by ``cls_k10`` and so on."""
+    loading.check()
     cfg = load_config(config, cfg_options)
     pairs = list(zip((train, val), folders_of(cfg), strict=True))
     if absent := [own for given, own in pairs if not given and not (own and exists(own))]:
@@ -43,9 +44,7 @@ def run_knn(
     folders = [given or own for given, own in pairs]
     encoder, preprocessor = load_encoder(cfg, checkpoint), preprocessor_of(cfg)
     pipeline = test_pipeline_of(cfg, encoder.img_size)
-    limits = zip(folders, (limit, val_limit), strict=True)
-    sets = [class_folders(folder, pipeline, most) for folder, most in limits]
-    check_classes(*sets)
+    sets = train_and_val(*folders, pipeline, limit, val_limit)
     ks, left_out = fitting_ks(ks, len(sets[0]), '--k')
     if out:
         check_folder(Path(out).parent)

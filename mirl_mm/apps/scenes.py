@@ -15,6 +15,7 @@ from mirl_mm.datasets.class_folders import quoted
 from mirl_mm.datasets.listing import is_image, list_files, numbered_lines
 from mirl_mm.engine.checks import datasets_of
 from mirl_mm.engine.checks.coco_images import seen_size
+from mirl_mm.engine.checks.masks import pictures_and_masks
 from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.own_data import PICTURES, find_splits, mask_folder
 from mirl_mm.errors import UserError
@@ -99,8 +100,7 @@ def _of_config(path: str, splits: Sequence[str]) -> Iterator[list]:
                     dataset = DATASETS.build(dict(settings, lazy_init=True, pipeline=[]))
             except ValueError as error:  # classes that do not go together
                 raise UserError(f'{place}: {error}') from error
-            if not isdir(folder := dataset.data_prefix.get('img_path') or ''):
-                raise FileNotFoundError(f'no folder {folder}; set {place}.data_root, .data_prefix')
+            pictures_and_masks(dataset, place)
             dataset.full_init()
             names = names or list(dataset.metainfo.get('classes') or ())
             means = meaning_of(dataset.reduce_zero_label, dataset.label_map, dataset.ignore_index)

@@ -73,10 +73,8 @@ def visualize_pictures(
             strips.append(strip(image, maps, blocks))
             yield f'{path}: {grid[0]} x {grid[1]} patches -> {page}'
         if strips:
-            width, drawn = max(each.shape[1] for each in strips), True
-            padded = [
-                impad(each, shape=(len(each), width), pad_val=(255, 255, 255)) for each in strips
-            ]
+            width, white, drawn = max(each.shape[1] for each in strips), (255, 255, 255), True
+            padded = [impad(each, shape=(len(each), width), pad_val=white) for each in strips]
             write_picture(np.concatenate(padded), page)
     if not drawn:
         raise UserError(f'no picture of {pictures} can be read')
@@ -100,7 +98,7 @@ def chosen_patch(patch: Sequence[str] | None, grid: tuple[int, int], path: Path)
         return grid[0] // 2, grid[1] // 2
     if [*patch] == ['cls']:
         return None
-    row, column = map(int, patch) if len(patch) == 2 and ''.join(patch).isdecimal() else (0, 0)
+    row, column = map(int, patch) if [*map(str.isdecimal, patch)] == [True, True] else (0, 0)
     if 1 <= row <= grid[0] and 1 <= column <= grid[1]:
         return row - 1, column - 1
     accepted = f'cls, or ROW COL counted from 1, in {path} up to {grid[0]} {grid[1]}'

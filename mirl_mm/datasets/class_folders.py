@@ -33,6 +33,15 @@ def class_folders(root: str, pipeline: Sequence[dict], limit: int | None = None)
     return dataset
 
 
+def train_and_val(
+    train: str, val: str, pipeline: Sequence[dict], limit: int | None, val_limit: int | None
+) -> list[CustomDataset]:
+    """Two of them, which have the same classes; each has a limit of its own."""
+    sets = [class_folders(train, pipeline, limit), class_folders(val, pipeline, val_limit)]
+    check_classes(*sets)
+    return sets
+
+
 def folders_of(cfg: dict) -> tuple[str | None, str | None]:
     """Where a config's training and test images lie; None where it does not say."""
 

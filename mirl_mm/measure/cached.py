@@ -5,7 +5,6 @@ Shapes: N images, K blocks, P pools (cls, avg), D width.
 
 import hashlib
 import json
-import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -79,7 +78,7 @@ def cached_pass(
             for name, part in parts.items():
                 part.load_state_dict(content[name])
             done = content['done']
-        except (OSError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        except Exception as error:  # unpickling raises what it likes
             advice = 'remove it to begin that pass anew'
             raise UserError(f'{file} is damaged ({type(error).__name__}): {advice}') from error
     folder.mkdir(parents=True, exist_ok=True)

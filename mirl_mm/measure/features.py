@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, default_collate
+from mmengine.device import get_device
 from mmengine.dist import all_gather, get_world_size, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
@@ -46,6 +47,17 @@ class Loading(NamedTuple):
 
     def autocast(self, imgs: Tensor) -> torch.autocast:
         return torch.autocast(imgs.device.type, torch.bfloat16, enabled=self.amp)
+
+    def check(self) -> None:
+        """UserError for a size or number that cannot be."""
+        if self.batch_size < 1 or self.num_workers < 0:
+            given = f'got {self.batch_size} and {self.num_workers}'
+            raise UserError(f'a batch size is 1 or more, a number of workers 0 or more; {given}')
+
+    def loader(self, dataset: Dataset, **settings) -> DataLoader:
+        """It draws no random number."""
+        settings |= dict(num_workers=self.num_workers, generator=torch.Generator())
+        return DataLoader(dataset, **settings)
 
 
 def load_encoder(cfg: Config, checkpoint: str, strict: bool = False) -> VisionTransformer:
@@ -139,6 +151,11 @@ def masked_tokens(
     with hiding:
         found = [*block_tokens(vit, imgs, blocks)]
     return [torch.cat([x[:, :1], x[:, vit.num_extra_tokens :]], dim=1) for x in found], *masks
+
+
+def exact_device() -> str:
+    """Where float64 is: the device, but the CPU beside Apple's, which has none."""
+    return 'cpu' if get_device() == 'mps' else get_device()
 
 
 def patch_side(vit: VisionTransformer) -> int:
@@ -241,11 +258,10 @@ def loaded(
     dataset: Dataset, preprocessor: nn.Module, loading: Loading
 ) -> Iterator[tuple[Tensor, list[DataSample]]]:
     """Normalised images [B, 3, H, W] of this process, as :func:`batches` deals them out."""
-    # With a seed and a generator of their own, since else a random number is drawn.
-    settings = dict(sampler=DefaultSampler(dataset, shuffle=False, seed=0, round_up=True))
-    settings |= dict(collate_fn=default_collate, generator=torch.Generator())
-    loader = DataLoader(dataset, loading.batch_size, num_workers=loading.num_workers, **settings)
-    for data in map(preprocessor, loader):
+    # With a seed of its own, since else a random number is drawn.
+    sampler = DefaultSampler(dataset, shuffle=False, seed=0, round_up=True)
+    settings = dict(batch_size=loading.batch_size, sampler=sampler, collate_fn=default_collate)
+    for data in map(preprocessor, loading.loader(dataset, **settings)):
         yield data['inputs'], data['data_samples']
 
 

@@ -89,9 +89,8 @@ def paint_curves(
         vit.cpu()
 
     key = dict(paint=VERSION, blocks=list(how.blocks), pipeline=str(how.pipeline), steps=steps)
-    key |= dict(
-        images=[images_digest(train), images_digest(val)], mask_ratio=mask_ratio, batch=size
-    )
+    digests = [images_digest(train), images_digest(val)]
+    key |= dict(images=digests, mask_ratio=mask_ratio, batch=size)
     key |= encoder_key(vit, weights, how.preprocessor, how.loading.amp)
     parts = dict(decoders=decoders, optimizer=optimizer)
     cached_pass(folder, key, parts, steps + len(val), compute)

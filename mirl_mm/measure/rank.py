@@ -16,7 +16,7 @@ from mirl_mm.errors import UserError
 
 from .curves import Curve, mean, parts_of
 from .depth import Probing
-from .features import block_tokens, loaded, patch_side, progress
+from .features import block_tokens, exact_device, loaded, patch_side, progress
 
 TOKENS = 16384
 EPS = 1e-7
@@ -46,14 +46,15 @@ def rank_curves(
     found = loaded(Subset(images, order), norm, how.loading._replace(batch_size=size))
     depth, width, extra = len(how.blocks), vit.embed_dims + 1, vit.num_extra_tokens
     places, cosines = range(0, number, size), torch.empty(number, depth)
-    sums = torch.full((len(places), 2, depth, width, width), torch.nan, dtype=torch.float64)
-    sums = sums.to(get_device())
+    exact = dict(dtype=torch.float64, device=exact_device())
+    sums = torch.full((len(places), 2, depth, width, width), torch.nan, **exact)
     for part, (imgs, _) in enumerate(progress(found, number, f'{title}, rank')):
         before = None
         with how.loading.autocast(imgs):
             for k, tokens in enumerate(block_tokens(vit, imgs, how.blocks)):
-                cosines[places[part] :][: len(imgs), k] = cosine(tokens[:, extra:])
-                x = F.pad(tokens[:, extra:].double(), (0, 1), value=1).flatten(0, 1)
+                tokens = tokens[:, extra:].to(exact['device']).double()
+                cosines[places[part] :][: len(imgs), k] = cosine(tokens)
+                x = F.pad(tokens, (0, 1), value=1).flatten(0, 1)
                 sums[part, 0, k] = x.T @ x  # with that 1, also their sum and number
                 if before is not None:
                     sums[part, 1, k] = before.T @ x

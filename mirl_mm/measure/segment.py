@@ -26,7 +26,6 @@ from mmengine.device import get_device
 from mmpretrain.models import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from mirl_mm.datasets.decode import decode, named
 from mirl_mm.errors import UserError
@@ -34,7 +33,7 @@ from mirl_mm.errors import UserError
 from .cached import cached_pass, digest_of, encoder_key
 from .curves import PARTS, Curve
 from .depth import Probing
-from .features import block_tokens, progress
+from .features import block_tokens, exact_device, progress
 from .linear import HELD_OUT, PENALTIES
 
 IGNORED = 255
@@ -68,24 +67,23 @@ def segment_curves(
     ``vit`` is in eval mode on the CPU, and back there at the end. ``weights`` tells the encoder's
     apart, such as a digest; the title is for the progress.
     """
-    device = torch.device(get_device())
-    exact = torch.device('cpu') if device.type == 'mps' else device  # which has no float64
+    device, exact = get_device(), exact_device()
     number, patch = len(scenes.classes), vit.patch_embed.projection.stride
     norm, common = how.preprocessor.to(device), scenes.common.to(exact).clamp(min=1e-9)
 
     def features(image: Tensor) -> Iterator[Tensor]:
         """Behind each block [h*w, 1+D] in float64, with a constant 1 first."""
-        with torch.autocast(device.type, torch.bfloat16, enabled=how.loading.amp):
-            every = [*block_tokens(vit, norm(dict(inputs=image))['inputs'], how.blocks)]
+        imgs = norm(dict(inputs=image))['inputs']
+        with how.loading.autocast(imgs):
+            every = [*block_tokens(vit, imgs, how.blocks)]
         for tokens in every:
             tokens = tokens[0, vit.num_extra_tokens :].to(exact, torch.float64)
             yield F.pad(tokens, (1, 0), value=1.0)
 
     def seen(part: str, done: int) -> Iterator[tuple[int, Tensor, Iterator[Tensor]]]:
         """Of each scene its place, its classes [H, W], and features."""
-        every, settings = getattr(scenes, part), dict(num_workers=how.loading.num_workers)
-        settings |= dict(collate_fn=load, generator=torch.Generator())  # none is drawn of torch's
-        loader = DataLoader(every[done:], None, **settings)
+        every = getattr(scenes, part)
+        loader = how.loading.loader(every[done:], batch_size=None, collate_fn=load)
         shown = progress(loader, len(every), f'{title} scenes, {part}', done)
         for i, (image, wanted) in enumerate(shown, done):
             yield i, wanted[0].to(exact), features(image)
@@ -223,7 +221,7 @@ def miou(counts: Tensor) -> Tensor:
 def _key(scenes: Scenes, blocks: Sequence[int]) -> dict:
     """What the sums depend on beside the encoder."""
     every = [*scenes.train, *scenes.val]
-    files = [Path(file) for scene in every for file in scene[:2]]
+    files = [Path(file).absolute() for scene in every for file in scene[:2]]
     images = digest_of(files, os.path.commonpath(file.parent for file in files))
     rest = sorted({(scene.extent, scene.meaning.hex()) for scene in every})
     rest += [len(scenes.train), len(scenes.classes)]

@@ -40,12 +40,7 @@ class DecoderBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        settings: BlockSettings,
-        context: bool = True,
+        self, dim: int, num_heads: int, mlp_ratio: float, settings: BlockSettings, context=True
     ) -> None:
         super().__init__()
         self.num_heads, self.settings, self.context = num_heads, settings, context

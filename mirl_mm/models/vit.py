@@ -48,7 +48,7 @@ class MIRLViT(VisionTransformer):
         arch: a name of :data:`ARCHS`, or a dict with ``embed_dims``, ``num_layers``, ``num_heads``
             and ``feedforward_channels``.
         img_size: pixels, one number or (height, width); each a multiple of ``patch_size``.
-        num_segments: G, even and a divisor of the depth; None takes the arch's own (6 for a dict).
+        num_segments: G, a divisor of the depth; None takes the arch's own (6 for a dict).
         mask_ratio: share of patches hidden by :meth:`encode_masked`.
         num_registers: R.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
@@ -151,20 +151,6 @@ class MIRLViT(VisionTransformer):
         """
         if self.cls_token is None or not self.final_norm:
             raise UserError('masked encoding needs with_cls_token=True and final_norm=True')
-        x, *mask = self.embed_masked(imgs, noise)
-        stem, taps = self._without_registers(x), []
-        blocks_per_segment = self.num_layers // self.num_segments
-        for i, block in enumerate(self.layers, start=1):
-            x = block(x)
-            if i % blocks_per_segment == 0:
-                taps.append(self._without_registers(x))
-        taps[-1] = self.ln1(taps[-1])
-        return MaskedFeatures(stem, tuple(taps), *mask)
-
-    def embed_masked(
-        self, imgs: Tensor, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """The tokens [B, E+K, D] that enter block 0, ids_restore [B, L], mask [B, L], (h, w)."""
         check_image_size(tuple(imgs.shape[-2:]), self.patch_size)
         grid = tuple(side // self.patch_size for side in imgs.shape[-2:])
         batch, num_patches = len(imgs), grid[0] * grid[1]
@@ -180,7 +166,15 @@ class MIRLViT(VisionTransformer):
         visible = visible + F.embedding(ids_keep, positions[0, 1:])
         cls = (self.cls_token + positions[:, :1]).expand(batch, -1, -1)
         x = self.drop_after_pos(torch.cat([cls, visible], dim=1))
-        return self.pre_norm(self._with_registers(x)), ids_restore, mask, grid
+        x = self.pre_norm(self._with_registers(x))
+        stem, taps = self._without_registers(x), []
+        blocks_per_segment = self.num_layers // self.num_segments
+        for i, block in enumerate(self.layers, start=1):
+            x = block(x)
+            if i % blocks_per_segment == 0:
+                taps.append(self._without_registers(x))
+        taps[-1] = self.ln1(taps[-1])
+        return MaskedFeatures(stem, tuple(taps), ids_restore, mask, grid)
 
     @property
     def _num_cls(self) -> int:

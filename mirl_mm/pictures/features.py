@@ -72,10 +72,11 @@ def component_colours(tokens: Tensor, guides: Tensor) -> Tensor:
     The mean of a component is 0.5; two deviations below and above it are 0 and 1. Of its two signs
     it has the one that goes with the guide, of [..., L, R], that it goes with most, up or down.
     """
-    centred = tokens.double().cpu() - tokens.double().cpu().mean(dim=-2, keepdim=True)
+    tokens, guides = tokens.cpu().double(), guides.cpu().double()
+    centred = tokens - tokens.mean(dim=-2, keepdim=True)
     _, vectors = torch.linalg.eigh(centred.mT @ centred)  # the largest last
     scores = standard(centred @ vectors[..., -3:].flip(-1))
-    along = standard(guides.double().cpu()).mT @ scores  # [..., R, 3]
+    along = standard(guides).mT @ scores  # [..., R, 3]
     strongest = along.gather(-2, along.abs().argmax(dim=-2, keepdim=True))
     signed = scores * torch.where(strongest < 0, -1.0, 1.0)
     return (0.5 + signed / (2 * DEVIATIONS)).clamp(0, 1)

@@ -1,11 +1,12 @@
 import csv
 import json
-import sys
-from types import ModuleType
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from mirl_mm.apps import depth as app
 from mirl_mm.apps.depth import TAKES, checkpoint_labels, probe_depth, rows_of, summaries
@@ -17,6 +18,7 @@ from mirl_mm.pictures.charts import depth_charts
 from tests.class_folders import MAE, MIRL, write_checkpoint, write_classes, write_config
 
 LOADING = Loading(batch_size=5, num_workers=0)
+VIT = SimpleNamespace(num_layers=5, embed_dims=16)  # what sentences need of one
 
 
 @pytest.fixture
@@ -127,6 +129,12 @@ def test_features_are_computed_once_for_what_they_depend_on(setting, monkeypatch
         (dict(tasks=['rank', 'paint'], train=None), '^the task paint needs --train$'),
         (dict(tasks=['segment'], train=None, val=None), '^the task segment needs --segment-data$'),
         (dict(tasks=['rank']), '^--train is for classify and paint, but --tasks is rank$'),
+        (dict(tasks=['paint'], k=20), '^--k is for classify, but --tasks is paint$'),
+        (dict(tasks=['paint'], pools=['cls']), '^--pools is for classify, but --tasks is paint$'),
+        (dict(paint_steps=9), '^--paint-steps is for paint, but --tasks is classify$'),
+        (dict(k=3, loading=Loading(0, 1)), '^a batch size is 1 or more, .* got 0 and 1$'),
+        (dict(k=3, loading=Loading(4, -1)), ' workers 0 or more; got 4 and -1$'),
+        (dict(draws=5), '^--draws is for --shots, which is not given$'),
         (dict(segment_size=(8, 8)), '^--segment-size is for segment, but --tasks is classify$'),
         (
             dict(tasks=['paint', 'rank'], shots=[1]),
@@ -183,13 +191,12 @@ def others(monkeypatch) -> list:
         return curves
 
     for name, found in dict(
-        segment=dict(read_scenes=lambda *given: given, segment_curves=curves('miou')),
-        paint=dict(paint_curves=curves('paint', less=True)),
-        rank=dict(rank_curves=curves('rank')),
+        read_scenes=lambda *given: given,
+        segment_curves=curves('miou'),
+        paint_curves=curves('paint', less=True),
+        rank_curves=curves('rank'),
     ).items():
-        module = ModuleType(f'mirl_mm.measure.{name}')
-        vars(module).update(found)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(app, name, found)
     return called
 
 
@@ -221,10 +228,34 @@ def test_every_task_has_its_data_rows_and_sentences(setting, others, capsys):
         'the last block has 3.00, 1.00 +- 0.00 less: the curve falls',
         'a, paint, painting error: best behind block 1 of 4, 1.0000 +- 0.0213; '
         'the last block has 3.0000, 2.0000 +- 0.0000 more: the error rises',
-        'a, rank: no block is called the best, since effective rank compares runs of one method',
+        'a, rank: effective rank 3.0 of the width 16 behind the last block; it compares runs of '
+        'one method, so no block is called the best',
     ]
     printed = capsys.readouterr().out
     assert '\n'.join(said) in printed and '  a, segment, block 2 of 4: miou 4\n' in printed
+
+
+def test_all_tasks_at_once(setting, tmp_path):
+    cfg, checkpoints, folders, out = setting
+    for part, number in (('train', 10), ('val', 4)):
+        (tmp_path / 'scenes/images' / part).mkdir(parents=True)
+        (tmp_path / 'scenes/masks' / part).mkdir(parents=True)
+        for i in range(number):
+            left = np.arange(32)[None].repeat(32, 0) < 8 * (1 + i % 3)
+            picture = np.where(left[..., None], (200, 30, 30), (30, 30, 200)).astype(np.uint8)
+            Image.fromarray(picture).save(tmp_path / f'scenes/images/{part}/{i}.png')
+            mask = Image.fromarray(left.astype(np.uint8))
+            mask.save(tmp_path / f'scenes/masks/{part}/{i}.png')
+    how = dict(out=out, k=3, loading=LOADING, every=2, paint_steps=3, tasks=[*TAKES])
+    scenes = dict(segment_data=str(tmp_path / 'scenes'), segment_size=(32, 32))
+    rows = probe_depth(cfg, checkpoints, labels=['MIRL', 'MAE'], **folders, **scenes, **how)
+    assert len(rows) == 2 * 4 * 2  # checkpoints, tasks and blocks
+    by_task = {task: [row for row in rows if row['task'] == task] for task in TAKES}
+    assert all(row['miou'] > 90 for row in by_task['segment'])  # the classes are colours
+    assert all(0.5 < row['paint'] < 3 for row in by_task['paint'])
+    assert all(1 <= row['rank'] <= 16 and -1 <= row['cosine'] <= 1 for row in by_task['rank'])
+    assert [row.get('cka') is None for row in by_task['rank']] == [True, False] * 2
+    assert probe_depth(cfg, checkpoints, labels=['MIRL', 'MAE'], **folders, **scenes, **how) == rows
 
 
 def test_what_is_not_finite_is_left_out():
@@ -233,12 +264,12 @@ def test_what_is_not_finite_is_left_out():
         dict(label='a', block=1),
         dict(label='a', block=5, cka=0.5),
     ]
-    assert list(summaries([cka], [0, 4], 5, 20, label='a', task='classify')) == []
+    assert list(summaries([cka], [0, 4], VIT, 20, label='a', task='classify')) == []
 
 
 def test_a_curve_that_does_not_fall():
     rising = Curve('knn', torch.tensor([1.0, 2.0]), torch.ones(3, 2))
-    (found,) = summaries([rising], [0, 4], 5, 20, label='a', task='classify')
+    (found,) = summaries([rising], [0, 4], VIT, 20, label='a', task='classify')
     assert found['sentence'] == (
         'a, classify, 20-NN accuracy (%): best behind block 5 of 5, 2.00 +- 0.00'
     )

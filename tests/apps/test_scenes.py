@@ -11,6 +11,7 @@ from mirl_mm.demo.scenes import MASK_CLASSES
 from mirl_mm.engine.launch import load_config
 from mirl_mm.files import find_config
 from mirl_mm.measure.features import RANDOM, load_encoder
+from mirl_mm.measure.segment import _key as segment_key
 from mirl_mm.measure.segment import load, load_classes
 
 
@@ -122,6 +123,7 @@ def test_sizes_and_places_that_are_refused(root, vit):
         read_scenes('mirl/vit-test_2e', vit)
 
 
+SPLITS = 'train', 'val'
 CONFIG = """
 _base_ = '{base}'
 _names = dict(_delete_=True, classes={classes})
@@ -148,6 +150,31 @@ def test_a_config_of_mmseg(tmp_path, vit):
     plain, reduced = (load_classes(scenes.val[0]) for scenes in found)
     assert len(plain.unique()) > 2
     assert reduced.equal((plain - 1).where(plain > 0, 255))
+
+
+def test_a_config_of_mmseg_by_other_places(root, vit, tmp_path, monkeypatch):
+    settings = dict(base=find_config('upernet/vit-test_20it_scenes'), zero=False)
+    settings['classes'] = ('a', 'b', 'c')
+    file, of_train = tmp_path / 'config.py', 'train_dataloader = dict(dataset=dict(data_root="{}"))'
+    file.write_text(CONFIG.format(root=root, **settings))
+    with pytest.raises(FileNotFoundError, match=r'^no image in \S+train ends in .\.jpg.; set '):
+        read_scenes(str(file), vit)
+    png = ''.join(f'{split}_dataloader["dataset"]["img_suffix"] = ".png"\n' for split in SPLITS)
+    file.write_text(CONFIG.format(root=root, **settings) + png)
+    named = read_scenes(str(file), vit)
+    monkeypatch.chdir(root.parent)  # one place, and one cache, however it is named
+    mixed = tmp_path / 'mixed.py'
+    mixed.write_text(f'_base_ = "config.py"\n{of_train.format(root.name)}')
+    assert segment_key(read_scenes(str(mixed), vit), [0]) == segment_key(named, [0])
+    where = 'ann_file="list.txt"'
+    mixed.write_text(f'_base_ = "config.py"\nval_dataloader = dict(dataset=dict({where}))')
+    with pytest.raises(FileNotFoundError, match=r'^no list of images at \S+list.txt; set val_'):
+        read_scenes(str(mixed), vit)
+    where = 'data_prefix=dict(_delete_=True, img_path="images/val")'
+    mixed.write_text(f'_base_ = "config.py"\nval_dataloader = dict(dataset=dict({where}))')
+    said = r'^no folder None; set val_dataloader.dataset.data_root and data_prefix.seg_map_path$'
+    with pytest.raises(FileNotFoundError, match=said):
+        read_scenes(str(mixed), vit)
 
 
 @pytest.mark.parametrize('zero', [False, True])

@@ -104,6 +104,7 @@ def test_a_pass_over_modules_and_optimizers_goes_on(tmp_path, monkeypatch):
         run(stop=4)
     assert torch.equal(run(), whole)
     assert torch.equal(run(stop=0), whole)  # nothing is left to do
-    next(folder.glob('*.pth')).write_bytes(b'x')
-    with pytest.raises(ValueError, match=r'\.pth is damaged .*: remove it to begin that pass anew'):
-        run()
+    for content in (b'', b'x'):
+        next(folder.glob('*.pth')).write_bytes(content)
+        with pytest.raises(ValueError, match=r'\.pth is damaged .*: remove it to begin that pass'):
+            run()

@@ -162,7 +162,8 @@ def test_patches_count_from_one():
     assert chosen_patch(['cls'], (4, 5), Path('a.png')) is None
     assert chosen_patch(['4', '1'], (4, 5), Path('a.png')) == (3, 0)
     accepted = r'takes cls, or ROW COL counted from 1, in a\.png up to 4 5; got '
-    for wrong in (['0', '1'], ['5', '1'], ['1', '6'], ['1'], ['-1', '2'], ['cls', '1'], ['²', '1']):
+    for line in ('0 1', '5 1', '1 6', '1', '-1 2', 'cls 1', '² 1', '1 ', '1 1 1'):
+        wrong = line.split(' ')  # of which one is empty
         with pytest.raises(UserError, match=accepted + ' '.join(wrong)):
             chosen_patch(wrong, (4, 5), Path('a.png'))
 

@@ -24,16 +24,7 @@ def check_masks(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: 
 
     The dataset has the transforms that load as its pipeline.
     """
-    images, masks = (dataset.data_prefix.get(part) for part in ('img_path', 'seg_map_path'))
-    for part, path in (('img_path', images), ('seg_map_path', masks)):
-        if not path or not Path(path).is_dir():
-            raise FileNotFoundError(f'no folder {path}; set {key}.data_root and data_prefix.{part}')
-    if dataset.ann_file and not Path(dataset.ann_file).is_file():
-        raise FileNotFoundError(f'no list of images at {dataset.ann_file}; set {key}.ann_file')
-    pairs = [(each['img_path'], each['seg_map_path']) for each in dataset.load_data_list()]
-    if not pairs:
-        suffix = f'{dataset.img_suffix!r}; set {key}.img_suffix'
-        raise FileNotFoundError(f'no image in {images} ends in {suffix}')
+    pairs = pictures_and_masks(dataset, key)
     notes = _check_names(dataset, pairs, key)
     steps, check_files = dataset.pipeline.transforms, cfg.get('check_files', True)
     if not (loaders := [step for step in steps if _reads_masks(step)]):
@@ -61,6 +52,20 @@ def check_masks(cfg: Config, dataset: BaseDataset, classes: Sequence[str], key: 
         which = f'turned by their EXIF tag so that no size shows it ({len(unseen)}, as {unseen[0]})'
         notes.append(f'{key} has pictures {which}: see that their masks are turned, too')
     return notes + _check_present(dataset, classes, key, present, ignored)
+
+
+def pictures_and_masks(dataset: BaseDataset, key: str) -> list[tuple[str, str]]:
+    """Of mmseg's dataset; FileNotFoundError where a folder, the list or every image is missing."""
+    for part in ('img_path', 'seg_map_path'):
+        if not (path := dataset.data_prefix.get(part)) or not Path(path).is_dir():
+            raise FileNotFoundError(f'no folder {path}; set {key}.data_root and data_prefix.{part}')
+    if dataset.ann_file and not Path(dataset.ann_file).is_file():
+        raise FileNotFoundError(f'no list of images at {dataset.ann_file}; set {key}.ann_file')
+    pairs = [(each['img_path'], each['seg_map_path']) for each in dataset.load_data_list()]
+    if not pairs:
+        suffix = f'{dataset.img_suffix!r}; set {key}.img_suffix'
+        raise FileNotFoundError(f'no image in {dataset.data_prefix["img_path"]} ends in {suffix}')
+    return pairs
 
 
 def check_one_class(model: Mapping, classes: Sequence[str], key: str) -> None:

@@ -13,7 +13,7 @@ from mmpretrain.models import MAE, VisionTransformer
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import Dataset
 
-from mirl_mm.datasets.class_folders import check_classes, class_folders
+from mirl_mm.datasets.class_folders import train_and_val
 from mirl_mm.errors import UserError
 from mirl_mm.files import some_of
 from mirl_mm.measure.features import Loading, evaluating, preprocessor_of, test_pipeline_of
@@ -57,9 +57,10 @@ class KNNHook(Hook):
     ) -> None:
         if interval < 1:
             raise UserError(f'interval must be at least 1, got {interval}')
-        self.folders, self.ks = ((train, limit), (val, val_limit)), ks
+        self.folders, self.ks = dict(train=train, val=val, limit=limit, val_limit=val_limit), ks
         self.interval, self.at_start = interval, at_start
         self.loading = Loading(batch_size, num_workers, amp)
+        self.loading.check()
 
     def before_train(self, runner: Runner) -> None:
         if isinstance(runner.model, FullyShardedDataParallel):
@@ -68,8 +69,7 @@ class KNNHook(Hook):
             raise UserError(f'KNNHook {why}: {what}')
         self.encoder = unwrapped(runner.model).backbone
         pipeline = test_pipeline_of(runner.cfg, self.encoder.img_size)
-        self.sets = [class_folders(folder, pipeline, limit) for folder, limit in self.folders]
-        check_classes(*self.sets)
+        self.sets = train_and_val(pipeline=pipeline, **self.folders)
         self.ks, left_out = fitting_ks(self.ks, len(self.sets[0]), 'ks of KNNHook')
         if left_out:
             runner.logger.warning(left_out)
