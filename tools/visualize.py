@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--patch',
         nargs='+',
-        metavar=('ROW', 'COL'),
+        metavar=('ROW COL | cls', ''),
         help='the patch that attends, or is compared, counted from 1; or cls (the middle patch)',
     )
     parser.add_argument(

@@ -117,6 +117,9 @@ def assign_panels(pictures: str, out: str, rows: int = PAGE_ROWS) -> dict[Path, 
             has = f'takes at most {rows} of the {len(found)} pictures in {root}'
             raise UserError(f'{out} is one page and {has}; give --out a folder for a panel each')
         panels = {out: [*found]}
+    elif is_image(out.name):
+        accepted = f'a folder, or a file ending in {" ".join(PAGE_ENDINGS)}'
+        raise UserError(f'--out {out} cannot be written; accepted is {accepted}')
     else:
         for picture, name in found.items():
             panel = out / name.with_suffix('.png')

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import wraps
@@ -40,6 +40,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Fit:
         state, unused, stored = our_names(file, own.get(BACKBONE + POSITIONS, (1, 0))[1])
         fit = compare(shapes(state), own, who)
         expect(backbone, stored, who)
+        check_pairing(model, file.meta)
         model.load_state_dict({n.removeprefix(prefix): state[n] for n in fit.matched}, strict=False)
     fit.unused += unused
     return fit
@@ -63,6 +64,15 @@ def our_names(file: CheckpointFile, positions: int) -> tuple[dict, list, Encoder
         keys = [n for n in told if n != 'img_size' or own.positions != stored.positions]
         check_same(own, stored, 'the config.json beside it', keys)
     return state, unused, stored
+
+
+def check_pairing(model: nn.Module, meta: Mapping) -> None:
+    """Refuse decoders that learnt in other pairs: their weights fit, and paint something else."""
+    here, run = getattr(getattr(model, 'head', None), 'pairing', None), meta.get('run')
+    there = run.get('pairing') if isinstance(run, Mapping) else None
+    if None not in (here, there) and here != there:
+        how = f'set model.head.pairing={there}'
+        raise CheckpointError(f'its decoders learnt with pairing={there!r}, not {here!r}: {how}')
 
 
 @contextmanager

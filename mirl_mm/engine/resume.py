@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mirl_mm.checkpoint.config_text import read_config
-from mirl_mm.checkpoint.loading import check_whole, naming, part_taken
+from mirl_mm.checkpoint.loading import check_pairing, check_whole, naming, part_taken
 from mirl_mm.checkpoint.reading import check_finite, class_names
 from mirl_mm.errors import CheckpointError, ResumeError
 from mirl_mm.models.archs import EncoderArch, check_same, expect
@@ -81,6 +81,8 @@ class ExactResumeHook(Hook):
         check_finite(state, path)
         if self.whole:
             check_whole(model, state, path)
+            with naming(path):
+                check_pairing(model, meta)
             self.compare_classes(runner, class_names(meta))
         if not runner._resume:
             averaged = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
@@ -158,6 +160,7 @@ def layout(runner: Runner) -> dict[str, int | str | bool | None]:
         by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
         optimizer=type(getattr(wrapper, 'optimizer', wrapper)).__name__,
         sampler_seed=getattr(sampler_of(loader), 'seed', None),
+        pairing=getattr(getattr(unwrapped(runner.model), 'head', None), 'pairing', None),
     )
 
 
@@ -175,6 +178,7 @@ def why_not(runner: Runner, checkpoint: dict, stored: Mapping) -> str:
     given, encoder = EncoderArch.of_meta(checkpoint['meta']), getattr(model, 'backbone', None)
     try:
         check_same(given, EncoderArch.of_module(encoder), 'this model')
+        check_pairing(model, checkpoint['meta'])
     except CheckpointError as error:
         return str(error)
     here = class_names(getattr(runner.train_dataloader.dataset, 'metainfo', None))

@@ -95,7 +95,8 @@ def panel(columns: Mapping[str, Tensor], mean=0, std=1, zoom: int = 1, rows=()) 
     h, w = first.shape[2:]
     scale = tile // max(h, w) if max(h, w) <= tile else tile / max(h, w)
     size = max(round(w * scale), 1), max(round(h * scale), 1)
-    step_x, step_y = size[0] + GAP, size[1] + GAP
+    lines = max((name.count('\n') + 1 for name in rows), default=0)
+    step_x, step_y = size[0] + GAP, max(size[1], lines * header) + GAP
     font = ImageFont.load_default(10 * zoom)
     margin = header + round(max(map(font.getlength, '\n'.join(rows).split('\n')))) if rows else 0
     whole = margin + len(columns) * step_x - GAP, header + len(first) * step_y - GAP

@@ -113,3 +113,9 @@ def test_what_does_not_matter_is_not_listed():
     new = "model = dict(a=1, b=f(3))\nwork_dir = 'z'\nval_cfg = dict()\nx = dict(y=2)\n"
     assert differences(old, old) == []
     assert differences(old, new) == [("model.b: 'not set' there, 'f(3)' here", '')]
+
+
+def test_decoders_of_other_pairs(undisturbed, images, tmp_path):
+    message = refused(undisturbed, images, tmp_path, model__head__pairing='none')
+    assert "its decoders learnt with pairing='mirrored', not 'none'" in message
+    assert "model.head.pairing: 'not set' there, 'none' here" in message

@@ -140,3 +140,10 @@ def test_kinds_of_files(painted, tmp_path, ending, start):
     write_picture(panel(panel_columns(*painted)), tmp_path / f'panel.{ending}')
     assert (tmp_path / f'panel.{ending}').read_bytes().startswith(start)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_rows_are_as_high_as_their_names():
+    columns = dict(original=torch.zeros(2, 3, 4, 64, dtype=torch.uint8))  # 8 pixels high
+    assert len(panel(columns, rows=['a', 'b'])) == 16 + 2 * (16 + 2) - 2
+    assert len(panel(columns, rows=['a\nhead 1', 'b'])) == 16 + 2 * (32 + 2) - 2
+    assert len(panel(columns)) == 16 + 2 * (8 + 2) - 2

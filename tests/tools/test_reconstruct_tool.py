@@ -165,6 +165,22 @@ def test_decoders_that_paint_alone(tool, folder, tmp_path):
         assert 4.5 * page.height > page.width > 3.5 * page.height  # one row of 2 + 3 pictures
 
 
+def test_decoders_that_learnt_alone_are_not_paired(folder, tmp_path):
+    state, _ = read_checkpoint(folder / 'whole.pth')
+    arch = EncoderArch.of_state(state).to_meta()
+    write_checkpoint(tmp_path / 'alone.pth', state, dict(arch=arch, run=dict(pairing='none')))
+    with pytest.raises(ValueError, match=r"alone\.pth: .*pairing='none', not 'mirrored'"):
+        load_model(Config.fromfile(CONFIG), tmp_path / 'alone.pth')
+    cfg = Config.fromfile(CONFIG)
+    cfg.model.head.pairing = 'none'
+    assert load_model(cfg, tmp_path / 'alone.pth').head.pairing == 'none'
+
+
+def test_an_image_that_is_no_page(folder, tmp_path):
+    with pytest.raises(ValueError, match=r'page\.gif cannot be written; accepted is a folder, or'):
+        assign_panels(str(folder / 'pictures'), str(tmp_path / 'page.gif'))
+
+
 def test_mae_paints_too(tool, folder, tmp_path):
     """A picture's error is its own, in a folder, alone and in the model's own loss."""
     lines = tool(MAE_CONFIG, folder / 'mae.pth', folder / 'pictures', '--out', 'out')
