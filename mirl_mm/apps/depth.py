@@ -174,12 +174,16 @@ def summaries(
         said += '; it compares runs of one method, so no block is called the best'
         found = dict(measure='rank', last=last, width=width)
         return (yield whose | found | dict(sentence=f'{start}: {said}'))
-    for curve in (curve for curve in curves if curve.without.isfinite().all()):
+    told = curves if len(blocks) > 1 else ()
+    for curve in (curve for curve in told if curve.without.isfinite().all()):
         found = curve.summary(blocks)
         digits, bad = (4, 'the error rises') if curve.less else (2, 'the curve falls')
         numbers = {name: f'{found[name]:.{digits}f}' for name in found if 'block' not in name}
         said = f'best behind block {found["best_block"]} of {depth}, {{best}} +- {{error}}'
-        if found['best_block'] < depth:
+        if 'shots' in curve.where:  # draws say nothing of the images that are classified
+            found = {key: x for key, x in found.items() if 'fall' not in key}
+            said += '; the last block has {last}'
+        elif found['best_block'] < depth:
             verdict = bad if found['falls'] else 'no fall beyond its spread'
             much = '{fall} +- {fall_error} ' + ('more' if curve.less else 'less')
             said += f'; the last block has {{last}}, {much}: {verdict}'

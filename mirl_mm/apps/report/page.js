@@ -91,7 +91,9 @@
     }
     function axes() {
       let [x0, x1] = span(lines.flatMap((line) => line.x));
-      let [y0, y1] = span(lines.flatMap((line) => line.y.filter((y) => y !== null)));
+      const bars = (line, i) => (log ? 0 : line.spread?.[i] || 0);
+      const ends = (line) => line.y.flatMap((y, i) => (y === null ? [] : [y - bars(line, i), y + bars(line, i)]));
+      let [y0, y1] = span(lines.flatMap(ends));
       if (!isFinite(y0)) [y0, y1] = [0, 1];
       if (x0 === x1) [x0, x1] = [x0 - 1, x1 + 1];
       const pad = (y1 - y0 || Math.abs(y1) || 1) * 0.05, right = width - M.right;
