@@ -27,7 +27,7 @@ Strike = tuple[str, str, signal.Signals]  # in a stage, with what there, by whic
 TINY_STRIKES: list[Strike] = [
     ('train', 'train/epoch_1.pth', signal.SIGKILL),
     ('train', 'train/epoch_2.pth', signal.SIGTERM),
-    ('probe', 'probe/features/*.json', signal.SIGKILL),
+    ('probe', 'probe/cache/*.json', signal.SIGKILL),
     ('measure', 'measure.log', signal.SIGKILL),
 ]
 CAMVID_STRIKES: list[Strike] = [
