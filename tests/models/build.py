@@ -106,3 +106,22 @@ def images(batch: int, height: int, width: int | None = None, seed: int = 0) -> 
     coarse = torch.randn(batch, 3, height // 4, width // 4, generator=generator)
     fine = 0.2 * torch.randn(batch, 3, height, width, generator=generator)
     return torch.nn.functional.interpolate(coarse, (height, width), mode='bilinear') + fine
+
+
+def assert_as_reference(found, expected) -> None:
+    """A reconstruction equals that of the plain equations, in float64."""
+    for left, right in zip(found.preds, expected.preds, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
+    for field in ('target', 'pair_losses', 'loss'):
+        left, right = getattr(found, field), getattr(expected, field)
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
+
+
+def assert_same_gradients(ours, plain) -> dict:
+    """Behind a backward pass, of every trainable parameter; the plain model's, under our names."""
+    golden = convert_official({n: p.grad for n, p in plain.named_parameters() if p.requires_grad})
+    trainable = {name: p.grad for name, p in ours.named_parameters() if p.requires_grad}
+    assert trainable.keys() == golden.keys()
+    for name, grad in trainable.items():
+        assert (grad - golden[name]).norm() < 1e-10 * golden[name].norm(), name
+    return golden

@@ -10,7 +10,16 @@ from mirl_mm.models import ARCHS, MIRL, MIRLNeck, MIRLResidualLoss, Reconstructi
 from mirl_mm.models.archs import DECODERS
 from mirl_mm.models.fit import shapes
 from mirl_mm.models.masking import fixed_noise, patchify, sincos_positions
-from tests.models.build import images, load, mirl, numbers, reference, small_mirl
+from tests.models.build import (
+    assert_as_reference,
+    assert_same_gradients,
+    images,
+    load,
+    mirl,
+    numbers,
+    reference,
+    small_mirl,
+)
 
 SMALL = {'width': 24, 'depth': 4, 'heads': 2, 'decoder_width': 16, 'decoder_heads': 2}
 
@@ -41,21 +50,13 @@ def test_parity(batch, size):
 
     expected, found = plain(imgs, noise), ours.reconstruct(imgs, noise)
     assert len(found.preds) == n.get('segments', 6)
-    for left, right in zip(found.preds, expected.preds, strict=True):
-        torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
-    for field in ('target', 'pair_losses', 'loss'):
-        left, right = getattr(found, field), getattr(expected, field)
-        torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
+    assert_as_reference(found, expected)
     assert torch.equal(found.mask.double(), expected.mask)
     assert torch.equal(found.ids_restore, expected.ids_restore)
 
     found.loss.backward()
     expected.loss.backward()
-    golden = convert_official({n: p.grad for n, p in plain.named_parameters() if p.requires_grad})
-    trainable = {name: p.grad for name, p in ours.named_parameters() if p.requires_grad}
-    assert trainable.keys() == golden.keys()
-    for name, grad in trainable.items():
-        assert (grad - golden[name]).norm() < 1e-10 * golden[name].norm(), name
+    assert_same_gradients(ours, plain)
 
 
 @pytest.mark.parametrize('size', [(96, 64), (32, 48)])
