@@ -85,8 +85,10 @@ def classify_curves(
         where = dict(pool=pool) | (dict(shots=shots) if shots else {})
         for name, right in zip(('knn', 'linear'), both, strict=True):
             right = 100 * torch.stack(right).double().unflatten(0, (len(how.blocks), -1))  # [K,F,M]
-            curve = Curve.of(name, parts_of(right[:, 0].T), mean)
-            curve = Curve.of_draws(name, right.mean(dim=2).T) if shots else curve
+            if shots:
+                curve = Curve.of_draws(name, right.mean(dim=2).T)
+            else:
+                curve = Curve.of(name, parts_of(right[:, 0].T), mean)
             curves.append(curve._replace(where=where))
         penalties = torch.tensor(penalties[:: len(few[shots])], dtype=torch.float64)  # as of a draw
         curves.append(Curve('penalty', penalties, torch.nan * penalties[None], where=where))
