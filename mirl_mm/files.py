@@ -3,13 +3,17 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
 from mirl_mm.errors import UserError, did_you_mean
+
+_LATER: ContextVar[list | None] = ContextVar('later', default=None)
 
 
 @contextmanager
@@ -32,9 +36,22 @@ def complete_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_complete(path: str | Path, content: bytes) -> None:
-    """Write bytes as :func:`complete_file` does."""
+    """Write bytes as :func:`complete_file` does; inside :func:`written_later`, later."""
+    if (calls := _LATER.get()) is not None:
+        calls.append(partial(write_complete, path, content))
+        return
     with complete_file(path) as part:
         part.write_bytes(content)
+
+
+@contextmanager
+def written_later() -> Iterator[list[Callable[[], None]]]:
+    """Inside, :func:`write_complete` of this thread writes nothing, but leaves a call that will."""
+    token = _LATER.set(calls := [])
+    try:
+        yield calls
+    finally:
+        _LATER.reset(token)
 
 
 def write_json(path: str | Path, content: object) -> None:

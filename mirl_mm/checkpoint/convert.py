@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from mirl_mm import __version__
 from mirl_mm.errors import UserError
-from mirl_mm.files import check_folder, complete_file, write_complete, write_json
+from mirl_mm.files import check_folder, write_complete, write_json
 from mirl_mm.models.archs import BACKBONE, POSITIONS, EncoderArch, check_same, num_positions
 from mirl_mm.models.channels import for_channels
 from mirl_mm.models.fit import Fit, Shapes, compare, shapes, summary
@@ -257,7 +258,7 @@ def _write_folder(
 
 
 def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = False) -> None:
-    """Write weights as a whole or not at all; OSError or UserError says why it cannot be.
+    """Write weights as :func:`mirl_mm.files.write_complete`; UserError or OSError: it cannot be.
 
     Safetensors if the path ends so, else a torch file that is safe to load (``flat``: without
     ``meta``, as timm's). The tensors are written contiguous and apart; ``meta`` is plain data.
@@ -269,13 +270,13 @@ def write_checkpoint(path: str | Path, state: dict, meta: dict, flat: bool = Fal
         if x.untyped_storage().nbytes() != x.nbytes:  # a view would drag its whole along
             state[name] = x.clone()
     try:
-        with complete_file(path) as part:
-            if path.suffix == '.safetensors':
-                # (its save_file would give other users no right to read)
-                part.write_bytes(save(state, {'format': 'pt', META_KEY: json.dumps(meta)}))
-            else:
-                with part.open('wb') as file:
-                    torch.save(state if flat else dict(state_dict=state, meta=meta), file)
+        if path.suffix == '.safetensors':
+            # (its save_file would give other users no right to read)
+            content = save(state, {'format': 'pt', META_KEY: json.dumps(meta)})
+        else:
+            torch.save(state if flat else dict(state_dict=state, meta=meta), file := BytesIO())
+            content = file.getvalue()
+        write_complete(path, content)
     except (OSError, RuntimeError) as error:
         raise OSError(f'cannot write {path}: {error}') from error
 

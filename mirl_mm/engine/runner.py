@@ -56,11 +56,14 @@ class MIRLRunner(Runner):
 
     Any hook of ``default_hooks`` can be switched off with None. Processes end together: the first
     may hold what the others are still talking to. Hooks ``settle`` before a checkpoint: they read
-    what waits to be read.
+    what waits to be read. They ``flush`` at the end, whatever it is: what waits is written.
     """
 
     def train(self) -> nn.Module:
-        model = super().train()
+        try:
+            model = super().train()
+        finally:
+            self.call_hook('flush')
         barrier()
         return model
 

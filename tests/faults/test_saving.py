@@ -81,11 +81,11 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
 
 
 def refuse(runner) -> None:
-    def put(*_):
+    def write(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     patch = pytest.MonkeyPatch()
-    patch.setattr('mirl_mm.files.CompleteFileBackend.put', put)
+    patch.setattr('mirl_mm.files._to_disk', write)
     runner.undo = patch.undo
 
 

@@ -1,7 +1,11 @@
 """What a run leaves behind: checkpoints, whole or not at all, and a clean encoder beside them."""
 
+import re
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,31 +17,37 @@ from mmengine.runner import Runner
 
 from mirl_mm.checkpoint import write_checkpoint
 from mirl_mm.errors import UserError
-from mirl_mm.files import remove_parts, write_complete
+from mirl_mm.files import remove_parts, write_complete, written_later
 from mirl_mm.models.archs import BACKBONE, EncoderArch, check_same
 from mirl_mm.models.segments import strip_wrappers, unwrapped
 
 EXTRA = 'extra_ckpt'  # in the message hub: name of a checkpoint between two regular ones
+STATE = re.compile('ckpt|best_score|saved_iter')  # in the message hub and the hook: what is there
 KEPT = ('arch', 'cfg', 'epoch', 'iter', 'time', 'mmengine_version', 'mirl_mm_version')
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook, which loses nothing.
+    """MMEngine's CheckpointHook, which loses nothing, and for which nobody waits.
 
-    A checkpoint appears under its name when it is complete and on the disk; ``last_checkpoint``
-    names it then, and only then older ones, or a former best, go. Where one cannot be written, the
-    run says so, keeps what it has and goes on; if it was the last, the run ends with an OSError.
+    A checkpoint is packed in memory, and a thread writes it while the run goes on; the next one,
+    SIGTERM, an error and the end wait for the thread. It appears under its name when it is complete
+    and on the disk; ``last_checkpoint`` names it then, and only then older ones, or a former best,
+    go. Where one cannot be written, the run says so, keeps what it has and goes on; if it was the
+    last, the run ends with an OSError. Other places than local disks are written to at once.
     """
 
     failed: OSError | None = None  # why the newest regular checkpoint is not there
     saved_iter: int | None = None  # iterations that the newest checkpoint holds
+    calls: list | None = None  # of the save that is being packed: what to do on the disk
+    writing: tuple[Future, Callable[[OSError], None]] | None = None  # and what if it is refused
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if self.args:  # MMEngine would find that out at the first checkpoint
             wrong = f'an unexpected keyword argument {next(iter(self.args))!r}'
             raise TypeError(f'SafeCheckpointHook() got {wrong}')
+        self.disk = ThreadPoolExecutor(1, 'checkpoints')
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -47,10 +57,13 @@ class SafeCheckpointHook(CheckpointHook):
                 for name in remove_parts(folder):
                     runner.logger.info(f'removed {name}: a killed run had begun to write it')
 
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        if self.writing is not None and self.writing[0].done():
+            self.flush(runner)
+        super().after_train_iter(runner, *args, **kwargs)
+
     def save_now(self, runner: Runner) -> str | None:
         """Save after this iteration, until the next regular one; its path, or None if it failed."""
-        if self.saved_iter == runner.iter + 1:
-            return self.last_ckpt
         name, former = f'iter_{runner.iter + 1}.pth', runner.message_hub.get_info(EXTRA)
 
         def save() -> None:
@@ -58,9 +71,23 @@ class SafeCheckpointHook(CheckpointHook):
             self._write(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
             self._remove(former)
 
-        return None if self._attempt(runner, name, save) else self.last_ckpt
+        if self.saved_iter != runner.iter + 1:
+            self._attempt(runner, name, save)
+        self.flush(runner)
+        return self.last_ckpt if self.saved_iter == runner.iter + 1 else None
+
+    def flush(self, runner: Runner) -> None:
+        """Wait until what is being written is on the disk, or has failed."""
+        if self.writing is not None:
+            (written, refused), self.writing = self.writing, None
+            try:
+                written.result()
+                self.failed = None
+            except OSError as error:
+                refused(error)
 
     def after_train(self, runner: Runner) -> None:
+        self.flush(runner)
         if self.failed is not None and self.save_last:
             what = f'training has come to its end, which could not be saved ({self.failed})'
             left = f'what comes after {self.last_ckpt or "the start"}'
@@ -83,20 +110,25 @@ class SafeCheckpointHook(CheckpointHook):
             hub.update_info(EXTRA, None)
             self._remove(former if former != name else None, *map(self.filename_tmpl.format, old))
 
-        self.failed = self._attempt(runner, name, save)
+        self._attempt(runner, name, save, regular=True)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         """MMEngine removes the former best first: note what, and remove it behind."""
         backend, replaced, save = self.file_backend, [], super()._save_best_checkpoint
         asked = {name: getattr(backend, name) for name in ('isfile', 'isdir', 'join_path')}
-        self.file_backend = SimpleNamespace(**asked, remove=replaced.append, rmtree=replaced.append)
-        try:
-            self._attempt(runner, 'the best checkpoint', lambda: save(runner, metrics))
-        finally:
-            self.file_backend = backend
-        several = getattr(self, 'best_ckpt_path_dict', {}).values()
-        best = (getattr(self, 'best_ckpt_path', None), *several)
-        self._remove(*(path for path in replaced if path not in best))
+
+        def save_all() -> None:
+            note = SimpleNamespace(**asked, remove=replaced.append, rmtree=replaced.append)
+            try:
+                self.file_backend = note
+                save(runner, metrics)
+            finally:
+                self.file_backend = backend
+            several = getattr(self, 'best_ckpt_path_dict', {}).values()
+            best = (getattr(self, 'best_ckpt_path', None), *several)
+            self._remove(*(path for path in replaced if path not in best))
+
+        self._attempt(runner, 'the best checkpoint', save_all)
 
     def _write(self, runner: Runner, name: str, meta: dict) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -108,29 +140,54 @@ class SafeCheckpointHook(CheckpointHook):
             write_complete(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt.encode())
         self.saved_iter = meta['iter']
 
-    def _attempt(self, runner: Runner, what: str, save: Callable[[], None]) -> OSError | None:
-        """Save; where the disk refuses, say so and be as before. Returns the refusal."""
-        runner.call_hook('settle')
-        infos, own = dict(runner.message_hub.runtime_info), dict(vars(self))
-        try:
+    def _attempt(
+        self, runner: Runner, what: str, save: Callable[[], None], regular: bool = False
+    ) -> None:
+        """Pack a save and have it written; where the disk refuses, say so and be as before."""
+        if self.calls is not None:  # a new best saves the regular one anew
             return save()
-        except OSError as error:
-            runner.message_hub.runtime_info.clear()
-            runner.message_hub.runtime_info.update(infos)
-            vars(self).update({name: value for name, value in own.items() if 'ckpt' in name})
+        runner.call_hook('settle')
+        self.flush(runner)
+        done, places = runner.iter, (runner.message_hub.runtime_info, vars(self))
+        before = [{n: copy(x) for n, x in place.items() if STATE.search(n)} for place in places]
+
+        def refused(error: OSError) -> None:
+            for place, former in zip(places, before, strict=True):
+                for name in [n for n in place if STATE.search(n) and n not in former]:
+                    del place[name]
+                place.update(former)
+            self.failed = error if regular else self.failed
             stays = f'{self.last_ckpt} stays the one' if self.last_ckpt else 'there is none yet'
-            failed = f'could not save {what} after {runner.iter} iterations ({error})'
+            failed = f'could not save {what} after {done} iterations ({error})'
             runner.logger.error(f'{failed}; the run goes on, and to resume from, {stays}')
-            return error
+
+        try:
+            with written_later() as self.calls:
+                save()
+        except OSError as error:  # of another place than a local disk
+            return refused(error)
+        finally:
+            calls, self.calls = self.calls, None
+        if calls:
+            self.writing = self.disk.submit(_make, calls), refused
 
     def _remove(self, *names: str | None) -> None:
-        """Remove checkpoints by name or path; those of some strategies are folders."""
+        """Behind what has been written, remove checkpoints by name or path."""
         for name in filter(None, names if is_main_process() else ()):
             path = self.file_backend.join_path(self.out_dir, name)
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
-            elif self.file_backend.isdir(path):
-                self.file_backend.rmtree(path)
+            self.calls.append(partial(self._erase, path))
+
+    def _erase(self, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # of some strategies
+            self.file_backend.rmtree(path)
+
+
+def _make(calls: list[Callable[[], None]]) -> None:
+    """Make calls in their order; each is forgotten, with the bytes it holds."""
+    while calls:
+        calls.pop(0)()
 
 
 @HOOKS.register_module()

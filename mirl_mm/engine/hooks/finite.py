@@ -104,7 +104,7 @@ class FiniteHook(Late):
 
     def keep(self, runner: Runner, outputs: dict) -> None:
         """The verdict and the loss, or under a loss scaler a look at its scale."""
-        self.back = runner.message_hub.get_info('last_ckpt')  # complete: none is being written
+        self.back = runner.message_hub.get_info('last_ckpt')  # (written by the end of the run)
         if self.scalers and (runner.iter + 1) % EVERY == 0:
             scale = min(scaler.get_scale() for scaler in self.scalers)
             if scale < self.min_loss_scale:
