@@ -1,8 +1,11 @@
 """Files that are there whole or not at all: one writer; one probe of folders; what ships."""
 
+import fcntl
 import json
 import os
+import platform
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -90,6 +93,31 @@ def check_folder(path: str | Path, setting: str = '--out') -> None:
     except OSError as error:
         why = error.strerror or error
         raise OSError(f'cannot write to {path} ({why}); choose another {setting}') from error
+
+
+def lock_folder(path: str | Path, who: str) -> list[str]:
+    """Hold a folder for this process until its end, however that comes; UserError if another does.
+
+    ``who`` is what the others are told, beside process, host and time. Returned is what to say
+    where the disk knows no locks, as some network disks.
+    """
+    # A record lock is the process's own: its forked workers do not keep it. The file stays open.
+    descriptor = os.open(Path(path) / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        holder = os.read(descriptor, 1000).decode(errors='replace') or 'another process'
+        os.close(descriptor)
+        what = f'{path} is in use by {holder}'
+        raise UserError(f'{what}: wait for its end, stop it, or take another --work-dir') from error
+    except OSError as error:
+        os.close(descriptor)
+        return [f'{path} cannot be locked ({error.strerror}): see to it that no other run uses it']
+    since = time.strftime('%Y-%m-%d %H:%M:%S')
+    text = f'process {os.getpid()} on {platform.node()} ({who}), since {since}'
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+    return []
 
 
 def shipped(name: str) -> Path:

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from mirl_mm.checkpoint.loading import check_start
 from mirl_mm.errors import ResumeError, UserError, did_you_mean
-from mirl_mm.files import check_folder, find_config
+from mirl_mm.files import check_folder, find_config, lock_folder
 from mirl_mm.libraries import check_libraries
 
 from . import machine
@@ -39,7 +39,8 @@ def training_config(
     cfg = load_config(config, cfg_options, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     processes = machine.world_size(launcher)
     set_work_dir(cfg, work_dir)
-    notes = use_data(cfg, data, cfg_options, ('train', 'val', 'test')) if data else []
+    notes = lock_folder(cfg.work_dir, cfg.filename) if machine.rank(launcher) == 0 else []
+    notes += use_data(cfg, data, cfg_options, ('train', 'val', 'test')) if data else []
     notes += check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
     check_init(cfg)
     notes += set_resume(cfg, resume)
@@ -164,6 +165,9 @@ def set_resume(cfg: Config, resume: str | None) -> list[str]:
     if resume is None and cfg.get('resume') and not cfg.get('load_from'):
         resume = 'auto'
     notes, found = [], resume
+    if not (resume or cfg.get('resume')) and (Path(cfg.work_dir) / 'last_checkpoint').is_file():
+        how = '--resume goes on with it, another --work-dir keeps it'
+        notes.append(f'{cfg.work_dir} has checkpoints of an earlier run, written over now: {how}')
     folder = cfg.work_dir if resume in ('auto', 'last') else resume
     if folder and Path(folder).is_dir():
         found, notes = find_checkpoint(folder)

@@ -22,11 +22,11 @@ from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from mirl_mm.errors import UserError, reason_of
 
-# By launcher: where it says how many processes there are, and what starts them.
+# By launcher: where it says how many processes there are, which this is, and what starts them.
 _STARTERS = dict(
-    pytorch=('WORLD_SIZE', 'torchrun (tools/dist_train.sh)'),
-    slurm=('SLURM_NTASKS', 'srun'),
-    mpi=('OMPI_COMM_WORLD_SIZE', 'mpirun'),
+    pytorch=('WORLD_SIZE', 'RANK', 'torchrun (tools/dist_train.sh)'),
+    slurm=('SLURM_NTASKS', 'SLURM_PROCID', 'srun'),
+    mpi=('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'mpirun'),
 )
 LAUNCHERS = ('none', *_STARTERS)
 THREADS_GIVEN = 'OMP_NUM_THREADS' in os.environ  # later MMEngine may set it, without effect
@@ -39,11 +39,16 @@ def world_size(launcher: str, environ: Mapping[str, str] = os.environ) -> int:
         raise UserError(f'unknown launcher {launcher!r}; accepted are {", ".join(LAUNCHERS)}')
     if launcher == 'none':
         return 1
-    name, starter = _STARTERS[launcher]
+    name, _, starter = _STARTERS[launcher]
     if name not in environ:
         lacks = f'{name} is not in the environment; {starter} sets it'
         raise UserError(f'launcher {launcher!r}, but {lacks}')
     return int(environ[name])
+
+
+def rank(launcher: str, environ: Mapping[str, str] = os.environ) -> int:
+    """The number of this process among those that the launcher started."""
+    return 0 if launcher == 'none' else int(environ.get(_STARTERS[launcher][1], 0))
 
 
 def has_accelerator() -> bool:
@@ -101,7 +106,7 @@ def set_launcher(cfg: Config, launcher: str, accelerator: bool) -> list[str]:
             raise UserError(f'{why}: start with tools/dist_train.sh, or take {other}')
         return []
     if not accelerator and launcher != 'pytorch':
-        works = f'on a CPU the launcher "pytorch" works ({_STARTERS["pytorch"][1]})'
+        works = f'on a CPU the launcher "pytorch" works ({_STARTERS["pytorch"][2]})'
         raise UserError(f'launcher {launcher!r} needs GPUs, and this machine has none; {works}')
     kind, unused = 'MMDistributedDataParallel', cfg.get('find_unused_parameters', False)
     ddp = dict(broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused)

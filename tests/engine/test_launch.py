@@ -1,4 +1,9 @@
+import errno
+import fcntl
 import os
+import signal
+import time
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,7 @@ from mirl_mm.engine.launch import (
 )
 from mirl_mm.engine.resume import ResumeError
 from mirl_mm.errors import UserError
+from mirl_mm.files import lock_folder
 
 TINY = str(Path(__file__).parents[1] / 'data' / 'mae-tiny.py')
 testing_config.__test__ = False  # its name looks like a test's to pytest
@@ -115,6 +121,55 @@ def test_a_folder_without_a_checkpoint_is_an_error_unless_auto(tmp_path, resume)
     torch.save({}, tmp_path / 'iter_7.pth')  # last_checkpoint is not needed
     set_resume(cfg, resume)
     assert cfg.load_from == str(tmp_path / 'iter_7.pth')
+
+
+def hold(folder: Path, told) -> None:
+    lock_folder(folder, 'configs/first.py')
+    worker = os.fork()  # as a loader's: it lives on when its parent is killed
+    if not worker:
+        time.sleep(60)
+        os._exit(0)
+    told.send(worker)
+    time.sleep(60)
+
+
+def test_a_work_dir_in_use_is_refused_until_its_run_has_died(tmp_path):
+    read, told = Pipe(duplex=False)
+    first = get_context('fork').Process(target=hold, args=(tmp_path, told))
+    first.start()
+    worker = read.recv()
+    try:
+        said = rf'{tmp_path} is in use by process {first.pid} on \S+ \(configs/first.py\), since 20'
+        with pytest.raises(UserError, match=said):
+            training_config(TINY, work_dir=str(tmp_path))
+        first.kill()
+        first.join()
+        training_config(TINY, work_dir=str(tmp_path))  # at once, although the worker lives
+        assert f'process {os.getpid()} on ' in (tmp_path / '.lock').read_text()
+        training_config(TINY, work_dir=str(tmp_path))  # one process may do so twice
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, 'lockf', refuse)
+    assert 'cannot be locked (No locks available)' in training_config(TINY, str(tmp_path))[1][0]
+
+
+def test_an_earlier_run_in_the_work_dir_is_told(tmp_path):
+    def told(**settings) -> bool:
+        return 'has checkpoints of an earlier run, written over now' in str(
+            training_config(TINY, str(tmp_path), **settings)[1]
+        )
+
+    assert not told()
+    torch.save({}, tmp_path / 'iter_1.pth')
+    (tmp_path / 'last_checkpoint').write_text('iter_1.pth')
+    assert told()
+    assert not told(resume='auto')
 
 
 # --- whole configs --------------------------------------------------------------------------------

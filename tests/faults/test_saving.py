@@ -4,6 +4,8 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from mirl_mm import files
 from mirl_mm.engine.resume import ResumeError, find_checkpoint
 from mirl_mm.engine.stopping import PreemptHook
 from mirl_mm.files import complete_file, remove_parts, write_complete
@@ -84,8 +87,9 @@ def refuse(runner) -> None:
     def write(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    runner.call_hook('flush')  # what came before is on the disk
     patch = pytest.MonkeyPatch()
-    patch.setattr('mirl_mm.files._to_disk', write)
+    patch.setattr(files, '_to_disk', write)
     runner.undo = patch.undo
 
 
@@ -145,6 +149,87 @@ def test_older_checkpoints_go_when_the_new_one_is_there(images, tmp_path, monkey
     assert kept == [20, 24, 28]
     # 30 was saved twice, the second time with a new best: nothing is left to remove
     assert list(runner.message_hub.get_info('keep_ckpt_ids')) == [28, 30]
+
+
+class SlowDisk:
+    """A disk that writes nothing until it is told to, or for so many seconds."""
+
+    def __init__(self, monkeypatch, work_dir: Path, seconds: float = 60) -> None:
+        self.work_dir, self.seconds = work_dir, seconds
+        self.free, self.refuses, flushed = threading.Event(), False, files._to_disk
+        monkeypatch.setattr(files, '_to_disk', lambda path: (self.wait(), flushed(path)))
+
+    def wait(self) -> None:
+        self.free.wait(self.seconds)
+        if self.refuses:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.work_dir.glob('*') if path.suffix == '.pth')
+
+
+def test_nobody_waits_for_the_disk(undisturbed, images, tmp_path, monkeypatch):
+    runner = run(tmp_path / 'run', small_config(images, workers=0), start=False)
+    disk, seen = SlowDisk(monkeypatch, tmp_path / 'run'), []
+
+    def look(runner) -> None:
+        seen.append((runner.iter, disk.names(), (tmp_path / 'run/last_checkpoint').exists()))
+        disk.free.set()
+
+    with_calls(runner, {8: look})  # what began behind iteration 4 would be waited for behind 8
+    runner.train()
+    assert seen == [(7, [], False)]
+    assert differs(undisturbed / 'iter_30.pth', tmp_path / 'run/iter_30.pth') == ''
+    for name in ('iter_28.pth', 'iter_30.pth'):  # packed when it was due, not when it was written
+        assert differs(undisturbed / name, tmp_path / 'run' / name) == ''
+
+
+def test_one_checkpoint_at_a_time_is_under_way(images, tmp_path, monkeypatch):
+    runner = run(tmp_path / 'run', small_config(images, workers=0), start=False)
+    disk, seen = SlowDisk(monkeypatch, tmp_path / 'run', seconds=0.5), []
+    with_calls(runner, {9: lambda _: seen.append(disk.names())})
+    runner.train()
+    assert 'iter_4.pth' in seen[0] and 'iter_8.pth' not in seen[0]
+
+
+@pytest.mark.parametrize('end', ['error', 'SIGTERM'])
+def test_whatever_ends_a_run_waits_for_the_disk(images, tmp_path, monkeypatch, end):
+    runner = run(tmp_path / 'run', small_config(images, workers=0), start=False)
+    SlowDisk(monkeypatch, tmp_path / 'run', seconds=0.5)
+
+    def fail(runner) -> None:
+        raise ArithmeticError('an injected error')
+
+    term = end == 'SIGTERM'
+    with_calls(runner, {5: (lambda _: os.kill(os.getpid(), signal.SIGTERM)) if term else fail})
+    with pytest.raises(SystemExit if term else ArithmeticError):
+        runner.train()
+    left = 'iter_5.pth' if term else 'iter_4.pth'
+    assert (tmp_path / 'run/last_checkpoint').read_text() == str(tmp_path / 'run' / left)
+    assert load(tmp_path / 'run' / left)['meta']['iter'] == int(left[5])
+    assert not list((tmp_path / 'run').glob('.*.part'))
+
+
+def test_a_save_that_fails_later_is_told_and_undone(images, tmp_path, monkeypatch):
+    options = {'default_hooks__checkpoint__save_best': None}
+    runner = run(tmp_path / 'run', small_config(images, workers=0, **options), start=False)
+    disk, seen = SlowDisk(monkeypatch, tmp_path / 'run'), []
+
+    def fill(_) -> None:
+        disk.refuses = True
+        disk.free.set()
+
+    def look(runner) -> None:
+        disk.refuses = False
+        hub = runner.message_hub
+        seen.append((list(hub.get_info('keep_ckpt_ids') or []), hub.get_info('last_ckpt')))
+
+    with_calls(runner, {6: fill, 8: lambda _: time.sleep(0.2), 9: look})
+    runner.train()
+    assert seen == [([8], str(tmp_path / 'run/iter_8.pth'))]
+    assert disk.names() == ['encoder.pth', 'iter_28.pth', 'iter_30.pth']
+    assert 'could not save iter_4.pth after 3 iterations (' in log_of(runner)
+    assert 'to resume from, there is none yet' in log_of(runner)
 
 
 def test_sigterm_saves_after_the_step_and_exits_with_0(undisturbed, images, tmp_path):
