@@ -113,6 +113,19 @@ def measure(model: Weights, hook: type[CheckpointHook], folder: Path) -> dict[st
     )
 
 
+def compare(gb: float, rounds: int) -> list[dict]:
+    """A row for every hook, with the seconds of each round."""
+    model, rows = Weights(1e9 * gb), []
+    for name, hook in HOOKS.items():
+        found = []
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(measure(model, hook, Path(folder)))
+        seconds = {key: [round(each[key], 3) for each in found] for key in found[0]}
+        rows.append(dict(gb=gb, hook=name, **seconds))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description='How long a checkpoint stops the training.')
     parser.add_argument('--gb', type=float, nargs='+', default=[1, 5], help='of the state (1 5)')
@@ -121,16 +134,9 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for gb in args.gb:
-        model = Weights(1e9 * gb)
-        for name, hook in HOOKS.items():
-            found = []
-            for _ in range(args.rounds):
-                with tempfile.TemporaryDirectory() as folder:
-                    found.append(measure(model, hook, Path(folder)))
-            seconds = {key: [round(each[key], 3) for each in found] for key in found[0]}
-            rows.append(dict(gb=gb, hook=name, **seconds))
-            medians = {key: statistics.median(values) for key, values in seconds.items()}
-            print(f'{gb:g} GB, {name}: {medians}', file=sys.stderr)
+        rows += compare(gb, args.rounds)
+        for row in rows[-len(HOOKS) :]:
+            print(row, file=sys.stderr)
     if args.out:
         write_json(args.out, dict(environment(), rows=rows))
 

@@ -6,6 +6,7 @@ A table whose result is not there yet says "not run" and how to run it.
 """
 
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ WHOLE = {
 }
 LOADER = {'loader_cpu': 'loader'}
 STARTUP = {'startup_cpu': 'startup'}
+STALL = {'stall_cpu': 'stall'}
 COCO_START = {'coco_start_cpu': 'coco_start'}
 SCALING = {'scaling_cpu': 'scaling'}
 THREADS = {'threads_cpu': 'threads'}
@@ -290,6 +292,18 @@ def taps(found: Found) -> str:
     return '\n\n'.join([*parts, markdown(head, rows)])
 
 
+def stall(found: Found) -> str:
+    """How long a checkpoint stops the training: medians of the rounds."""
+    rows = []
+    for result in present(found):
+        for row in result['rows']:
+            keys = ('stall', 'cpu', 'longest', 'written')
+            seconds = [f'{statistics.median(row[key]):.2f}' for key in keys]
+            rows.append([f'{row["gb"]:g} GB', row['hook'], *seconds, listed(row['stall'])])
+    head = ['state', 'hook', 'stall, s', 'CPU in it, s', 'longest iteration, s', 'written after, s']
+    return markdown([*head, 'stalls of the rounds'], rows)
+
+
 TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'pretrain': (pretrain, PRETRAIN),
     'profile': (profile, PRETRAIN),
@@ -299,6 +313,7 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'whole': (whole, WHOLE),
     'loader': (loader, LOADER),
     'startup': (startup, STARTUP),
+    'stall': (stall, STALL),
     'coco_start': (coco_start, COCO_START),
     'scaling': (scaling, SCALING),
     'threads': (threads, THREADS),

@@ -1,11 +1,13 @@
 """Stage 1: does a GPU compute what a CPU computes, and how exact is bfloat16?"""
 
 import json
+import statistics
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import stall
 from benchmarks.partitioned import PartitionedViT
 from mirl_mm.checkpoint import convert_official
 from mirl_mm.models import MIRLDenseViT
@@ -38,6 +40,7 @@ SIZES = {  # of the rehearsal or not
         settings=dict(arch='s12', batch=16),
         windows=dict(arch='b12', size=512, batch=2),
         resumed=dict(twice=True, images=256),
+        stall=dict(gb=5, rounds=2),
     ),
     True: dict(
         half=dict(arch='test', batch=4, steps=6, every=3),
@@ -45,6 +48,7 @@ SIZES = {  # of the rehearsal or not
         settings=dict(arch='test', batch=2),
         windows=dict(arch='test', size=256, batch=1),
         resumed=dict(twice=False, images=96),
+        stall=dict(gb=0.01, rounds=1),
     ),
 }
 
@@ -64,8 +68,16 @@ def parts(rehearse: bool) -> list[Part]:
         Part('bf16', partial(half.compare, **size['half']), 45, 20),
         Part('run', partial(watched_run.watch, **size['run']), 45, 10),
         Part('resume', partial(resumed.compare, **size['resumed']), 100, 5),
+        Part('checkpoint', partial(checkpoint, **size['stall']), 60, 6),
         Part('ops', ops.compare, 10),
     ]
+
+
+def checkpoint(bench: Bench, gb: float, rounds: int) -> dict:
+    """Seconds that a checkpoint stops a run."""
+    rows = stall.compare(gb, rounds)
+    said = [f'{row["hook"]} {statistics.median(row["stall"]):.2f} s' for row in rows]
+    return dict(rows=rows, says=f'{gb:g} GB stop the training: {", ".join(said)}')
 
 
 def golden_test(dtype: torch.dtype, bench: Bench) -> dict:

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.gpu.stage import Record, run_parts
 from benchmarks.gpu.stages import STAGES
+from benchmarks.stall import HOOKS
 from tests.gpu.small import bench
 
 SLOW = ('resume', 'golden s54 float32', 'compiled peers', 'test 8 eager', 'mask-rcnn test')
@@ -39,6 +40,8 @@ def check_correct(found: dict) -> None:
     waits = found['run']['waits_by_line']
     assert found['run']['waits'] == sum(waits.values())
     assert all(line.startswith(('mirl_mm/', 'mmengine/')) for line in waits)
+    rows = found['checkpoint']['rows']
+    assert [row['hook'] for row in rows] == list(HOOKS) and all(row['written'] for row in rows)
     assert found['ops']['nms_equal'] and found['ops']['roi_align'] == 0
 
 
