@@ -13,6 +13,7 @@ from mirl_mm.datasets.class_folders import folders_of, train_and_val
 from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import has_accelerator, set_launcher, start_gloo, world_size
 from mirl_mm.engine.run_facts import environment
+from mirl_mm.engine.stopping import follow_launcher
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, write_json
 from mirl_mm.measure.features import POOLS, Loading, load_encoder, preprocessor_of, test_pipeline_of
@@ -34,6 +35,7 @@ def run_knn(
     val_limit: int | None = None,
 ) -> dict[str, float]:
     """What ``tools/knn.py --help`` tells; returns accuracies in % by ``cls_k10`` and so on."""
+    follow_launcher()
     loading.check()
     cfg = load_config(config, cfg_options)
     pairs = list(zip((train, val), folders_of(cfg), strict=True))

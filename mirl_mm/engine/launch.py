@@ -17,7 +17,7 @@ from .checks import check_channels, check_data
 from .checks.settings import check_keys, check_options, check_packages
 from .own_data import use_data
 from .resume import find_checkpoint, is_whole
-from .stopping import fail_fast
+from .stopping import fail_fast, follow_launcher
 
 Options = Mapping[str, object] | None  # --cfg-options: dotted key path to value, merged first
 
@@ -36,10 +36,12 @@ def training_config(
 
     OSError: a file is not there, or the work dir cannot be written; UserError: a wrong setting.
     """
+    notes = follow_launcher()
     cfg = load_config(config, cfg_options, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     processes = machine.world_size(launcher)
     set_work_dir(cfg, work_dir)
-    notes = lock_folder(cfg.work_dir, cfg.filename) if machine.rank(launcher) == 0 else []
+    if machine.rank(launcher) == 0:
+        notes += lock_folder(cfg.work_dir, cfg.filename)
     notes += use_data(cfg, data, cfg_options, ('train', 'val', 'test')) if data else []
     notes += check_data(cfg, ['train', 'val'] if cfg.get('val_cfg') is not None else ['train'])
     check_init(cfg)
@@ -61,6 +63,7 @@ def testing_config(
     data: str | None = None,
 ) -> tuple[Config, list[str]]:
     """The config of a test run and the messages for its log; raises as :func:`training_config`."""
+    follow_launcher()
     cfg = load_config(config, cfg_options, ('test_dataloader', 'test_cfg', 'test_evaluator'))
     machine.world_size(launcher)
     cfg.load_from, cfg.resume = checkpoint, False

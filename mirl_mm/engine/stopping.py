@@ -5,6 +5,7 @@ exit with 0; their workers outlive it, as torch would count a worker's end as a 
 run has saved. How far that is, a run and its workers read in one shared number.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -110,6 +111,27 @@ class PreemptHook(Hook):
         return bool(flag.item())
 
 
+def follow_launcher() -> list[str]:
+    """End with torchrun, where it started this process, however it dies (on Linux).
+
+    The kernel sends SIGKILL; where tools/torchrun.py is not between, SIGTERM, on which a run saves:
+    the scheduler's SIGTERM may have been what ended torchrun. UserError: it has died already.
+
+    Returns:
+        What the log should say of a start that is not the first.
+    """
+    if 'TORCHELASTIC_RUN_ID' not in os.environ:
+        return []
+    launcher = os.environ.get('MIRL_LAUNCHER')
+    if sys.platform == 'linux':
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL if launcher else signal.SIGTERM)
+    if launcher and os.getppid() != int(launcher):
+        raise UserError(f'torchrun, process {launcher}, has died: its processes end')
+    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    return [f'restart {restarts} by torchrun'] if restarts != '0' else []
+
+
 def fail_fast() -> None:
     """End this process at once on an uncaught exception, without waiting for the others.
 
@@ -117,8 +139,6 @@ def fail_fast() -> None:
     members wait for us. The launcher sees the exit code and ends the others.
     """
     sys.excepthook = _report_and_exit
-    # (tools/dist_train.sh has its launcher ignore it, and we have inherited that)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _report_and_exit(kind: type, error: BaseException, trace: object) -> None:

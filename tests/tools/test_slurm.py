@@ -139,4 +139,5 @@ def test_a_port_that_is_taken_is_one_line(script, given):
             assert 'choose another: PORT=29501 ' in out
         other = environ | dict(PORT=str(port), NODE_RANK='1', NNODES='2', PYTHON='echo')
         out, _ = start(other, *given.split(), 1, script=ROOT / 'tools' / script).communicate()
-        assert out.startswith('-m torch.distributed.run')  # the port is the first node's
+        started = f'{ROOT}/tools/torchrun.py --nnodes=2 --node_rank=1 '
+        assert out.startswith(started)  # the port is the first node's

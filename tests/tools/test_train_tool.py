@@ -237,7 +237,7 @@ def test_scripts_say_how_they_are_used(script, arguments):
 
 def test_scripts_start_the_tools_on_all_processes():
     """With a Python that says what it is given; tests/training starts the real one."""
-    launched = '-m torch.distributed.run --nnodes=2 --node_rank=1 --master_addr=host '
+    launched = f'{ROOT}/tools/torchrun.py --nnodes=2 --node_rank=1 --master_addr=host '
     launched += f'--master_port=1234 --nproc_per_node=4 {ROOT}/tools'
     where = dict(
         os.environ, NNODES='2', NODE_RANK='1', MASTER_ADDR='host', PORT='1234', PYTHON='echo'
