@@ -115,15 +115,14 @@ def measure(model: Weights, hook: type[CheckpointHook], folder: Path) -> dict[st
 
 def compare(gb: float, rounds: int) -> list[dict]:
     """A row for every hook, with the seconds of each round."""
-    model, rows = Weights(1e9 * gb), []
-    for name, hook in HOOKS.items():
-        found = []
-        for _ in range(rounds):
-            with tempfile.TemporaryDirectory() as folder:
-                found.append(measure(model, hook, Path(folder)))
-        seconds = {key: [round(each[key], 3) for each in found] for key in found[0]}
-        rows.append(dict(gb=gb, hook=name, **seconds))
-    return rows
+    model, found = Weights(1e9 * gb), {name: [] for name in HOOKS}
+    for name, hook in [*HOOKS.items()] * rounds:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name].append(measure(model, hook, Path(folder)))
+    return [
+        dict(gb=gb, hook=name, **{key: [round(each[key], 3) for each in rows] for key in rows[0]})
+        for name, rows in found.items()
+    ]
 
 
 def main() -> None:

@@ -20,8 +20,11 @@ class Agent(LocalElasticAgent):
     asked = False
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
-        self.pids = super()._start_workers(worker_group)
+        self.pids = {}
         signal.signal(signal.SIGTERM, self._hand_on)
+        self.pids = super()._start_workers(worker_group)
+        if self.asked:  # meanwhile
+            self._hand_on()
         return self.pids
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
