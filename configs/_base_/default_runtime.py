@@ -18,6 +18,7 @@ default_hooks = dict(
     finite=dict(type='FiniteHook', policy='stop'),
     preempt=dict(type='PreemptHook'),
     bad_images=dict(type='BadImagesHook'),
+    watch=dict(type='WatchHook', timeout=300),
 )
 # The terminal gets a summary, warnings, progress and results; the log file everything.
 runner_type = 'MIRLRunner'
@@ -25,8 +26,8 @@ runner_type = 'MIRLRunner'
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    # gloo where there is no GPU: tools/train.py switches. A process that does not answer for
-    # `timeout` seconds ends the job; one that dies ends it within 40 s.
+    # gloo where there is no GPU: tools/train.py switches. A process that hangs ends the job after
+    # `timeout` seconds, one that is frozen after those of `watch`, one that dies within 40 s.
     dist_cfg=dict(backend='nccl', timeout=1800),
 )
 

@@ -138,10 +138,10 @@ def fail_fast() -> None:
     An orderly end could hang: it waits for loader workers, and for a process group whose other
     members wait for us. The launcher sees the exit code and ends the others.
     """
-    sys.excepthook = _report_and_exit
+    sys.excepthook = report_and_exit
 
 
-def _report_and_exit(kind: type, error: BaseException, trace: object) -> None:
+def report_and_exit(kind: type, error: BaseException, trace: object) -> None:
     """One line for what a user can put right, a traceback for everything else."""
     who = f'process {os.environ.get("RANK", "?")} of {os.environ.get("WORLD_SIZE", "?")}'
     if reason := reason_of(error):

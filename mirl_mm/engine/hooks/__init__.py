@@ -7,3 +7,4 @@ from .health import HealthHook
 from .held_out import KNNHook, PanelHook
 from .late_losses import LateLossesHook
 from .progress import ProgressHook
+from .watch import WatchHook
