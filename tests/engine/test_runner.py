@@ -6,6 +6,7 @@ Steps run on the meta device, which has no values, so that to ask for one is an 
 import copy
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -77,10 +78,11 @@ def test_any_default_hook_can_be_switched_off():
 @pytest.mark.parametrize('task', ['train', 'test'])
 def test_processes_end_together(monkeypatch, task):
     runner, order = object.__new__(MIRLRunner), []
+    runner._hooks = [SimpleNamespace(flush=lambda _: order.append('flush'))]
     monkeypatch.setattr(Runner, task, lambda self: order.append(task) or 'result')
     monkeypatch.setattr('mirl_mm.engine.runner.barrier', lambda: order.append('barrier'))
     assert getattr(runner, task)() == 'result'
-    assert order == [task, 'barrier']
+    assert order == [task, *['flush'] * (task == 'train'), 'barrier']
 
 
 METRICS = {'coco/bbox_mAP': np.float32(0.125), 'mIoU': 12.5}
