@@ -4,6 +4,7 @@ import argparse
 
 from mirl_mm.apps import add_run_options
 from mirl_mm.engine.launch import build_runner, testing_config
+from mirl_mm.engine.stopping import leave_group
 from mirl_mm.engine.tta import use_tta
 from mirl_mm.errors import one_line
 
@@ -26,6 +27,7 @@ def main() -> None:
     if tta:
         notes += use_tta(cfg)
     build_runner(cfg, notes).test()
+    leave_group()
 
 
 if __name__ == '__main__':

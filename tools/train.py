@@ -4,6 +4,7 @@ import argparse
 
 from mirl_mm.apps import add_run_options
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.engine.stopping import leave_group
 from mirl_mm.errors import one_line
 
 
@@ -35,7 +36,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     cfg, notes = training_config(**vars(parse_args()))
-    build_runner(cfg, notes).train()
+    try:
+        build_runner(cfg, notes).train()
+    finally:
+        leave_group()
 
 
 if __name__ == '__main__':

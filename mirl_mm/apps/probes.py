@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.device import get_device
-from mmengine.dist import barrier, init_dist, is_distributed, is_main_process
+from mmengine.dist import init_dist, is_main_process
 from mmengine.fileio import exists
-from torch.distributed import destroy_process_group
 
 from mirl_mm.datasets.class_folders import folders_of, train_and_val
 from mirl_mm.engine.launch import load_config
 from mirl_mm.engine.machine import has_accelerator, set_launcher, start_gloo, world_size
 from mirl_mm.engine.run_facts import environment
-from mirl_mm.engine.stopping import follow_launcher
+from mirl_mm.engine.stopping import follow_launcher, leave_group
 from mirl_mm.errors import UserError
 from mirl_mm.files import check_folder, write_json
 from mirl_mm.measure.features import POOLS, Loading, load_encoder, preprocessor_of, test_pipeline_of
@@ -60,9 +59,7 @@ def run_knn(
     vit, preprocessor = encoder.to(get_device()), preprocessor.to(get_device())
     accuracies = evaluate_knn(vit, preprocessor, *sets, ks, temperature, loading)
     main = is_main_process()
-    if is_distributed():  # end together: gloo may abort where a process leaves the others early
-        barrier()
-        destroy_process_group()
+    leave_group()
     if not main:
         return accuracies
     if left_out:

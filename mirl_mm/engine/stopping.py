@@ -6,6 +6,7 @@ run has saved. How far that is, a run and its workers read in one shared number.
 """
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -89,6 +90,7 @@ class PreemptHook(Hook):
         for one, former in self.former.items():
             signal.signal(one, former or signal.SIG_DFL)
         self._told()
+        self.group = None  # else it would outlive ``leave_group``
 
     def _note(self, number: int, frame: object) -> None:
         self.asked = signal.Signals(number).name
@@ -130,6 +132,23 @@ def follow_launcher() -> list[str]:
         raise UserError(f'torchrun, process {launcher}, has died: its processes end')
     restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     return [f'restart {restarts} by torchrun'] if restarts != '0' else []
+
+
+def leave_group() -> None:
+    """Leave the process group, if there is one, together with the others; in an error, do nothing.
+
+    Threads of gloo let go of tensors, for which they need the interpreter: one that asks while it
+    is taken down aborts a process whose work is done. They end with the group, and that with its
+    last holder: the runner has to be out of reach. (A SystemExit's frames hold it, too.)
+    """
+    kind, _, trace = sys.exc_info()
+    if not dist.is_initialized() or kind not in (None, SystemExit):
+        return
+    if kind is None:  # the first may hold what the others are still talking to; cf. PreemptHook
+        dist.barrier()
+    traceback.clear_frames(trace)
+    gc.collect()  # now: a DDP that let go last would wait for threads that wait for it
+    dist.destroy_process_group()
 
 
 def fail_fast() -> None:
