@@ -72,9 +72,18 @@ def parsed(text: str) -> dict:
     """The JSON object of a text; empty where it is none."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def is_like(value: object, kind: object) -> bool:
+    """Whether a value is of a type (an int of 64 bits), or like a list or a dict of such."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(is_like(each, kind[0]) for each in value)
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(is_like(value.get(k), kind[k]) for k in kind)
+    return isinstance(value, kind) and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
 def remove_parts(folder: str | Path) -> list[str]:

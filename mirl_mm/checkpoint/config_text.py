@@ -12,10 +12,11 @@ from mirl_mm.models.archs import ARCHS
 def heads_in(text: str) -> int | None:
     """The encoder's number of heads in a dumped config; None where it does not say."""
     model: dict[str, object] = {}
-    with suppress(SyntaxError, ValueError):
+    with suppress(SyntaxError):
         model = read_config(text, {'model'})
     arch = (VisionTransformer.arch_zoo | ARCHS).get(str(model.get('model.backbone.arch')).lower())
-    return arch['num_heads'] if arch else model.get('model.backbone.arch.num_heads')
+    heads = arch['num_heads'] if arch else model.get('model.backbone.arch.num_heads')
+    return heads if isinstance(heads, int) and heads > 0 else None
 
 
 def read_config(text: str, keys: Collection[str]) -> dict[str, object]:
@@ -24,9 +25,12 @@ def read_config(text: str, keys: Collection[str]) -> dict[str, object]:
     What is no literal stays text. A SyntaxError where it is not Python.
     """
     flat: dict[str, object] = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) in keys:
-            flat |= _flatten(node.targets[0].id, _value(node.value))
+    try:
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) in keys:
+                flat |= _flatten(node.targets[0].id, _value(node.value))
+    except (ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise SyntaxError(f'no dumped config: {error}') from error
     return flat
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mirl_mm.errors import UserError
-from mirl_mm.files import check_folder, read_json
+from mirl_mm.files import check_folder, is_like, read_json
 from mirl_mm.models.archs import EncoderArch
 
 from .config_text import read_config
@@ -57,17 +57,17 @@ def wants_folder(path: Path, to: str) -> bool:
 def pixels_of(text: str, folder: Path, channels: int) -> tuple[Sequence, Sequence, str]:
     """Mean, std and their origin: a config's text, hub files in a folder, or ImageNet's."""
     told: list[tuple[str, Mapping, float]] = []
-    with suppress(SyntaxError, ValueError):
+    with suppress(SyntaxError):
         config = read_config(text, {'model', 'data_preprocessor'})
         found = {name.rpartition('data_preprocessor.')[2]: x for name, x in config.items()}
         told.append(("the config's", found, 255))
     for name in ('preprocessor_config.json', 'config.json'):
         found = read_json(folder / name)
-        found = found.get('pretrained_cfg') or found
+        found = inner if isinstance(inner := found.get('pretrained_cfg'), dict) else found
         told.append((f'of {name}', {n.removeprefix('image_'): x for n, x in found.items()}, 1))
     for origin, found, unit in told:
         both = [found.get('mean'), found.get('std')]
-        if all(isinstance(x, list) and len(x) in (1, channels) for x in both):
+        if is_like(both, [[int | float]]) and all(len(x) in (1, channels) for x in both):
             both = (x * channels if len(x) == 1 else x for x in both)
             return *([round(value / unit, 6) for value in x] for x in both), origin
     mean, std = IMAGENET if channels == 3 else ([0.0] * channels, [1.0] * channels)

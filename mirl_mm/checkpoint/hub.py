@@ -73,12 +73,16 @@ def told_by_config(weights: Path) -> dict[str, object]:
         return {}
     try:
         config = json.loads(path.read_text(encoding='utf-8-sig'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} is no JSON ({error})') from error
     if not isinstance(config, dict) or not {'hidden_size', 'architecture'} & config.keys():
         return {}  # of something else
     timm, kind = 'architecture' in config, str(config.get('architecture', config.get('model_type')))
     source = config.get('model_args') or {} if timm else config
+    labels = config.get('label_names' if timm else 'id2label') or []
+    labels = [*labels.values()] if isinstance(labels, dict) else labels
+    if not isinstance(source, dict) or not isinstance(labels, list):
+        raise CheckpointError(f'{path} is damaged: arguments have to be a dict, and labels a list')
     activation = source.get('act_layer' if timm else 'hidden_act') or 'gelu'
     activation = 'quick_gelu' if 'quickgelu' in kind else str(activation).lower()
     reasons = [why for pattern, why in _KINDS.items() if re.search(pattern, kind)]
@@ -99,8 +103,6 @@ def told_by_config(weights: Path) -> dict[str, object]:
         told.setdefault('num_heads', size and _TIMM_HEADS[size[1]])
         told['norm_eps'] = 1e-5 if 'clip' in kind else 1e-6
         told['pool'] = source.get('global_pool', config.get('global_pool'))
-    labels = config.get('label_names') if timm else config.get('id2label')
-    labels = [*labels.values()] if isinstance(labels, dict) else labels or []
     if labels and not str(labels[0]).startswith('LABEL_'):  # transformers' placeholders
         told['classes'] = [*map(str, labels)]
     return told

@@ -5,7 +5,7 @@ import json
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,19 +19,17 @@ from mirl_mm.models.fit import summary
 from mirl_mm.models.segments import strip_wrappers
 
 from .hub import HUB_PATCHES, HUB_PROBE, WEIGHTS, is_hub, told_by_config
-from .safety import BROKEN, CORES, PLAIN, file_kind, in_words, multiarray, safely
+from .safety import BROKEN, PLAIN, file_kind, in_words, safely
 
-_CLASSES = (tuple, OrderedDict, argparse.Namespace, np.ndarray, np.dtype)
+_CLASSES = (tuple, OrderedDict, argparse.Namespace)
 PADDLE_GLOBALS = {f'{kind.__module__}.{kind.__name__}': kind for kind in _CLASSES}
-for core in CORES:
-    PADDLE_GLOBALS[f'numpy.{core}.multiarray._reconstruct'] = multiarray._reconstruct
-    PADDLE_GLOBALS[f'numpy.{core}.multiarray.scalar'] = multiarray.scalar
 FORMS = {
     'paddle-mirl': 'official MIRL',
     'mae': 'names of MAE or timm',
     'hf': 'names of transformers',
     'mirl_mm': 'names of mirl_mm or mmpretrain',
 }
+LARGEST = 2**31  # numbers in a tensor; a damaged or hostile file may say any
 EMA_KEY = 'ema_state_dict'  # MMEngine's raw weights; the averaged ones are its state_dict
 # The first block's qkv in our names or in timm's, or its query in transformers', behind a prefix.
 _QKV = r'(?:backbone\.layers|layers|blocks|blocks\.0)\.0\.attn\.qkv'
@@ -173,9 +171,10 @@ def tensors(content: dict) -> dict[str, Tensor]:
     for name, value in content.items():
         value = value[1] if isinstance(value, tuple) and len(value) == 2 else value
         if isinstance(value, np.ndarray) and value.dtype.kind in 'fiub':
-            value = torch.from_numpy(value.copy())
+            value = torch.from_numpy(value.copy() if value.size <= LARGEST else value)
         if isinstance(name, str) and isinstance(value, Tensor):
-            found[name] = value.detach().to_dense()
+            found[name] = value.detach()
+            found[name] = found[name].to_dense() if value.numel() <= LARGEST else found[name]
     return found
 
 
@@ -183,13 +182,18 @@ def class_names(meta: Mapping | None) -> list[str]:
     """The names in a dataset's metainfo, or in a checkpoint's meta; empty where there are none."""
     meta = meta if isinstance(meta, Mapping) else {}
     meta = meta['dataset_meta'] if isinstance(meta.get('dataset_meta'), Mapping) else meta
-    names = next((meta[key] for key in ('classes', 'CLASSES') if meta.get(key) is not None), ())
+    names = (meta[key] for key in ('classes', 'CLASSES') if isinstance(meta.get(key), Iterable))
+    names = next(names, ())
     return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
-    """CheckpointError if a weight of a file is NaN or infinite: nothing computes with it."""
-    dense = {n: x for n, x in state.items() if isinstance(x, Tensor) and x.layout is torch.strided}
+    """CheckpointError for weights that are NaN, infinite, without values, or beyond any size."""
+    whole = {n: x for n, x in state.items() if isinstance(x, Tensor)}
+    if bad := [n for n, x in whole.items() if x.is_meta or x.is_nested or x.numel() > LARGEST]:
+        what = f'nested, without values, or with more than {LARGEST:,}: {summary(bad, 3)}'
+        raise CheckpointError(f'{path} cannot be used: it has tensors {what}')
+    dense = {n: x for n, x in whole.items() if x.layout is torch.strided}
     floats = {n: x for n, x in dense.items() if x.is_floating_point() and x.numel()}
     wide = ((n, x.float() if x.itemsize == 1 else x) for n, x in floats.items())  # (of 8 bits)
     if bad := [n for n, x in wide if not torch.stack(x.aminmax()).isfinite().all()]:
@@ -204,25 +208,28 @@ def _read_shards(path: Path) -> dict | None:
         if part is None or part[2] == '1':
             return None
         indices = sorted(path.parent.glob('*.index*.json'))
-        if not (listing := [index for index in indices if path.name in _shards_of(index)]):
+        if not (listing := [index for index in indices if path in _shards_of(index)]):
             alone = f'{path} is part {part[1]} of {part[2]}'
             raise CheckpointError(f'{alone}, and no *.index.json beside it lists the others')
         path = listing[0]
     state: dict = {}
-    for name in _shards_of(path):
-        if not (shard := path.with_name(name)).is_file():
-            raise FileNotFoundError(f'{path} lists {name}, and there is no {shard}')
+    for shard in _shards_of(path):
+        if not shard.is_file():
+            raise FileNotFoundError(f'{path} lists {shard.name}, and there is no {shard}')
         content = _read_torch(str(shard))
-        state |= content.get('state_dict', content)
+        content = content.get('state_dict', content) if isinstance(content, dict) else content
+        if not isinstance(content, dict):
+            raise CheckpointError(f'{shard} holds a {type(content).__name__}, not a dict')
+        state |= content
     return {f'all parts of {path.name}': state}
 
 
-def _shards_of(index: Path) -> list[str]:
+def _shards_of(index: Path) -> list[Path]:
     """The files that an index lists; CheckpointError for another JSON file."""
     try:
         places = json.loads(index.read_text(encoding='utf-8-sig'))['weight_map'].values()
-        return sorted({Path(name).name for name in places})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return sorted({index.with_name(Path(name).name) for name in places})
+    except BROKEN as error:
         reason = f'no index of shards, which has a weight_map ({type(error).__name__}: {error})'
         raise CheckpointError(f'{index} is {reason}') from error
 
@@ -234,8 +241,9 @@ class _PaddleUnpickler(pickle.Unpickler):
         if (wanted := f'{module}.{name}') in PLAIN:
             return partial(PLAIN[wanted])  # (attributes could be put on the class itself)
         if wanted not in PADDLE_GLOBALS:
-            raise CheckpointError(f'it asks for {wanted}; accepted: {", ".join(PADDLE_GLOBALS)}')
-        return PADDLE_GLOBALS[wanted]
+            accepted = ', '.join(PADDLE_GLOBALS | PLAIN)
+            raise CheckpointError(f'it asks for {wanted}; accepted: {accepted}')
+        return type(name, (PADDLE_GLOBALS[wanted],), {})  # (so could they here)
 
 
 def _read_paddle(path: Path) -> object:

@@ -5,9 +5,11 @@ import json
 import os
 import pickle
 import re
+import struct
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from functools import wraps
+from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import SimpleNamespace
 
@@ -40,8 +42,46 @@ def _plain_dict(*_: object) -> dict:
     return {}
 
 
+def _short_range(*given: int) -> range:
+    """Stands in for ``range``, of which a file may make a list."""
+    if len(asked := range(*given)) > 1_000_000:
+        raise pickle.UnpicklingError(f'{asked} is too long')
+    return asked
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``, which damaged or hostile state makes write over memory."""
+
+    def __init__(self, kind: str, *_: object) -> None:
+        self.plain = np.dtype(kind)
+        if self.plain.kind not in 'biufcSU':
+            raise pickle.UnpicklingError(f'arrays of {self.plain} are no plain data')
+
+    def __setstate__(self, state: tuple) -> None:
+        self.plain = self.plain.newbyteorder(state[1])
+
+    def __repr__(self) -> str:
+        return str(self.plain)
+
+    def __reduce__(self) -> tuple:
+        return self.plain.__reduce__()
+
+
+class _Array(np.ndarray):
+    """Stands in for ``numpy.ndarray``, which does not see all sizes that are no array's."""
+
+    def __setstate__(self, state: tuple) -> None:
+        version, shape, dtype, *more = state
+        if min(shape, default=0) < 0 or prod(shape) * dtype.plain.itemsize != len(more[-1]):
+            raise pickle.UnpicklingError(f'{len(more[-1])} bytes are no array {shape}')
+        super().__setstate__((version, shape, dtype.plain, *more))
+
+    def __reduce__(self) -> tuple:
+        return self.view(np.ndarray).__reduce__()
+
+
 _KINDS = (
-    *(set, frozenset, list, dict, tuple, int, float, bool, str, range, slice, SimpleNamespace),
+    *(set, frozenset, list, dict, tuple, int, float, bool, str, slice, SimpleNamespace),
     *(date, datetime, timedelta, timezone),
 )
 _PATHLIBS = ('pathlib', 'pathlib._local')  # as of Python 3.13
@@ -51,19 +91,23 @@ PLAIN: dict[str, object] = {
     **{f'{room}.{pure}WindowsPath': PureWindowsPath for room in _PATHLIBS for pure in ('', 'Pure')},
     **{f'{kind.__module__}.{kind.__name__}': kind for kind in _KINDS},
     'collections.defaultdict': _plain_dict,
+    'builtins.range': _short_range,
+    **{'numpy.ndarray': _Array, 'numpy.dtype': _Dtype},
 }
+for room in (f'numpy.{core}.multiarray' for core in CORES):
+    PLAIN[f'{room}._reconstruct'] = lambda *_: multiarray._reconstruct(_Array, (0,), b'b')
+    PLAIN[f'{room}.scalar'] = lambda dtype, content: multiarray.scalar(dtype.plain, content)
 # What checkpoints hold beside tensors: MAE's arguments, and MMEngine's logs, of numpy 1 and 2.
 SAFE_GLOBALS = [
     *((kind, name) for name, kind in PLAIN.items()),
     *(argparse.Namespace, HistoryBuffer, (_history_buffer_attribute, 'builtins.getattr')),
-    *(np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in 'bBhHiIlLqQefdFD?US'}),
-    *((multiarray._reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in CORES),
-    *((multiarray.scalar, f'numpy.{core}.multiarray.scalar') for core in CORES),
 ]
 
 META_KEY = 'mirl_mm'  # of a safetensors header's metadata, where every value has to be a string
 # What unpickling broken bytes may raise beside UnpicklingError.
-BROKEN = (EOFError, IndexError, KeyError, AttributeError, TypeError, ValueError, MemoryError)
+BROKEN = (EOFError, LookupError, AttributeError, TypeError, ValueError, MemoryError, struct.error)
+BROKEN += (AssertionError, OverflowError, RecursionError, SystemError)
+_NAME = '{0.__module__}.{0.__qualname__}'  # by which torch would take either of two
 _SWITCH = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _MMENGINES: dict[str, Callable] = {}  # its loaders by prefix, while ours stand in their place
 _MMENGINES_LIST = 'get_torch_safe_globals'  # which the maintained MMEngine has
@@ -106,11 +150,13 @@ def safely(load: Callable) -> Callable:
     @wraps(load)
     def safe_load(filename, *args, **kwargs):
         before, users = os.environ.get(_SWITCH), torch.serialization.get_safe_globals()
-        ours = [each for each in SAFE_GLOBALS if each not in users]
+        names = [x[1] if isinstance(x, tuple) else _NAME.format(x) for x in users]
+        theirs = [x for x, name in zip(users, names, strict=True) if name not in PLAIN]
         os.environ[_SWITCH] = '1'  # torch's own: it overrules a call that asks for the unsafe mode
         try:
-            with torch.serialization.safe_globals(ours):
-                return load(filename, *args, **kwargs)
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(theirs + SAFE_GLOBALS)
+            return load(filename, *args, **kwargs)
         except pickle.UnpicklingError as error:
             reason = str(error).splitlines()[0]
             if found := re.search(r'GLOBAL ([\w.]+)', str(error)):
@@ -121,6 +167,8 @@ def safely(load: Callable) -> Callable:
             what = 'was refused: it asks for more than tensors and plain data'
             raise CheckpointError(f'{filename} {what}. {reason}') from error
         finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(users)
             del os.environ[_SWITCH]
             os.environ.update({} if before is None else {_SWITCH: before})
 
@@ -179,8 +227,8 @@ def read_safetensors(path: str | Path) -> dict[str, dict]:
     try:
         with safe_open(path, framework='pt') as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = json.loads((file.metadata() or {}).get(META_KEY, '{}'))
-    except (SafetensorError, ValueError, OSError) as error:
+            meta = dict(json.loads((file.metadata() or {}).get(META_KEY, '{}')))
+    except (SafetensorError, ValueError, TypeError, RecursionError, OSError) as error:
         reason = f'cannot be read as safetensors; it may be cut short ({error})'
         raise CheckpointError(f'{path} {reason}') from error
     return dict(state_dict=state, meta=meta)

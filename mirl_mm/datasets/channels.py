@@ -49,6 +49,7 @@ def _stored(content: bytes) -> tuple[np.ndarray, int | None]:
         return np.load(BytesIO(content), allow_pickle=False), None
     if content.startswith(TIFF):
         with tifffile.TiffFile(BytesIO(content)) as file:
+            len(file.pages)  # finds pages that go in a circle; asarray would follow them on and on
             return file.asarray().squeeze(), file.pages[0].tags.valueof(tag)
     try:
         with Image.open(BytesIO(content)) as picture:

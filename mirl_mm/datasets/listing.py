@@ -28,7 +28,7 @@ PICTURES = {'', '.heic', '.heif', '.jxl', '.svg', '.dng', '.cr2', '.nef'}  # tha
 # Beside what starts with a dot: what systems make, some of it copies of the pictures.
 HIDDEN = {'__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'}
 CIRCLE = 'links in a circle or twice'
-LABELLED = re.compile(r'(["\']?)(.*[^\s,;])\1[\s,;]+([+-]?\d+)')  # a quote, path, label
+LABELLED = re.compile(r'(["\']?)(.*[^\s,;])\1[\s,;]+([+-]?\d{1,18})')  # a quote, path, label
 LAST_COLUMN = re.compile(r'(.*[^\s,;])[\s,;]+[^\s,;]*')
 Accepts = Callable[[str], bool]
 LeftOut = defaultdict[str, list[str]]  # paths by their ending or another reason

@@ -57,7 +57,7 @@ class SkipUnreadable(BaseDataset):
         """
         self._list = Path(path)
         if self._list.is_file():
-            lines = self._list.read_text().splitlines()
+            lines = self._list.read_text(errors='replace').splitlines()
             self._listed_before = frozenset(line.partition('\t')[0] for line in lines)
 
     @property

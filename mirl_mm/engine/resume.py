@@ -18,6 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mirl_mm.checkpoint.config_text import read_config
 from mirl_mm.checkpoint.loading import check_pairing, check_whole, naming, part_taken
 from mirl_mm.checkpoint.reading import check_finite, class_names
+from mirl_mm.checkpoint.safety import BROKEN
 from mirl_mm.errors import CheckpointError, ResumeError
 from mirl_mm.models.archs import EncoderArch, check_same, expect
 from mirl_mm.models.fit import difference, shapes
@@ -227,7 +228,7 @@ def move_to_length(runner: Runner, old: int, new: int) -> None:
 
 def is_whole(path: str | Path) -> bool:
     """Whether a torch file is complete: its table of contents stands at the end."""
-    with suppress(OSError, BadZipFile), ZipFile(path) as file:
+    with suppress(OSError, BadZipFile, RuntimeError, *BROKEN), ZipFile(path) as file:
         return bool(file.namelist())
     return False
 
@@ -244,7 +245,7 @@ def find_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     others.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
     candidates, notes = others, []
     pointer = work_dir / 'last_checkpoint'
-    if pointer.is_file() and (named := pointer.read_text().strip()):
+    if pointer.is_file() and (named := pointer.read_text(errors='replace').strip()):
         path = Path(named)  # (that of the old place, where the work dir was moved)
         path = path if path.is_file() else work_dir / path.name
         candidates = [path, *(other for other in others if other != path)]

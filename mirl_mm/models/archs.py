@@ -11,6 +11,7 @@ from mmpretrain.models.utils import LayerScale
 from torch import Tensor, nn
 
 from mirl_mm.errors import CheckpointError, UserError
+from mirl_mm.files import is_like
 
 BACKBONE, POSITIONS, REGISTERS = 'backbone.', 'pos_embed', 'register_tokens'
 DECODERS = ('decoder_embed_dim', 'decoder_depth', 'decoder_num_heads')  # arguments of MIRLNeck
@@ -93,13 +94,16 @@ class EncoderArch:
     def of_meta(cls, meta: Mapping) -> 'EncoderArch | None':
         """As stored in a file's meta by :meth:`to_meta`; None where nothing is."""
         stored = meta.get('arch')
-        stored = stored if isinstance(stored, Mapping) else {}
-        if not all(isinstance(stored.get(key), int) for key in _SIZES if key != 'num_heads'):
+        if not is_like(stored, {key: int for key in _SIZES if key != 'num_heads'}):
             return None
         fields = {key: stored[key] for key in cls.__dataclass_fields__ if key in stored}
-        if size := fields.get('img_size'):
-            fields['img_size'] = tuple(size)
-        return cls(**fields)
+        size, eps = fields.pop('img_size', None) or (), fields.pop('norm_eps', None)
+        numbers = [x for x in fields.values() if x is not None]
+        numbers += size if isinstance(size, list | tuple) and len(size) in (0, 2) else [None]
+        sound = is_like(numbers, [int]) and is_like(eps, float | None) and min(numbers) >= 0
+        if not sound or not stored['patch_size']:
+            raise CheckpointError(f'the arch stored with it is damaged: {stored}')
+        return cls(**fields, img_size=tuple(size) or None, norm_eps=eps)
 
     def to_meta(self) -> dict:
         """Plain data, with the name from the table (or None)."""

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mirl_mm import __version__
-from mirl_mm.files import write_complete
+from mirl_mm.files import is_like, write_complete
 from mirl_mm.pictures.charts import DARK, LIGHT, charts_of, run_colour
 
 from .runs import NOT_RESULTS, Run, best, read_runs
@@ -123,7 +123,7 @@ def facts(run: Run) -> dict[str, Cell]:
         found['effective batch'] = (batch + 'accumulation {accumulation}').format_map(record)
         found['peak learning rate'] = f'{record["learning_rate"]:.4g}'
         found['precision'] = record['precision']
-        found['seed'] = str(record['seed'])
+        found['seed'] = str(record.get('seed', '—'))
     if run.training:
         found['progress'] = progress(run)
     resumed = len(run.starts) - 1
@@ -141,7 +141,7 @@ def facts(run: Run) -> dict[str, Cell]:
         versions = dict(python=record['python'], **record['versions'])
         found['versions'] = ', '.join(f'{name} {version}' for name, version in versions.items())
         found['code'] = 'not a git checkout'
-        if git := record.get('git'):
+        if is_like(git := record.get('git'), dict(commit=str, branch=str, changed=list)):
             changed = len(git['changed'])
             extra = f', {changed} file{"s" * (changed > 1)} changed' if changed else ''
             found['code'] = f'{git["commit"][:12]} on {git["branch"]}{extra}'
@@ -183,7 +183,7 @@ def embedded(pictures: Mapping[object, Path]) -> dict[object, str]:
     for name, path in pictures.items():
         try:
             image = Image.open(path).convert('RGB')
-        except (OSError, SyntaxError):
+        except Exception:  # Pillow raises what it likes
             continue
         image.thumbnail((WIDTH, image.height))
         packed = io.BytesIO()

@@ -10,11 +10,25 @@ from pathlib import Path
 from mirl_mm.checkpoint.config_text import read_config
 from mirl_mm.engine.run_facts import FILE
 from mirl_mm.errors import UserError
-from mirl_mm.files import parsed, read_json
+from mirl_mm.files import is_like, parsed, read_json
+from mirl_mm.pictures.charts import MEASURES
 
 SCALARS = '*/vis_data/scalars.json'
 NOT_RESULTS = ('step', 'iter', 'epoch', 'time', 'data_time', 'checkpoint')
 SAID = ('images', 'command', 'effective_batch', 'learning_rate', 'precision', 'hardware', 'date')
+NUMBER, TEXT, COUNT = int | float, str | None, int | None
+# What a record has to be like, one of training, and a row of tools/probe_depth.py.
+RECORD = dict(
+    started=str, model=str, hardware=str, command=str, python=str, versions=dict, processes=int,
+    trainable_parameters=int, encoder=TEXT, cpu=TEXT, config=TEXT, gpu_memory=COUNT,
+)  # fmt: skip
+TRAINING = RECORD | dict(
+    precision=str, learning_rate=NUMBER, first_iteration=int, images=int, batch=int,
+    accumulation=int, effective_batch=int, iterations=COUNT, epochs=COUNT, seconds=NUMBER | None,
+)  # fmt: skip
+PROBE = dict(label=str, block=int, pool=TEXT, shots=COUNT)
+PROBE |= {f'{name}{end}': NUMBER | None for name in MEASURES for end in ('', '_error')}
+DEPTH = dict(rows=[PROBE], summary=[dict(sentence=str)])
 DRAWN_ANYWAY = ('loss.png', 'panel.png', 'depth.png')  # the report has them as curves and panels
 
 
@@ -43,7 +57,7 @@ class Run:
     @property
     def record(self) -> dict:
         """The newest record of training, else of testing; empty for runs older than records."""
-        return (self.starts or self.records or [{}])[-1]
+        return (self.starts or [each for each in self.records if is_like(each, RECORD)] or [{}])[-1]
 
     def metrics(self) -> list[str]:
         """Names of evaluation results."""
@@ -70,9 +84,11 @@ def read_run(folder: Path) -> Run:
     for log in sorted({path.parent for path in logs}):
         add_start(run, log)
     for path in sorted([*folder.glob('depth.json'), *folder.glob('*/depth.json')]):
-        content = read_json(path)
-        run.probes += content.get('rows', [])
-        run.findings += [each['sentence'] for each in content.get('summary', [])]
+        content = dict(rows=[], summary=[]) | read_json(path)
+        if not is_like(content, DEPTH):
+            raise UserError(f'{path} is damaged: tools/probe_depth.py writes a sound one')
+        run.probes += content['rows']
+        run.findings += [each['sentence'] for each in content['summary']]
     if not (run.records or run.training or run.evaluations or run.tests or run.probes):
         below = sorted({path.parents[2].name for path in folder.glob('*/' + SCALARS)})
         hint = f'; there are runs in its folders {", ".join(below[:8])}' if below else ''
@@ -88,7 +104,7 @@ def record_of(source: str | Path, meta: Mapping) -> dict[str, str]:
     run, config = Run(Path(source).parent), {}
     with suppress(OSError, UserError):  # no work dir
         run = read_run(run.folder)
-    with suppress(SyntaxError, ValueError):
+    with suppress(SyntaxError):
         config = read_config(str(meta.get('cfg', '')), {'train_dataloader'})
     roots = [root for name, root in config.items() if name.endswith('.data_root') and root]
     done, record = meta.get('iter', math.inf), run.record
@@ -110,12 +126,15 @@ def record_of(source: str | Path, meta: Mapping) -> dict[str, str]:
 def add_start(run: Run, log: Path) -> None:
     """Add one start: what it logged replaces what earlier ones had logged for the same steps."""
     record, lines = read_json(log / FILE), read_lines(log / 'vis_data/scalars.json')
+    if record.get('kind') == 'train' and not is_like(record, TRAINING):
+        run.unreadable, record = run.unreadable + 1, {}
     if record.get('kind') == 'train' and not record.get('first_iteration'):  # started anew
         run.records = [other for other in run.records if other.get('kind') != 'train']
     run.records += [record] if record else []
     run.unreadable += lines.count({})
     training, evaluations = [], []
-    last, epochs = record.get('first_iteration', 0), record.get('epochs')
+    last, total = record.get('first_iteration', 0), record.get('iterations')
+    epochs = total and record.get('epochs')
     for row in filter(None, lines):
         if 'iter' in row:
             last = row['iter']
@@ -126,7 +145,7 @@ def add_start(run: Run, log: Path) -> None:
             row |= dict(lr=rates[0]) if rates else {}
             training.append(row)
         else:  # its step is the epoch, where the run goes by epochs
-            at = round(row.get('step', 0) * record['iterations'] / epochs) if epochs else last
+            at = round(row.get('step', 0) * total / epochs) if epochs else last
             evaluations.append(dict(row, iter=at))
     start = record.get('first_iteration', training[0]['iter'] - 1 if training else math.inf)
     run.training = [row for row in run.training if row['iter'] <= start] + training
@@ -153,7 +172,7 @@ def read_lines(path: Path) -> list[dict[str, float]]:
     """The numbers, finite or not, of a JSON object a line; empty for a line that is none."""
     text = path.read_text(errors='replace') if path.is_file() else ''
     rows = [parsed(line) for line in text.splitlines() if line.strip()]
-    return [{key: v for key, v in row.items() if isinstance(v, int | float)} for row in rows]
+    return [{key: v for key, v in row.items() if is_like(v, NUMBER)} for row in rows]
 
 
 def best(rows: Sequence[dict], metric: str) -> dict | None:

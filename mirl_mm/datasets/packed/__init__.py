@@ -11,7 +11,6 @@ Every dataset that reads through MMEngine's file backends takes ``packed://FOLDE
 files or of class folders. Access is by index: samplers, shuffling and resuming work as ever.
 """
 
-import json
 import os
 import posixpath
 from bisect import bisect_left
@@ -24,13 +23,26 @@ import numpy as np
 from mmengine.fileio import BaseStorageBackend, register_backend
 
 from mirl_mm.errors import PackedError, UserError
+from mirl_mm.files import is_like, parsed
 
 SCHEME = 'packed://'
 MANIFEST = 'manifest.json'
 INDEX = 'index.npy'
+FIELDS = ('name', 'shard', 'offset', 'size', 'crc32')
 FORMAT = 'mirl_mm packed images, version 1'
 PACK_AGAIN = 'run tools/pack_images.py again with the same folders'
 REPAIR = f'remove it and {PACK_AGAIN}, which writes that shard alone'
+
+
+def read_index(path: Path) -> np.ndarray:
+    """The rows of an index; changes of them stay in memory. PackedError where it is none."""
+    try:
+        rows = np.load(path, mmap_mode='c', allow_pickle=False)
+        if (rows.ndim, *(rows.dtype[name].kind for name in FIELDS)) != (1, *'Suuuu'):
+            raise TypeError(f'its type is {rows.dtype}')
+    except Exception as error:  # numpy raises what it likes
+        raise PackedError(f'{path} cannot be read ({error}); {PACK_AGAIN}') from error
+    return rows
 
 
 class Packed:
@@ -39,25 +51,22 @@ class Packed:
     def __init__(self, root: str | Path) -> None:
         self.root, where = Path(root), Path(root) / MANIFEST
         try:
-            manifest = json.loads(where.read_text())
+            manifest = parsed(where.read_text(errors='replace'))
         except OSError as error:
             said = f'packing into {root} was not finished: {error}'
             raise PackedError(f'{said}; {PACK_AGAIN}') from error
-        except ValueError as error:
-            raise PackedError(f'{where} is damaged ({error}); {PACK_AGAIN}') from error
-        if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-            raise PackedError(f'{where} is not of the format {FORMAT!r}')
+        kinds = dict(images=int, shards=[dict(file=str, bytes=int)])
+        if not is_like(manifest, kinds) or manifest.get('format') != FORMAT:
+            said = f'is damaged or is not of the format {FORMAT!r}'
+            raise PackedError(f'{where} {said}; {PACK_AGAIN}')
         self.shards = [self.root / shard['file'] for shard in manifest['shards']]
         for path, shard in zip(self.shards, manifest['shards'], strict=True):
             found, wanted = path.stat().st_size if path.is_file() else None, shard['bytes']
             if found != wanted:
                 state = 'is missing' if found is None else f'has {found:,} bytes'
                 raise PackedError(f'shard {path} {state}, expected {wanted:,}; {REPAIR}')
-        index = self.root / INDEX
-        try:
-            self.index = np.load(index, mmap_mode='r', allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise PackedError(f'{index} cannot be read ({error}); {PACK_AGAIN}') from error
+        self.sizes = [shard['bytes'] for shard in manifest['shards']]
+        self.index = read_index(index := self.root / INDEX)
         self.names = np.ascontiguousarray(self.index['name'])  # a search would touch every row
         if len(self.names) != manifest['images']:
             said = f'lists {len(self.names):,} images, {MANIFEST} says {manifest["images"]:,}'
@@ -81,6 +90,9 @@ class Packed:
         """The content of an image; PackedError where the shard does not hold what was packed."""
         place = self.index[row]
         number, offset, size = (int(place[key]) for key in ('shard', 'offset', 'size'))
+        if number >= len(self.shards) or offset + size > self.sizes[number]:
+            said = f'{self.root / INDEX} places row {row:,} where no shard reaches'
+            raise PackedError(f'{said}; {PACK_AGAIN}')
         if number not in self._files:
             self._files[number] = os.open(self.shards[number], os.O_RDONLY)
         content = os.pread(self._files[number], size, offset)  # moves no position: fork-safe

@@ -21,7 +21,7 @@ from mirl_mm.errors import PackedError, UserError
 from mirl_mm.files import complete_file, remove_parts, write_complete
 
 from ..listing import is_image, list_files
-from . import FORMAT, INDEX, MANIFEST, Packed
+from . import FORMAT, INDEX, MANIFEST, Packed, read_index
 
 READ_AHEAD = 64  # images that are read at once
 File = tuple[str, bytes, int]  # name, content, time of the last change
@@ -153,14 +153,14 @@ def read_back(shard: Path, part: np.ndarray) -> None:
 def packed_before(shard: Path, source: Path, names: list, shard_bytes: int) -> np.ndarray | None:
     """The part of the index of a shard that is there already, if it holds the next names."""
     try:
-        part, written = np.load(shard.with_suffix('.npy'), allow_pickle=False), shard.stat()
-    except (OSError, ValueError):
+        part, written = read_index(shard.with_suffix('.npy')), shard.stat()
+    except (OSError, PackedError):
         return None
     ends = whole_blocks((part['offset'] + part['size']).astype(np.int64))
     full = np.flatnonzero(ends >= shard_bytes)
     length = full[0] + 1 if len(full) else len(names)
     same = [os.fsdecode(name) for name in part['name']] == names[:length]
-    if not same or written.st_size < ends[-1]:
+    if not same or written.st_size < ends.max(initial=0):
         return None
     for name, size in zip(names, part['size'].tolist(), strict=False):
         now = (source / name).stat()

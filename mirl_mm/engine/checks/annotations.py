@@ -33,7 +33,7 @@ def read_annotations(file: Path) -> tuple[dict, str]:
     gc.disable()  # the collector would look through millions of new objects over and over
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{file} is no valid JSON: {error}') from error
     finally:
         gc.enable()
