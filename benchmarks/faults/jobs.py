@@ -22,7 +22,10 @@ class Job:
     """A config, its work dir and its processes, which are forked from this one.
 
     Attributes:
+        kind: of run, by its name in kinds.py.
+        iterations: after which it ends.
         attempts: the exit codes of every start.
+        groups: the process groups of every start.
     """
 
     folder: Path
@@ -30,8 +33,11 @@ class Job:
     config: Config
     processes: int = 1
     environ: dict[str, str] = field(default_factory=dict)
+    kind: str = 'MIRL'
+    iterations: int = ITERATIONS
     attempts: list[str] = field(default_factory=list)
     children: list[int] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.work_dir = self.folder / self.name
@@ -43,6 +49,7 @@ class Job:
         self.children = start(
             self.file, self.work_dir, resume, self.processes, get_free_port(), self.environ
         )
+        self.groups += self.children
 
     def kill(self, number: int = signal.SIGKILL, ranks: list[int] | None = None) -> None:
         """Send a signal to the processes of some ranks, None for all (not to loader workers)."""
@@ -72,12 +79,16 @@ class Job:
 
     def running(self) -> bool:
         """Whether all processes are still there."""
-        return all(_alive(child) for child in self.children)
+        return all(alive(child) for child in self.children)
 
     def output(self) -> str:
         """What all processes have written to the terminal."""
         files = sorted(self.folder.glob(f'{self.name}.?.out'))
         return ''.join(file.read_text(errors='replace') for file in files)
+
+    def saved(self, iteration: int) -> bool:
+        """Whether there is a checkpoint of an iteration."""
+        return (self.work_dir / f'iter_{iteration}.pth').is_file()
 
     def log(self) -> str:
         """What is in the log files of all starts."""
@@ -89,7 +100,7 @@ class Job:
 
     def final(self) -> dict | None:
         """The state at the end of the run; None if it is not there."""
-        path = self.work_dir / f'iter_{ITERATIONS}.pth'
+        path = self.work_dir / f'iter_{self.iterations}.pth'
         if not path.is_file():
             return None
         return torch.load(path, map_location='cpu', weights_only=False)
@@ -131,9 +142,37 @@ def _kill_if_running(job: Job, ranks: list[int] | None) -> bool:
     return True
 
 
-def _alive(child: int) -> bool:
+def alive(child: int) -> bool:
     """Whether a child has not ended (it stays waitable)."""
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def parents() -> dict[int, int]:
+    """The parent of every process of this machine."""
+    found = {}
+    for folder in Path('/proc').glob('[0-9]*'):
+        with suppress(OSError):  # it has just ended
+            found[int(folder.name)] = int(
+                (folder / 'stat').read_text().rpartition(')')[2].split()[1]
+            )
+    return found
+
+
+def processes_of(jobs: list[Job]) -> list[int]:
+    """What lives of some jobs: of their process groups, or with their config on its command line.
+
+    Ended ones that nobody has waited for are not counted.
+    """
+    groups = {group for job in jobs for group in job.groups}
+    files = [os.fsencode(job.file) for job in jobs]
+    found = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        with suppress(OSError):  # it has just ended
+            state, _, group = (folder / 'stat').read_text().rpartition(')')[2].split()[:3]
+            command = (folder / 'cmdline').read_bytes()
+            if state not in 'ZX' and (int(group) in groups or any(f in command for f in files)):
+                found.append(int(folder.name))
+    return found
 
 
 def different(one: object, other: object, path: str = '') -> str:
@@ -162,4 +201,5 @@ def same_end(job: Job, reference: dict) -> str:
     state = job.final()
     if state is None:
         return 'the run has no end'
-    return next((f for key in TRAINED if (f := different(reference[key], state[key], key))), '')
+    found = (different(reference.get(key), state.get(key), key) for key in TRAINED)
+    return next((each for each in found if each), '')

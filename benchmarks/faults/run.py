@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mirl_mm.engine.launch import build_runner, training_config
+from mirl_mm.errors import one_line
 from mirl_mm.models.segments import unwrapped
 
 ROOT = Path(__file__).parents[2]
@@ -22,13 +23,14 @@ IMAGES, BATCH, ACCUMULATION, INTERVAL, ITERATIONS = 40, 4, 3, 4, 30
 ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
 SLOW_DISK = 'FAULTS_SLOW_DISK'  # seconds that every fsync takes longer
 NAN = 'FAULTS_NAN'  # 'rank,block,iteration' where a NaN is to appear
+CLOCK = 'FAULTS_CLOCK'  # 'iteration,seconds': by which the clock jumps there
 ERROR = 'FAULTS_ERROR'  # 'rank,iteration' where an exception is to be raised
 
 
-def write_images(folder: Path, bad_share: float = 0.0, count: int = IMAGES) -> Path:
+def write_images(folder: Path, bad_share: float = 0.0, count: int = IMAGES, seed: int = 0) -> Path:
     """Noise of 24 px, the first ``bad_share`` of it cut short."""
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for i in range(count):
         path = folder / f'{i:04d}.png'
         Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(path)
@@ -155,24 +157,35 @@ def train(config: Path, work_dir: Path, resume: str | None, launcher: str = 'non
     if seconds := float(os.environ.get(SLOW_DISK, 0)):
         sync = os.fsync
         os.fsync = lambda descriptor: (time.sleep(seconds), sync(descriptor))
-    try:
-        cfg, notes = training_config(str(config), str(work_dir), resume, launcher=launcher)
-        runner = build_runner(cfg, notes)
-        if NAN in os.environ:
-            rank, block, iteration = map(int, os.environ[NAN].split(','))
-            if rank == int(os.environ.get('RANK', 0)):
-                _inject_nan(runner, block, iteration)
-        if ERROR in os.environ:
-            rank, iteration = map(int, os.environ[ERROR].split(','))
-            if rank == int(os.environ.get('RANK', 0)):
-                _inject_error(runner, iteration)
+
+    def run() -> None:
+        given = (str(config), str(work_dir), resume)
+        runner = build_runner(*training_config(*given, launcher=launcher))
+        _inject(runner)
         runner.train()
+
+    try:
+        one_line(run)
     except SystemExit as stop:
-        return int(stop.code or 0)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return int(isinstance(stop.code, str) or stop.code or 0)
     except BaseException:
         sys.excepthook(*sys.exc_info())  # as at the end of a script
         return 1
     return 0
+
+
+def _inject(runner: Runner) -> None:
+    """Prepare what the environment asks for."""
+    own = int(os.environ.get('RANK', 0))
+    for name, inject in ((NAN, _inject_nan), (ERROR, _inject_error)):
+        if name in os.environ:
+            rank, *where = map(int, os.environ[name].split(','))
+            if rank == own:
+                inject(runner, *where)
+    if CLOCK in os.environ:
+        _inject_jump(runner, *map(int, os.environ[CLOCK].split(',')))
 
 
 def _inject_nan(runner: Runner, block: int, iteration: int) -> None:
@@ -195,6 +208,18 @@ def _inject_error(runner: Runner, iteration: int) -> None:
             raise ArithmeticError('an injected error')
 
     runner.model.register_forward_pre_hook(fail)
+
+
+def _inject_jump(runner: Runner, iteration: int, seconds: int) -> None:
+    """Set the clock forth or back in an iteration (counted from 1) and for good."""
+    now, offset = time.time, [0]
+    time.time = lambda: now() + offset[0]
+
+    def jump(*_: object) -> None:
+        if runner.iter + 1 == iteration:
+            offset[0] = seconds
+
+    runner.model.register_forward_pre_hook(jump)
 
 
 def start(

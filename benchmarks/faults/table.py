@@ -25,14 +25,20 @@ def table(path: Path = RESULTS) -> str:
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
     faults = results['faults']
     rows = [
-        [row['fault'], *(row[key] for key in COUNTS), '; '.join(row['notes'])] for row in faults
+        [
+            row['fault'],
+            *(row[key] for key in COUNTS),
+            '' if row.get('noticed') is None else row['noticed'],
+            '; '.join(row['notes']),
+        ]
+        for row in faults
     ]
     sums = [f'**{sum(row[key] for row in faults)}**' for key in COUNTS]
-    rows.append(['**all**', *sums, ''])
+    rows.append(['**all**', *sums, '', ''])
     minutes = sum(row['seconds'] for row in faults) / 60
     return (
         f'{results["date"]}, {results["hardware"]}, {versions}; {minutes:.0f} minutes.\n\n'
-        + markdown(['fault', *COUNTS, ''], rows)
+        + markdown(['fault', *COUNTS, 'seconds to notice', ''], rows)
         + '\n'
     )
 

@@ -35,6 +35,7 @@ def start_worker(init: Callable | None, stopping: Tensor, worker: int) -> None:
     if init is not None:
         init(worker)
     signal.signal(signal.SIGTERM, partial(_outlive, stopping))
+    end_with_parent(signal.SIGKILL)  # (one that holds a large batch would outlive a killed run)
 
 
 def _outlive(stopping: Tensor, *_: object) -> None:
@@ -113,6 +114,13 @@ class PreemptHook(Hook):
         return bool(flag.item())
 
 
+def end_with_parent(number: int) -> None:
+    """Have the kernel send this process a signal when its parent has died (on Linux)."""
+    if sys.platform == 'linux':
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
+
+
 def follow_launcher() -> list[str]:
     """End with torchrun, where it started this process, however it dies (on Linux).
 
@@ -125,9 +133,7 @@ def follow_launcher() -> list[str]:
     if 'TORCHELASTIC_RUN_ID' not in os.environ:
         return []
     launcher = os.environ.get('MIRL_LAUNCHER')
-    if sys.platform == 'linux':
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL if launcher else signal.SIGTERM)
+    end_with_parent(signal.SIGKILL if launcher else signal.SIGTERM)
     if launcher and os.getppid() != int(launcher):
         raise UserError(f'torchrun, process {launcher}, has died: its processes end')
     restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')

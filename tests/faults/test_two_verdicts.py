@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.faults.bench import Bench
 from benchmarks.faults.run import NAN
-from benchmarks.faults.scenarios import Bench
 from tests.processes import in_clean_process
 
 pytestmark = pytest.mark.xdist_group('faults')
