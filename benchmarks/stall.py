@@ -59,7 +59,8 @@ class Clock(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: CheckpointHook) -> None:
+        self.checkpoint = checkpoint
         self.ends: list[float] = []
         self.cpu: list[float] = []  # seconds of the training thread
         self.there: float | None = None
@@ -67,6 +68,8 @@ class Clock(Hook):
     def after_train_iter(self, runner: MIRLRunner, *args, **kwargs) -> None:
         self.ends.append(time.perf_counter())
         self.cpu.append(time.thread_time())
+        if len(self.ends) == SAVED_AT:
+            self.checkpoint.interval = -1  # once
         if (Path(runner.work_dir) / f'iter_{SAVED_AT}.pth').is_file():
             self.there = self.there or self.ends[-1]
             runner.train_loop.stop_training = len(self.ends) >= SAVED_AT + 5
@@ -82,7 +85,8 @@ _number = itertools.count()
 
 def measure(model: Weights, hook: type[CheckpointHook], folder: Path) -> dict[str, float]:
     """Seconds of the stall, of CPU in it, of the longest iteration, and until the file is there."""
-    clock, data = Clock(), TensorDataset(torch.zeros(100_000, 1))
+    saving = hook(interval=SAVED_AT, by_epoch=False, max_keep_ckpts=1, save_last=False)
+    clock, data = Clock(saving), TensorDataset(torch.zeros(100_000, 1))
     runner = MIRLRunner(
         model,
         work_dir=str(folder),
@@ -93,9 +97,7 @@ def measure(model: Weights, hook: type[CheckpointHook], folder: Path) -> dict[st
         train_cfg=dict(type='ExactIterLoop', max_iters=10_000),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(checkpoint=None, logger=dict(type='LoggerHook', interval=1000)),
-        custom_hooks=[
-            hook(interval=SAVED_AT, by_epoch=False, max_keep_ckpts=1, save_last=False), clock,
-        ],
+        custom_hooks=[saving, clock],
         experiment_name=f'stall-{next(_number)}', log_level='ERROR',
     )  # fmt: skip
     runner.train()

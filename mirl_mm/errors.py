@@ -47,6 +47,11 @@ _BUILDERS = dict(
 _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg')
 
 
+def visible(text: str) -> str:
+    """A text with escapes for what terminals and pages obey, not show; tabs, ends of lines stay."""
+    return ''.join(c if c.isprintable() or c in '\t\n' else ascii(c)[1:-1] for c in text)
+
+
 def one_line(main: Callable[[], None]) -> None:
     """Run a tool: what its user can put right is one line and exit code 1, Ctrl-C is code 130.
 
@@ -64,7 +69,7 @@ def one_line(main: Callable[[], None]) -> None:
             raise
         sys.exit(130)
     except Exception as error:
-        reason = reason_of(error)
+        reason = visible(reason_of(error)).replace('\n', '\\n')
         if reason and not _others_wait():
             sys.exit(f'error: {reason}')
         if not reason or isinstance(error, UserError):

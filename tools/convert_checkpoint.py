@@ -6,7 +6,7 @@ from functools import partial
 from mirl_mm.apps.report.runs import record_of
 from mirl_mm.checkpoint import convert_file
 from mirl_mm.checkpoint.convert import TARGETS
-from mirl_mm.errors import one_line
+from mirl_mm.errors import one_line, visible
 from mirl_mm.models.archs import ARCHS
 
 
@@ -60,7 +60,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    print('\n'.join(convert_file(**vars(args), record=partial(record_of, args.source))))
+    lines = convert_file(**vars(args), record=partial(record_of, args.source))
+    print(visible('\n'.join(lines)))
 
 
 if __name__ == '__main__':

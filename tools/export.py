@@ -4,7 +4,7 @@ import argparse
 
 from mirl_mm.apps import add_cfg_options
 from mirl_mm.apps.export import OPSET, export_model
-from mirl_mm.errors import one_line
+from mirl_mm.errors import one_line, visible
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    print(export_model(**vars(parse_args())))
+    print(visible(export_model(**vars(parse_args()))))
 
 
 if __name__ == '__main__':

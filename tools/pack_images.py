@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from mirl_mm.datasets.listing import is_image, list_files, read_list
 from mirl_mm.datasets.packed import Packed
 from mirl_mm.datasets.packed.writing import pack_images, verify
-from mirl_mm.errors import UserError, one_line
+from mirl_mm.errors import UserError, one_line, visible
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,7 +60,7 @@ def check(folder: str) -> str:
         task = progress.add_task('', total=len(Packed(folder).index))
         broken = verify(folder, lambda images: progress.advance(task, images))
     if broken:
-        print('\n'.join(broken), file=sys.stderr)
+        print(visible('\n'.join(broken)), file=sys.stderr)
         raise UserError(f'{len(broken)} of the images in {folder} are not what was packed')
     return f'{len(Packed(folder).index):,} images in {folder} are as they were packed'
 

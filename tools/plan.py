@@ -5,7 +5,7 @@ import argparse
 from mirl_mm.apps import add_cfg_options
 from mirl_mm.apps.plan import plan
 from mirl_mm.apps.plan_text import describe
-from mirl_mm.errors import one_line
+from mirl_mm.errors import one_line, visible
 from mirl_mm.measure.cost import GPUS
 
 
@@ -42,8 +42,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     planned = plan(**vars(args))
-    print(f'Plan of {args.config}')
-    print(describe(planned, args.config, args.cfg_options))
+    print(visible(f'Plan of {args.config}'))
+    print(visible(describe(planned, args.config, args.cfg_options)))
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from mirl_mm.apps import add_cfg_options
 from mirl_mm.apps.predict import predict_pictures
 from mirl_mm.engine.hooks.progress import clock, duration
 from mirl_mm.engine.hooks.progress import one_line as progress_line
-from mirl_mm.errors import one_line
+from mirl_mm.errors import one_line, visible
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,7 +70,7 @@ def main() -> None:
             live = Live(transient=True, auto_refresh=False)
             options['progress'] = shown_on(stack.enter_context(live))
         for line in predict_pictures(**options):
-            print(line, flush=True)
+            print(visible(line), flush=True)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 import argparse
 
 from mirl_mm.apps.reconstruct import reconstruct_pictures
-from mirl_mm.errors import one_line
+from mirl_mm.errors import one_line, visible
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     for line in reconstruct_pictures(**vars(parse_args())):
-        print(line, flush=True)
+        print(visible(line), flush=True)
 
 
 if __name__ == '__main__':

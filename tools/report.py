@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mirl_mm.apps.report import write_report
-from mirl_mm.errors import one_line
+from mirl_mm.errors import one_line, visible
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     out = write_report(args.work_dirs, args.out or Path(args.work_dirs[0]) / 'report.html')
-    print(f'report: {out.resolve()}')
+    print(visible(f'report: {out.resolve()}'))
 
 
 if __name__ == '__main__':

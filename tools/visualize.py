@@ -5,7 +5,7 @@ import argparse
 from mirl_mm.apps import add_cfg_options
 from mirl_mm.apps.visualize import visualize_pictures
 from mirl_mm.engine.launch import load_config
-from mirl_mm.errors import one_line
+from mirl_mm.errors import one_line, visible
 from mirl_mm.pictures.features import WHAT
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     given = vars(parse_args())
     cfg = load_config(given.pop('config'), given.pop('cfg_options'))
     for line in visualize_pictures(cfg, **given):
-        print(line, flush=True)
+        print(visible(line), flush=True)
 
 
 if __name__ == '__main__':

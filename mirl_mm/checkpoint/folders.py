@@ -1,5 +1,6 @@
 """Weights as folders that timm and transformers load: config.json, and a card."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mirl_mm.errors import UserError
+from mirl_mm.errors import UserError, visible
 from mirl_mm.files import check_folder, is_like, read_json
 from mirl_mm.models.archs import EncoderArch
 
@@ -18,6 +19,8 @@ from .names import to_hub
 FILES = ('.pth', '.safetensors')  # endings of a destination of timm's that is a file
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 ROWS = ('data', 'epochs', 'results', 'command', 'versions')  # of a card, told or not
+# What Markdown reads as markup; a _ inside a word is none.
+MARKS = re.compile(r'[&<>\[\]`|\\*~]|(?<![^\W_])_|_(?![^\W_])')
 CARD = """---
 library_name: {library}
 license: {licence}
@@ -148,10 +151,16 @@ def hub_folder(facts: Mapping, state: dict[str, Tensor]) -> tuple[dict, dict, st
     return files, to_hub(state, model), call
 
 
+def plain(text: str) -> str:
+    """A line of Markdown that is shown as this text, whatever is in it."""
+    return MARKS.sub(lambda found: f'&#{ord(found[0])};', visible(text).replace('\n', ' '))
+
+
 def card(call: str, facts: Mapping) -> str:
     """A README.md as hubs show it: what the model is, how to load it, what its run recorded."""
-    told = {key: value.replace('|', '/') for key, value in facts['rows'].items()}
+    told = {key: plain(value.replace('|', '/')) for key, value in facts['rows'].items()}
     told = dict.fromkeys(ROWS, 'not recorded') | told
     texts = dict(name=call.split("'")[1].split(':')[-1], library=call.split('.')[0], call=call)
     texts['rows'] = '\n'.join(f'| {key} | {value} |' for key, value in told.items())
+    texts['source'] = plain(facts['source'])
     return CARD.format(**(facts | texts))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mirl_mm.errors import visible
 from mirl_mm.files import complete_file
 
 POINTS, DOTS = 600, 40  # of a curve; more cannot be seen, or told apart
@@ -63,7 +64,7 @@ MEASURES = dict(  # of a block
 
 
 def chart(section: str, title: str, series: list[dict], x='iteration', log=False) -> dict:
-    return dict(section=section, title=title, x=x, log=log, series=series)
+    return dict(section=section, title=visible(title), x=x, log=log, series=series)
 
 
 def curve(points: Sequence[tuple], name: str, colour: str, dash=False, run: int = 0) -> list[dict]:
@@ -73,7 +74,7 @@ def curve(points: Sequence[tuple], name: str, colour: str, dash=False, run: int 
     x, y, *spread = zip(*thinned(points, POINTS), strict=True)
     y = [float(f'{v:.6g}') if math.isfinite(v) else None for v in y]  # enough to look at
     more = dict(spread=list(*spread)) if spread else {}
-    return [dict(name=name, run=run, colour=colour, dash=dash, x=list(x), y=y, **more)]
+    return [dict(name=visible(name), run=run, colour=colour, dash=dash, x=list(x), y=y, **more)]
 
 
 def thinned(points: Sequence[tuple], most: int) -> Sequence[tuple]:
@@ -144,7 +145,7 @@ def parts(run, i: int, pattern: str) -> list[dict]:
 def natural(key: str) -> list:
     """Sorts decoder_10 behind decoder_9, and the stem before the segments."""
     pieces = re.split(r'(\d+)', key.replace('/stem', '/!stem'))
-    return [int(piece) if piece.isdigit() else piece for piece in pieces]
+    return [piece.zfill(9) for piece in pieces]
 
 
 def depth_charts(rows: Sequence[dict], k: int | str = 'k') -> list[dict]:
@@ -189,7 +190,8 @@ def draw_charts(charts: Sequence[dict], path: str | Path) -> None:
             kind, i = line['colour'].split('-')
             style = dict(color=LIGHT[kind][int(i)], linestyle='--' if line['dash'] else '-')
             style |= dict(marker='o' if len(line['x']) <= DOTS else '', markersize=3)
-            axes.plot(line['x'], line['y'], label=line['name'], **style)
+            name = line['name'][:80].replace('$', r'\$')  # (else it would be a formula)
+            axes.plot(line['x'], line['y'], label=name, **style)
             if spread := line.get('spread'):
                 axes.errorbar(line['x'], line['y'], spread, ecolor=style['color'], fmt='none')
         axes.set(xlabel=each['x'], title=each['title'], yscale='log' if each['log'] else 'linear')

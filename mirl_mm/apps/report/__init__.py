@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mirl_mm import __version__
+from mirl_mm.errors import visible
 from mirl_mm.files import is_like, write_complete
 from mirl_mm.pictures.charts import DARK, LIGHT, charts_of, run_colour
 
@@ -46,7 +48,7 @@ def render(runs: Sequence[Run]) -> str:
         panels.append([dict(step=step, image=image) for step, image in found.items()])
         pictures |= embedded({f'{run.name}: {p.name}': p for p in run.pictures[:PICTURES]})
         images = record.get('batch', 0) * record.get('processes', 1)
-        named.append(dict(name=run.name, images_per_iteration=images))
+        named.append(dict(name=visible(run.name), images_per_iteration=images))
     data = dict(charts=charts_of(runs), panels=panels, runs=named)
     bodies = dict(
         Overview=rows_of([facts(run) for run in runs]),
@@ -61,6 +63,7 @@ def render(runs: Sequence[Run]) -> str:
     drawn = {chart['section'] for chart in data['charts']}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     strict = dict(autoescape=True, undefined=jinja2.StrictUndefined)
+    strict['finalize'] = lambda x: visible(x) if type(x) is str else x  # (not what is HTML)
     templates = jinja2.Environment(loader=loader, trim_blocks=True, **strict)
     return templates.get_template('page.html').render(
         title=', '.join(run.name for run in runs),
@@ -70,6 +73,7 @@ def render(runs: Sequence[Run]) -> str:
         data=data,
         run_colour=run_colour,
         tones=[(kind, zip(LIGHT[kind], DARK[kind], strict=True)) for kind in LIGHT],
+        nonce=secrets.token_hex(),  # of the page's own script, and of no other
         version=__version__,
         written=f'{datetime.now():%Y-%m-%d %H:%M}',
     )

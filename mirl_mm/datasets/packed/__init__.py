@@ -59,6 +59,8 @@ class Packed:
         if not is_like(manifest, kinds) or manifest.get('format') != FORMAT:
             said = f'is damaged or is not of the format {FORMAT!r}'
             raise PackedError(f'{where} {said}; {PACK_AGAIN}')
+        if far := [x for s in manifest['shards'] if Path(x := s['file']).name != x]:
+            raise PackedError(f'{where} lists {far[0]!r}; accepted are names of files beside it')
         self.shards = [self.root / shard['file'] for shard in manifest['shards']]
         for path, shard in zip(self.shards, manifest['shards'], strict=True):
             found, wanted = path.stat().st_size if path.is_file() else None, shard['bytes']

@@ -79,6 +79,8 @@ def check(source: Path, destination: Path, names: Sequence | None, shard_bytes: 
         names = list_files(source, is_image)
     if not names:
         raise UserError(f'no image to pack in {source}')
+    if outside := [name for name in names if name[0] == '/' or '..' in name.split('/')]:
+        raise UserError(f'{outside[0]!r} would leave the folder; accepted are names below {source}')
     inside = os.listdir(destination) if destination.is_dir() else []
     ours = ('shard-', MANIFEST, INDEX)
     foreign = sorted(name for name in inside if not name.removeprefix('.').startswith(ours))
