@@ -13,7 +13,9 @@ from mmengine.runner import Runner
 
 from mirl_mm.errors import CheckpointError, PackedError, UserError, config_slip, one_line
 
-TOOLS = sorted((Path(__file__).parents[1] / 'tools').glob('*.py'))
+TOOLS = sorted(  # torchrun.py is the launcher's own
+    path for path in (Path(__file__).parents[1] / 'tools').glob('*.py') if path.stem != 'torchrun'
+)
 SHELF = Registry('shelf')
 
 
