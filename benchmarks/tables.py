@@ -39,6 +39,7 @@ WHOLE = {
 LOADER = {'loader_cpu': 'loader'}
 STARTUP = {'startup_cpu': 'startup'}
 STALL = {'stall_cpu': 'stall'}
+GROWTH = {'growth_cpu': 'growth'}
 COCO_START = {'coco_start_cpu': 'coco_start'}
 SCALING = {'scaling_cpu': 'scaling'}
 THREADS = {'threads_cpu': 'threads'}
@@ -304,6 +305,35 @@ def stall(found: Found) -> str:
     return markdown([*head, 'stalls of the rounds'], rows)
 
 
+def growth(found: Found) -> str:
+    """Trends of a process, its work dir at two moments, and what histories cost."""
+    parts = []
+    for result in present(found):
+        trends, disk = [], []
+        for kind, run in result['runs'].items():
+            early, last = run['windows'][5], run['windows'][-1]  # behind the warm-up
+            runs = f'{kind}, {last["iteration"]:,} iterations'
+            for name, each in run['trends'].items():
+                per = f'{each["slope"]:.3f} ± {each["error"]:.3f}'
+                verdict = '**grows**' if each['grows'] else 'no growth beyond noise'
+                ends = f'{each["start"]:.1f}', f'{each["end"]:.1f}'
+                trends.append([runs, name, *ends, per, each['counts'], verdict])
+            for name, size in sorted(last['disk'].items()):
+                sizes = f'{early["disk"].get(name, 0) / 1e3:,.0f}', f'{size / 1e3:,.0f}'
+                disk.append([kind, name, run['files'][name]['files'], *sizes])
+        head = ['run', 'what', 'start', 'end', 'per 1,000 iterations', 'counts from', 'verdict']
+        parts.append(markdown(head, trends))
+        head = ['run', 'files of the work dir', 'number', 'KB after the warm-up', 'KB at the end']
+        parts.append(markdown(head, disk))
+        rows = [
+            [length, each['update_us'], f'{each["checkpoint_bytes"] / 1e6:g}']
+            for length, each in result['histories'].items()
+        ]
+        head = ['values kept of a scalar', 'one more, us', 'in a checkpoint, MB']
+        parts.append(markdown(head, rows))
+    return '\n\n'.join(parts)
+
+
 TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'pretrain': (pretrain, PRETRAIN),
     'profile': (profile, PRETRAIN),
@@ -314,6 +344,7 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
     'loader': (loader, LOADER),
     'startup': (startup, STARTUP),
     'stall': (stall, STALL),
+    'growth': (growth, GROWTH),
     'coco_start': (coco_start, COCO_START),
     'scaling': (scaling, SCALING),
     'threads': (threads, THREADS),

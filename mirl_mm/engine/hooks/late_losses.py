@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 EVERY = 50  # iterations
+KEPT = 10_000  # values of a scalar: MMEngine copies all of them with every new one
 
 
 class Late(Hook):
@@ -47,7 +48,8 @@ class LateLossesHook(Late, RuntimeInfoHook):
     """MMEngine's RuntimeInfoHook, but the model's outputs are read when it is time to look.
 
     The histories in the message hub are the same, with the mean over processes instead of the
-    first one's losses; between looks they lack the newest iterations.
+    first one's losses; between looks they lack the newest iterations. They keep the newest
+    ``KEPT`` values, or as many as a log line reads; with log_processor.custom_cfg, all.
     """
 
     def __init__(self) -> None:
@@ -73,3 +75,7 @@ class LateLossesHook(Late, RuntimeInfoHook):
         for name, values in losses.items():
             for value in values:
                 runner.message_hub.update_scalar(f'train/{name}', value)
+        if not runner.log_processor.custom_cfg:
+            validation = len(runner.val_dataloader) if runner.val_loop else 0
+            for history in runner.message_hub.log_scalars.values():
+                history.max_length = max(KEPT, runner.log_processor.window_size, validation)
