@@ -6,11 +6,14 @@ The shipped test configs, smaller still, one after the other in a process of the
 workers that are started again with every pass, validation, checkpoints and pictures. Each run is
 cut into windows; the first quarter is warm-up, a line is fitted to the rest. **It grows** where the
 slope is above three of its standard errors, and the rise over the whole line above what counts
-(``COUNTS``). Memory is what belongs to the process alone (anonymous pages), the middle of a window;
-files, threads and children are the least of a window; step time is CPU time, also a middle.
+(``COUNTS``). Memory is what belongs to the process alone (anonymous pages, without garbage and
+freed ones that the allocator keeps), the middle of a window; files, threads and children are the
+least of a window; step time is CPU time, also a middle.
 """
 
 import argparse
+import ctypes
+import gc
 import os
 import statistics
 import tempfile
@@ -106,7 +109,13 @@ class Growth(Hook):
 
 
 def look() -> dict[str, float]:
-    """Anonymous memory in MB, open files, threads and processes below this one."""
+    """Anonymous memory in MB, open files, threads and processes below this one.
+
+    Garbage in circles and what the allocator keeps of freed memory go first: both come and go.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), 'malloc_trim', None):  # glibc's
+        trim(0)
     lines = Path('/proc/self/status').read_text().splitlines()
     status = dict(line.split(':', 1) for line in lines)
     return dict(
