@@ -12,6 +12,7 @@ import tifffile
 import torch
 from mmengine.runner import CheckpointLoader
 
+from mirl_mm.apps.report import facts
 from mirl_mm.apps.report.runs import read_run
 from mirl_mm.checkpoint import load_weights, read_checkpoint, safety
 from mirl_mm.checkpoint.config_text import read_config
@@ -86,6 +87,21 @@ def test_no_long_list_is_made(tmp_path, kind):
     short = tmp_path / 'short.pth'
     torch.save({QKV: torch.ones(6, 2), 'steps': range(1, 9, 2)}, short)
     assert CheckpointLoader.load_checkpoint(str(short))['steps'] == range(1, 9, 2)
+
+
+@pytest.mark.dense
+@pytest.mark.parametrize('number', [2**31, -(2**31), 1e9, 1e300])
+def test_outlines_beyond_any_picture(tmp_path, number):
+    """pycocotools would end the process."""
+    (tmp_path / 'seed').mkdir()
+    (tmp_path / 'out').mkdir()
+    path = readers.coco(tmp_path / 'seed')
+    readers.read_coco(path, tmp_path / 'out')
+    content = json.loads(path.read_text())
+    content['annotations'][0]['segmentation'][0][3] = number
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'annotation 1 of 1\.jpg has segmentation'):
+        readers.read_coco(path, tmp_path / 'out')
 
 
 DTYPE = b'cnumpy\ndtype\nX\x02\0\0\0%s\x85R'
@@ -301,6 +317,8 @@ def test_reports_of_damaged_files(tmp_path):
         path.write_text(json.dumps(record | change))
         run = read_run(tmp_path)
         assert (run.record, run.unreadable, len(run.training)) == ({}, 1, 4)
+    path.write_text(json.dumps(record | dict(seconds=None)))
+    assert 'training time' not in facts(read_run(tmp_path))
     path.write_text(json.dumps(record))
     scalars = path.parent / 'vis_data/scalars.json'
     scalars.write_text(scalars.read_text() + json.dumps(dict(iter=50, loss=10**400)) + '\n')

@@ -131,7 +131,7 @@ def facts(run: Run) -> dict[str, Cell]:
     if run.training:
         found['progress'] = progress(run)
     resumed = len(run.starts) - 1
-    if times := [start['seconds'] for start in run.starts if 'seconds' in start]:
+    if times := [s for start in run.starts if (s := start.get('seconds')) is not None]:
         several = f' in {len(times)} finished of {resumed + 1} starts' if resumed > 0 else ''
         found['training time'] = f'{timedelta(seconds=sum(times))}{several}'
     if record:

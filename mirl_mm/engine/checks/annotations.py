@@ -139,7 +139,8 @@ def _is_sound(outline: object, image: Mapping) -> bool:
             fills = packed or (sum(counts) == size[0] * size[1] and min(counts) >= 0)
             return fills and list(outline['size']) == size
         whole = all(len(p) > 5 and len(p) % 2 == 0 and isfinite(sum(p)) for p in outline)
-        return whole and len(outline) > 0
+        # (pycocotools fails in C on numbers that no picture has)
+        return whole and len(outline) > 0 and all(-1e6 < min(p) <= max(p) < 1e6 for p in outline)
     except (KeyError, OverflowError, TypeError, ValueError):
         return False
 
