@@ -25,8 +25,12 @@ def truncation(bench: Bench, count: int, newest: int = 1) -> Outcome:
         job.start('auto')
         hit(job, bench.random.uniform(0.6, 0.95) * duration)
         job.wait()
-        files = sorted(job.work_dir.glob('iter_*.pth'), key=lambda file: int(file.stem[5:]))
-        if len(files) < newest + 1 or not (job.work_dir / 'last_checkpoint').is_file():
+        pointer = job.work_dir / 'last_checkpoint'
+        last = int(Path(pointer.read_text()).stem[5:]) if pointer.is_file() else 0
+        numbers = (int(file.stem[5:]) for file in job.work_dir.glob('iter_*.pth'))
+        # (a kill between a checkpoint and the pointer to it leaves one that nobody looks for)
+        files = [job.work_dir / f'iter_{n}.pth' for n in sorted(numbers) if n <= last]
+        if len(files) < newest + 1:
             continue
         for file in files[-newest:]:
             content = file.read_bytes()
