@@ -98,6 +98,7 @@ class Growth(Hook):
         if done % self.every == 0:
             self.looks.append(look())
         if done % self.window == 0:
+            runner.call_hook('flush')  # the checkpoint is there
             looks = {name: [each[name] for each in self.looks] for name in self.looks[0]}
             found = {name: min(values) for name, values in looks.items()}
             found['memory_mb'] = round(statistics.median(looks['memory_mb']), 3)

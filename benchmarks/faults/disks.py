@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mirl_mm.engine.resume import is_whole
+
 from .bench import Bench, Outcome, until
 from .jobs import hit
 from .run import SLOW_DISK
@@ -40,6 +42,9 @@ def truncation(bench: Bench, count: int, newest: int = 1) -> Outcome:
         if not problem and not all(f'{file} is cut short' in log for file in files[-newest:]):
             problem = f'it was not said of {files[-newest:]}'
         outcome.count(problem)
+        for file in files[-newest:]:  # one that the run had no reason to write again stays as it is
+            if not is_whole(file):
+                file.unlink(missing_ok=True)
     return outcome
 
 

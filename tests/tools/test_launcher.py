@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = """
 import os, signal, sys, time
 def stop(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's own, where the other one has failed
     print('asked', flush=True)
     sys.exit(int(sys.argv[1]))
 signal.signal(signal.SIGTERM, stop)
