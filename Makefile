@@ -30,7 +30,7 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(LIGHT:1=--light) -n $(JOBS) --dist loadgroup
 
-# About 40 min more: tests marked long, the GPU benchmarks rehearsed on a CPU, over 100 faults.
+# About 30 min more: tests marked long, the GPU benchmarks rehearsed on a CPU, 118 faults.
 test-long: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(LIGHT:1=--light) -m long -n $(JOBS) --dist loadgroup
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.gpu --rehearse
