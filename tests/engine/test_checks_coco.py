@@ -13,6 +13,7 @@ from PIL import Image
 
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
 from mirl_mm.engine.checks import check_data
+from mirl_mm.engine.checks.annotations import _unpacked
 from mirl_mm.engine.launch import load_config
 
 pytestmark = pytest.mark.dense
@@ -696,3 +697,12 @@ def test_a_file_that_is_no_annotations(own, text, message):
     own.file.write_bytes(text.encode('latin-1'))
     with pytest.raises(ValueError, match=message):
         check_data(cfg, ['train'])
+
+
+def test_packed_outlines_are_read_as_pycocotools_reads_them():
+    mask, rng = pytest.importorskip('pycocotools.mask'), np.random.default_rng(0)
+    for share in (0, 0.01, 0.5, 1):
+        pixels = np.asfortranarray(rng.random((70, 90)) < share, np.uint8)
+        pixels[10:50, 20:60] = share > 0
+        counts = _unpacked(mask.encode(pixels)['counts'].decode())
+        assert (sum(counts), sum(counts[1::2])) == (pixels.size, pixels.sum())

@@ -260,7 +260,11 @@ def test_one_that_fails_ends_the_others():
     assert multiprocessing.active_children() == []
 
 
-def test_ctrl_c_ends_all_of_them():
+def test_ctrl_c_ends_all_of_them(request):
+    # (a shell's job in the background ignores it)
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
+
     def work(rank: int, number: int) -> None:
         if rank:
             time.sleep(0.2)

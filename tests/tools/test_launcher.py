@@ -16,10 +16,10 @@ WORKER = """
 import os, signal, sys, time
 def stop(*_):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's own, where the other one has failed
-    print('asked', flush=True)
+    os.write(1, b'asked\\n')  # (print may write in pieces)
     sys.exit(int(sys.argv[1]))
 signal.signal(signal.SIGTERM, stop)
-print('running', os.getppid(), os.environ['MIRL_LAUNCHER'], flush=True)
+os.write(1, f"running {os.getppid()} {os.environ['MIRL_LAUNCHER']}\\n".encode())
 time.sleep(60)
 """
 

@@ -21,10 +21,11 @@ NUMBER, TEXT, COUNT = int | float, str | None, int | None
 RECORD = dict(
     started=str, model=str, hardware=str, command=str, python=str, versions=dict, processes=int,
     trainable_parameters=int, encoder=TEXT, cpu=TEXT, config=TEXT, gpu_memory=COUNT,
+    iterations=COUNT,
 )  # fmt: skip
 TRAINING = RECORD | dict(
     precision=str, learning_rate=NUMBER, first_iteration=int, images=int, batch=int,
-    accumulation=int, effective_batch=int, iterations=COUNT, epochs=COUNT, seconds=NUMBER | None,
+    accumulation=int, effective_batch=int, epochs=COUNT, seconds=NUMBER | None,
 )  # fmt: skip
 PROBE = dict(label=str, block=int, pool=TEXT, shots=COUNT)
 PROBE |= {f'{name}{end}': NUMBER | None for name in MEASURES for end in ('', '_error')}

@@ -135,14 +135,31 @@ def _is_sound(outline: object, image: Mapping) -> bool:
     try:
         if isinstance(outline, dict):
             counts, size = outline['counts'], [image['height'], image['width']]
-            packed = isinstance(counts, str)
-            fills = packed or (sum(counts) == size[0] * size[1] and min(counts) >= 0)
+            counts = _unpacked(counts) if isinstance(counts, str) else counts
+            fills = sum(counts) == size[0] * size[1] and min(counts) >= 0
             return fills and list(outline['size']) == size
         whole = all(len(p) > 5 and len(p) % 2 == 0 and isfinite(sum(p)) for p in outline)
         # (pycocotools fails in C on numbers that no picture has)
         return whole and len(outline) > 0 and all(-1e6 < min(p) <= max(p) < 1e6 for p in outline)
     except (KeyError, OverflowError, TypeError, ValueError):
         return False
+
+
+def _unpacked(text: str) -> list[int]:
+    """The counts of a packed RLE, as pycocotools' maskApi.c reads them (it fails on other sums).
+
+    A character holds five bits, the lowest first, and whether more follow; from the fourth number
+    on, each is the difference to the last but one.
+    """
+    counts, value, bits = [], 0, 0
+    for code in text.encode():
+        value |= (code - 48 & 31) << bits
+        bits += 5
+        if not code - 48 & 32:
+            value -= (code - 48 & 16) << bits - 4  # the sign
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value = bits = 0
+    return counts
 
 
 def _is_area(area: object) -> bool:

@@ -47,7 +47,6 @@ class SafeCheckpointHook(CheckpointHook):
         if self.args:  # MMEngine would find that out at the first checkpoint
             wrong = f'an unexpected keyword argument {next(iter(self.args))!r}'
             raise TypeError(f'SafeCheckpointHook() got {wrong}')
-        self.disk = ThreadPoolExecutor(1, 'checkpoints')
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -169,7 +168,9 @@ class SafeCheckpointHook(CheckpointHook):
         finally:
             calls, self.calls = self.calls, None
         if calls:
-            self.writing = self.disk.submit(_make, calls), refused
+            thread = ThreadPoolExecutor(1, 'checkpoints')
+            self.writing = thread.submit(_make, calls), refused
+            thread.shutdown(wait=False)  # it ends with its calls
 
     def _remove(self, *names: str | None) -> None:
         """Behind what has been written, remove checkpoints by name or path."""
