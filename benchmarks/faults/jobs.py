@@ -147,17 +147,6 @@ def alive(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def parents() -> dict[int, int]:
-    """The parent of every process of this machine."""
-    found = {}
-    for folder in Path('/proc').glob('[0-9]*'):
-        with suppress(OSError):  # it has just ended
-            found[int(folder.name)] = int(
-                (folder / 'stat').read_text().rpartition(')')[2].split()[1]
-            )
-    return found
-
-
 def processes_of(jobs: list[Job]) -> list[int]:
     """What lives of some jobs: of their process groups, or with their config on its command line.
 

@@ -5,8 +5,10 @@ import re
 import signal
 import time
 
+from benchmarks.processes import family
+
 from .bench import Bench, Outcome, until
-from .jobs import alive, hit, hit_saving, parents
+from .jobs import alive, hit, hit_saving
 from .kinds import KINDS
 from .run import ERROR, SLOW_DISK
 
@@ -132,7 +134,7 @@ def worker_dies(bench: Bench, processes: int) -> Outcome:
     job = bench.job(processes, environ={SLOW_DISK: '0.05'})
     job.start('auto')
     until(lambda: job.saved(8) or not job.running())
-    workers = [child for child, parent in parents().items() if parent == job.children[-1]]
+    workers = family(job.children[-1])[1:]
     for worker in workers[:1]:
         os.kill(worker, signal.SIGKILL)
     started = time.monotonic()

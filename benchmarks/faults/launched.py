@@ -8,8 +8,10 @@ from contextlib import suppress
 
 from torch.distributed.elastic.utils.distributed import get_free_port
 
+from benchmarks.processes import family
+
 from .bench import Bench, Outcome, until
-from .jobs import LIMIT, Job, parents, processes_of
+from .jobs import LIMIT, Job, processes_of
 from .kills import DEATH_LIMIT, WATCH, gives_up
 from .nodes import Node, NoNodesError, TwoNodes, two_nodes
 from .run import ROOT
@@ -56,14 +58,6 @@ def ends(process: subprocess.Popen, job: Job, name: str) -> str:
         kill_all(processes_of([job]))
         code = 'none: it hung'
     return f'{name}: exit code {code}: {job.output()[-800:]}' if code else ''
-
-
-def family(process: int) -> list[int]:
-    """A process and all below it (torchrun's processes have sessions of their own)."""
-    found, above = [process], parents()
-    for parent in found:
-        found += [child for child, other in above.items() if other == parent]
-    return found
 
 
 def kill_all(processes: list[int]) -> None:
