@@ -1,4 +1,4 @@
-"""The tables of README.md and study/README.md, and the GPU rows of the project's, from results.
+"""Tables and sentences from results: README.md, study/README.md, docs/evidence.md, the project's.
 
     python -m benchmarks.tables
 
@@ -13,12 +13,14 @@ from pathlib import Path
 
 from benchmarks.gpu import tables as gpu
 from benchmarks.markdown import filled, inverse, listed, markdown, ratio
+from benchmarks.study import evidence
 from benchmarks.study import rows as study_rows
 from benchmarks.study import tables as study
 
 README = Path(__file__).with_name('README.md')
 PROJECT = README.parents[1] / 'README.md'
 STUDY = README.with_name('study') / 'README.md'
+EVIDENCE = PROJECT.with_name('docs') / 'evidence.md'
 RESULTS = README.with_name('results')
 
 # Results by file name, and the command that makes each (with --out).
@@ -355,6 +357,17 @@ TABLES: dict[str, tuple[Callable[[Found], str], dict[str, str]]] = {
 }
 
 
+def pages() -> dict[Path, dict[str, str]]:
+    """What stands between the marks of every page, by name."""
+    found = study_rows.read()
+    return {
+        README: tables(),
+        STUDY: study.all_tables(found),
+        EVIDENCE: evidence.all_evidence(found),
+        PROJECT: gpu.status(RESULTS) | evidence.short_evidence(found),
+    }
+
+
 def tables(results: Path = RESULTS) -> dict[str, str]:
     """Every table in Markdown, by name."""
     made = {name: table(make, files, results) for name, (make, files) in TABLES.items()}
@@ -407,11 +420,7 @@ def stamp(name: str, result: Mapping) -> str:
 
 def main() -> None:
     try:
-        made = {
-            README: tables(),
-            STUDY: study.all_tables(study_rows.read()),
-            PROJECT: gpu.status(RESULTS),
-        }
+        made = pages()
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     for page, of_page in made.items():

@@ -4,19 +4,17 @@ import json
 
 import pytest
 
-from benchmarks.gpu.tables import status
-from benchmarks.study import rows
-from benchmarks.study.tables import all_tables
 from benchmarks.tables import (
+    EVIDENCE,
     PROJECT,
     README,
     RESULTS,
     STUDY,
     TABLES,
     filled,
+    pages,
     pretrain,
     table,
-    tables,
 )
 
 RESULT = dict(
@@ -34,13 +32,13 @@ RESULT = dict(
 )
 
 
-def test_the_page_is_what_the_results_make():
-    text = README.read_text()
-    assert text == filled(text, tables()), 'run python -m benchmarks.tables'
-    text = STUDY.read_text()
-    assert text == filled(text, all_tables(rows.read())), 'run python -m benchmarks.tables'
-    text = PROJECT.read_text()
-    assert text == filled(text, status(RESULTS)), 'run python -m benchmarks.tables'
+PAGES = dict(benchmarks=README, study=STUDY, evidence=EVIDENCE, project=PROJECT)
+
+
+@pytest.mark.parametrize('page', PAGES.values(), ids=PAGES)
+def test_the_page_is_what_the_results_make(page):
+    text = page.read_text()
+    assert text == filled(text, pages()[page]), 'run python -m benchmarks.tables'
 
 
 def test_every_result_that_a_table_names_is_shown_or_not_run():

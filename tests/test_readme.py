@@ -11,7 +11,7 @@ from PIL import Image
 
 import mirl_mm
 from docs.pictures import __main__ as pictures
-from docs.pictures import curve, features, method, page, strip, svg
+from docs.pictures import curve, depth, features, method, page, probes, strip, svg
 from mirl_mm.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def test_drawings_are_what_the_scripts_draw():
         assert (IMAGES / name).read_text() == text, 'run make pictures'
 
 
-@pytest.mark.parametrize('draw', [method.draw, curve.draw], ids=['method', 'curve'])
+@pytest.mark.parametrize('draw', pictures.DRAWN.values(), ids=pictures.DRAWN)
 def test_drawings_stay_in_their_frame_in_both_themes(draw):
     both = [draw(theme) for theme in svg.THEMES.values()]
     assert both[0] != both[1]
@@ -82,6 +82,58 @@ def test_a_curve_of_too_few_seeds_is_refused(monkeypatch):
     monkeypatch.setattr(curve.rows, 'read', dict)
     with pytest.raises(UserError, match='has 0 rows; the curve takes 3 seeds of MIRL'):
         curve.draw(svg.THEMES['light'])
+
+
+LIGHT = svg.THEMES['light']
+SPAN = (4, 16)
+
+
+def test_depth_has_every_seed_around_the_mean_of_its_range():
+    drawn = depth.line(LIGHT, 0, {12: [4, 10, 16]}, SPAN, 'red')
+    bar, *dots, mean = map(ET.fromstring, drawn)
+    x, top, bottom = depth.across(0, 12), probes.TOP, probes.TOP + probes.HIGH
+    assert bar.attrib['d'].startswith(f'M{x:.1f} {top:.1f} V{bottom:.1f}')
+    middle = (top + bottom) / 2
+    assert [float(each.attrib['cy']) for each in dots] == [bottom, middle, top]
+    assert (float(mean.attrib['cx']), float(mean.attrib['cy'])) == (x, middle)
+    assert mean.attrib['fill'] == 'red'
+
+
+def test_depth_is_hollow_and_dashed_where_seeds_are_missing():
+    some = {12: [5, 6, 7], 24: [7, 8]}
+    whole, few = (''.join(depth.line(LIGHT, 0, seeds, SPAN, 'red'))
+                  for seeds in (some | {24: [7, 8, 9]}, some))  # fmt: skip
+    assert 'dasharray' not in whole and f'fill="{LIGHT.fill}"' not in whole
+    assert few.count('dasharray') == 1 and few.count(f'fill="{LIGHT.fill}"') == 1
+
+
+def test_depth_follows_its_rows(monkeypatch):
+    found, name = depth.rows.read(), 'tiny-mirl-24-10e-s1'
+    before = depth.draw(LIGHT)
+    better = found[name] | dict(ridge=[each + 1 for each in found[name]['ridge']])
+    monkeypatch.setattr(depth.rows, 'read', lambda: found | {name: better})
+    assert depth.draw(LIGHT) != before
+    monkeypatch.setattr(depth.rows, 'read', dict)
+    with pytest.raises(UserError, match='has no row of the grid by depth'):
+        depth.draw(LIGHT)
+
+
+def test_depth_says_which_seeds_are_missing(monkeypatch):
+    _, groups = depth.by_kind(list(depth.rows.read().values()))
+    first = {kind: group[0] for kind, group in groups.items()}
+    first[48, 'untrained'] = first[24, 'untrained'] | dict(depth=48)
+    rows = {f'{n}-{seed}': row | dict(seed=seed)
+            for n, row in enumerate(first.values()) for seed in (0, 1, 2)}  # fmt: skip
+    monkeypatch.setattr(depth.rows, 'read', lambda: rows)
+    assert 'dash' not in depth.draw(LIGHT)
+    del rows['0-2']
+    said = 'Hollow and dashed: too few seeds to say. Of 3 seeds there are with 12 blocks 2 of MIRL.'
+    assert said in depth.draw(LIGHT)
+
+
+def test_the_axes_cover_what_is_drawn():
+    assert depth.covering([6.3, 13.6], 2) == (6, 14)
+    assert depth.covering([8.0, 8.0], 4) == (8, 12)
 
 
 def test_links_lead_somewhere():

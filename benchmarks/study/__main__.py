@@ -7,7 +7,8 @@
 
 The runs are declared in grid.py. ``run`` takes those that have no row yet, one thread each and at
 the lowest priority, and stops within M minutes; the next call goes on. Rows go to
-benchmarks/results/study/rows.jsonl and are committed; what they say stands in README.md.
+benchmarks/results/study/rows.jsonl and are committed; tables of them stand in README.md, and what
+they say in docs/evidence.md.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.markdown import markdown
 
-from . import plots, rows, tables
+from . import evidence, plots, rows, tables
 from .grid import chosen
 from .stages import Place, stages, unfinished
 
@@ -94,7 +95,9 @@ def main() -> None:
         elif args.command == 'run':
             sys.exit(1 if run(args) else 0)
         elif args.command == 'table':
-            print('\n\n'.join(tables.all_tables(known(args.out)).values()))
+            found = known(args.out)
+            made = tables.all_tables(found) | evidence.all_evidence(found)
+            print('\n\n'.join(made.values()))
         else:
             for file in plots.draw(known(args.out), args.to):
                 print(file)

@@ -1,11 +1,25 @@
 """Grid ``ablation``: the method with one setting changed, against the method as it is."""
 
 from collections.abc import Sequence
+from itertools import product
 from operator import itemgetter
 
 from benchmarks.markdown import markdown
 
-from .compare import CAUTION, CURVES, Groups, curves_of, differences, spread, state
+from .compare import (
+    CAUTION,
+    CURVES,
+    ERROR,
+    LESS,
+    Comparison,
+    Groups,
+    by_seed,
+    compare,
+    curves_of,
+    grouped,
+    spread,
+    state,
+)
 from .grid import CHANGES
 
 NAMES = {
@@ -20,7 +34,7 @@ NAMES = {
     'mask-0.6': '60 % masked',
     'mask-0.9': '90 % masked',
 }
-ERROR = 'held_out_error'
+MEASURES = {ERROR: 'held-out error', **CURVES}
 OTHER_TASK = ('model.head.pairing', 'model.backbone.mask_ratio')  # errors are of something else
 NOT_KNOWN = (
     'What the paper reports of its ablations is not available to us. Its figure has 4 segments, '
@@ -30,7 +44,6 @@ STAR = (
     '\\* of another task: what several decoders paint together, or a larger or smaller part of the '
     'picture. These errors compare with no other line.'
 )
-BEYOND = ' (beyond the spread)'
 
 
 def ablation(found: Sequence[dict]) -> str:
@@ -70,21 +83,16 @@ def settings(groups: Groups) -> str:
 
 
 def said(groups: Groups) -> list[str]:
-    """Every setting against the method, and which of the differences are beyond the spread."""
-    lines, beyond, whole = [], [], 0
-    for key, name in {ERROR: 'held-out error', **CURVES}.items():
-        changes = [change for change in CHANGES if change and (key != ERROR or comparable(change))]
-        pairs = {NAMES[change]: ((change,), ('',)) for change in changes}
-        words = differences(groups, pairs, key, digits=4 if key == ERROR else 1)
-        where = ' (less is better)' if key == ERROR else ', last block'
-        lines += [f'* {name}{where}: {"; ".join(words)}.'] if words else []
-        whole += sum(not each.endswith('nothing yet)') for each in words)
-        far = [each.removesuffix(BEYOND) for each in words if each.endswith(BEYOND)]
-        beyond += [f'{name}{where}: {"; ".join(far)}'] if far else []
-    if not lines:
-        return []
-    parts = ['Against the method:', '\n'.join(lines)]
-    if whole:
-        chance = f'of {whole} comparisons of equal things, about a tenth would be'
-        parts.append(f'**Beyond the spread** ({chance}): {". ".join(beyond) or "none"}.')
-    return [*parts, CAUTION]
+    """Every setting against the method, by what is beyond the spread and what is not."""
+    found = against_the_method(groups)
+    return ['Against the method:', *grouped(found), f'{CAUTION} {LESS}'] if found else []
+
+
+def against_the_method(groups: Groups) -> list[Comparison]:
+    """The settings that have rows, each by all that compares."""
+    found = []
+    for change, (key, name) in product(filter(None, CHANGES), MEASURES.items()):
+        if key != ERROR or comparable(change):
+            sides = [by_seed(groups.get((each,), []), key) for each in (change, '')]
+            found += compare(NAMES[change], '', name, *sides, digits=4 if key == ERROR else 1)
+    return found

@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .ablation import ERROR, by_change, comparable
 from .ablation import NAMES as SETTINGS
-from .compare import CURVES, NAMES, by_seed
+from .ablation import by_change, comparable
+from .compare import CURVES, ERROR, NAMES, by_seed
 from .grid import CHANGES, DEPTHS, EPOCHS, METHODS, UNTRAINED
 from .tables import of
 

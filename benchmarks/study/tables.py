@@ -18,7 +18,6 @@ from .compare import (
     compared,
     curves_of,
     differences,
-    sentences,
     shared,
     spread,
     state,
@@ -37,12 +36,6 @@ from .grid import (
 )
 from .stages import Place, stages
 
-PUBLISHED = (
-    'Published for MIRL, ImageNet-1K, 300 epochs, fine-tuned: 83.5 % with 12 blocks of 768, 84.7 '
-    'with 24, 85.3 with 48; the paper says that plain masked autoencoding degrades with depth. Its '
-    'models have a hundred times the parameters and see a thousand times the images, and are read '
-    'by fine-tuning: what shows here need not show there, nor the other way round.'
-)
 LONGER = (
     'Published for MIRL, ImageNet-1K, fine-tuned: 83.5 % at 300 epochs and 84.1 at 800 with 12 '
     'blocks of 768, 85.3 and 86.2 with 48.'
@@ -63,11 +56,16 @@ def all_tables(found: Mapping[str, dict]) -> dict[str, str]:
 
 
 def tiny(found: Sequence[dict]) -> str:
-    """Grid A at its first length: a line for every depth and method, and what depth brings."""
+    """Grid A at its first length: a line for every depth and method."""
+    kinds, groups = by_kind(found)
+    parts = [depths(groups)] if groups else []
+    return '\n\n'.join([state(groups, len(kinds)), *parts])
+
+
+def by_kind(found: Sequence[dict]) -> tuple[list[tuple[int, str]], Groups]:
+    """All kinds of grid A at its first length, and the rows of those that have some."""
     kinds = [(depth, method) for depth in DEPTHS for method in (*METHODS, UNTRAINED)]
-    groups = {kind: group for kind in kinds if (group := of(found, *kind, EPOCHS[0]))}
-    parts = [depths(groups), *sentences(groups)] if groups else []
-    return '\n\n'.join([state(groups, len(kinds)), *parts, PUBLISHED])
+    return kinds, {kind: group for kind in kinds if (group := of(found, *kind, EPOCHS[0]))}
 
 
 def depths(groups: Groups) -> str:

@@ -7,11 +7,11 @@ from PIL import Image
 
 from mirl_mm.errors import UserError, one_line
 
-from . import curve, features, method, page, strip, svg
+from . import curve, depth, features, method, page, strip, svg
 
 ROOT = Path(__file__).parents[2]
 OUT, DEMO = ROOT / 'docs/images', Path('work_dirs/demo')
-DRAWN = dict(method=method.draw, depth=curve.draw)
+DRAWN = dict(method=method.draw, depth=depth.draw, blocks=curve.draw)
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,15 +10,11 @@ from benchmarks.study.tables import of
 from mirl_mm.errors import UserError
 
 from . import svg
+from .probes import HIGH, LEFT, STEP, TOP, WIDE, WIDTH, colour, frame, legend, place
 
 DEPTH = 24  # the deepest of which all seeds are run
-PANELS = dict(
-    knn20=('20-NN, top-1 in %', (4, 16), 2),
-    ridge=('linear (ridge), top-1 in %', (8, 18), 2),
-    segment=('CamVid patches, mIoU in %', (20, 32), 4),
-)
-WIDTH, HEIGHT = 860, 288
-LEFT, STEP, TOP, WIDE, HIGH = 34, 286, 62, 248, 190  # of the panels' axes
+SPANS = dict(knn20=(4, 16), ridge=(8, 18), segment=(20, 32))
+HEIGHT = TOP + HIGH + 36
 
 
 def draw(theme: svg.Theme) -> str:
@@ -31,47 +27,15 @@ def draw(theme: svg.Theme) -> str:
             wanted = f'{len(SEEDS)} seeds of {NAMES[method]} with {DEPTH} blocks'
             raise UserError(f'{rows.ROWS} has {len(group)} rows; the curve takes {wanted}')
     title = f'What each of {DEPTH} blocks knows after pre-training: MIRL, MAE and untrained'
-    parts = [*legend(theme, by_method)]
-    for n, (key, (name, span, tick)) in enumerate(PANELS.items()):
+    parts = [*legend(theme, by_method, f'mean and range of {len(SEEDS)} seeds')]
+    for n, (key, span) in enumerate(SPANS.items()):
         x = LEFT + n * STEP
-        parts += axes(theme, x, name, span, tick)
+        numbers = [(across(x, block), str(block)) for block in range(6, DEPTH + 1, 6)]
+        parts += frame(theme, x, key, span, [(across(x, 1), 'block 1'), *numbers])
         for method, group in by_method.items():
             curves = [row[key] for row in group]
             parts += band(x, curves, span, colour(theme, method))
     return svg.picture(WIDTH, HEIGHT, title, parts)
-
-
-def colour(theme: svg.Theme, method: str) -> str:
-    return dict(mirl=theme.main, mae=theme.residual).get(method, theme.muted)
-
-
-def legend(theme: svg.Theme, by_method: dict[str, list[dict]]) -> list[str]:
-    made, x = [], LEFT
-    for method in by_method:
-        made.append(svg.path(f'M{x} 15 h26', colour(theme, method), stroke_width=4))
-        look = dict(text_anchor='start')
-        made.append(svg.words(x + 33, 20, NAMES[method], theme.text, **look))
-        x += 45 + 10 * len(NAMES[method])
-    said = f'mean and range of {len(SEEDS)} seeds'
-    return [*made, svg.words(x + 10, 20, said, theme.muted, 14, text_anchor='start')]
-
-
-def axes(theme: svg.Theme, x: float, name: str, span: tuple[int, int], tick: int) -> list[str]:
-    """A panel's frame: title, grid lines, the numbers of both axes."""
-    made = [svg.words(x, TOP - 12, name, theme.text, 14, text_anchor='start', font_weight='bold')]
-    first = -(-span[0] // tick) * tick
-    for value in range(first, span[1] + 1, tick):
-        y = place(value, span)
-        made.append(svg.path(f'M{x} {y:.1f} h{WIDE}', theme.line, stroke_width=0.5))
-        made.append(svg.words(x - 6, y + 4.5, str(value), theme.muted, 13, text_anchor='end'))
-    for block in (1, *range(6, DEPTH + 1, 6)):
-        said = f'block {block}' if block == 1 else str(block)
-        made.append(svg.words(across(x, block), TOP + HIGH + 20, said, theme.muted, 13))
-    return made
-
-
-def place(value: float, span: tuple[int, int]) -> float:
-    return TOP + HIGH * (span[1] - value) / (span[1] - span[0])
 
 
 def across(x: float, block: int) -> float:
