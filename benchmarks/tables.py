@@ -1,4 +1,5 @@
-"""Tables and sentences from results: README.md, study/README.md, docs/evidence.md, the project's.
+"""Tables and sentences from results: README.md, study/README.md, docs/evidence.md,
+docs/small-data.md, the project's.
 
     python -m benchmarks.tables
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.gpu import tables as gpu
 from benchmarks.markdown import filled, inverse, listed, markdown, ratio
-from benchmarks.study import evidence
+from benchmarks.study import evidence, expect
 from benchmarks.study import rows as study_rows
 from benchmarks.study import tables as study
 
@@ -21,6 +22,7 @@ README = Path(__file__).with_name('README.md')
 PROJECT = README.parents[1] / 'README.md'
 STUDY = README.with_name('study') / 'README.md'
 EVIDENCE = PROJECT.with_name('docs') / 'evidence.md'
+SMALL = PROJECT.with_name('docs') / 'small-data.md'
 RESULTS = README.with_name('results')
 
 # Results by file name, and the command that makes each (with --out).
@@ -365,6 +367,7 @@ def pages() -> dict[Path, dict[str, str]]:
         STUDY: study.all_tables(found),
         EVIDENCE: evidence.all_evidence(found),
         PROJECT: gpu.status(RESULTS) | evidence.short_evidence(found),
+        SMALL: expect.tables(found, RESULTS),
     }
 
 

@@ -30,6 +30,7 @@ MAY_LACK = (
     'tests/test_dense_transfer.py::',
     'tests/test_exits.py::',
     'tests/test_host_reads.py::',
+    'tests/test_small_configs.py::',
     'tests/test_stack_tools_docs.py::',
     'tests/test_vit_you_have.py::',
     'tests/training/test_channels.py::',

@@ -9,6 +9,7 @@ from benchmarks.tables import (
     PROJECT,
     README,
     RESULTS,
+    SMALL,
     STUDY,
     TABLES,
     filled,
@@ -32,7 +33,7 @@ RESULT = dict(
 )
 
 
-PAGES = dict(benchmarks=README, study=STUDY, evidence=EVIDENCE, project=PROJECT)
+PAGES = dict(benchmarks=README, study=STUDY, evidence=EVIDENCE, project=PROJECT, small=SMALL)
 
 
 @pytest.mark.parametrize('page', PAGES.values(), ids=PAGES)

@@ -73,7 +73,11 @@ def test_the_list_is_not_empty():
         finetune=[*finetune, 'test_2e_classes'],
         linear=[*linear, 'test_4e_classes'],
     )
+    small = [f'mirl_{n}' for n in ('12-blocks_64px', '24-blocks_64px', '24-blocks_128px')]
+    small += ['mirl_24-blocks-192_64px', 'finetune_24-blocks_64px']
+    small += [f'{task}_24-blocks_128px' for task in ('mask-rcnn', 'upernet')]
     needed = {f'{task}/vit-{n}.py' for task, names in tasks.items() for n in names}
+    needed |= {f'small/{n}.py' for n in small}
     assert needed <= names, needed - names
 
 
