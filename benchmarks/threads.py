@@ -30,7 +30,7 @@ from mirl_mm.engine.launch import build_runner, load_config, training_config
 CONFIGS = ROOT / 'configs'
 # Name: config, images of a batch, steps, processes x threads.
 WORK = dict(
-    demo=('demo/mirl_24-blocks.py', 16, 120, ['1x1', '1x2', '2x1']),
+    demo=('demo/mirl_12-blocks.py', 16, 120, ['1x1', '1x2', '2x1']),
     s12=('mirl/vit-s12_300e.py', 8, 10, ['1x1', '1x2']),
 )
 BUSY = 'while True: pass'

@@ -4,15 +4,15 @@ import argparse
 from pathlib import Path
 
 from mirl_mm.apps import add_cfg_options
-from mirl_mm.demo import run_demo
+from mirl_mm.demo import UNLABELLED, run_demo
 from mirl_mm.demo.scene_set import write_bands, write_scenes
 from mirl_mm.errors import UserError, one_line
 
 CONFIGS = Path(__file__).parents[1] / 'configs/demo'
-PRE_TRAINING = str(CONFIGS / 'mirl_24-blocks.py')
+PRE_TRAINING = str(CONFIGS / 'mirl_12-blocks.py')
 TRANSFER = dict(
-    detection=str(CONFIGS / 'mask-rcnn_24-blocks.py'),
-    segmentation=str(CONFIGS / 'upernet_24-blocks.py'),
+    detection=str(CONFIGS / 'mask-rcnn_12-blocks.py'),
+    segmentation=str(CONFIGS / 'upernet_12-blocks.py'),
 )
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.scenes_only:
-        scenes = write_scenes(args.scenes_dir)
+        scenes = write_scenes(args.scenes_dir, num_unlabelled=UNLABELLED)
         print(f'scenes in {scenes.root}{f", {write_bands(scenes)}" if args.bands else ""}')
         return
     if args.bands:

@@ -4,6 +4,7 @@ Grid ``tiny``: MIRL and MAE on Tiny-ImageNet-100, and their encoder untrained, a
 length has three seeds. Grid ``camvid``: MIRL on CamVid's images, then UperNet with all labels and
 with a tenth of them, against UperNet from scratch at as many iterations and at as much time. Grid
 ``ablation``: MIRL at the least depth for one epoch of grid ``tiny``, one setting changed at a time.
+Grid ``demo``: what ``make demo`` runs, from encoders of several lengths, of MAE and from scratch.
 """
 
 from fnmatch import fnmatchcase
@@ -31,13 +32,16 @@ CHANGES = {  # of grid ``ablation``: what is set, by name; the first is the meth
     'mask-0.6': {'model.backbone.mask_ratio': 0.6},
     'mask-0.9': {'model.backbone.mask_ratio': 0.9},
 }
+DEMO_IMAGES, DEMO_EPOCHS = 2000, (14, 28, 56)  # unlabelled scenes; the last is what the demo takes
+DEMO_MAE = 44  # of MAE, which takes as much time as the last
+DEMO_RATE = 1.25e-3  # of batches of 32
 CAMVID_EPOCHS = 300  # of CamVid's training images, or of as many of both sources together
 
 
 class Run(NamedTuple):
     """One run: what is trained, how long, from which seed."""
 
-    grid: str  # 'tiny', 'camvid' or 'ablation'
+    grid: str  # 'tiny', 'camvid', 'ablation' or 'demo'
     method: str
     depth: int  # blocks
     epochs: int  # of pre-training
@@ -51,7 +55,7 @@ class Run(NamedTuple):
         words = [self.grid, self.method, self.depth]
         words += [f'{self.epochs}e'] if self.epochs else []
         words += [self.data] if self.grid == 'camvid' and self.epochs else []
-        words += [f'lr{self.rate:g}'] if self.epochs and self.rate != RATE else []
+        words += [f'lr{self.rate:g}'] if self.grid == 'tiny' and self.rate not in (0, RATE) else []
         words += [self.change] if self.change else []
         return '-'.join(map(str, [*words, f's{self.seed}']))
 
@@ -94,7 +98,20 @@ def ablation() -> list[Run]:
     return [Run(*settings, seed, data, change=change) for seed in SEEDS for change in CHANGES]
 
 
-RUNS = {run.name: run for run in [*tiny(), *camvid(), *ablation()]}
+def demo() -> list[Run]:
+    """Grid D: what the demo compares, seed by seed, then shorter pre-trainings."""
+    *shorter, longest = DEMO_EPOCHS
+    first = [('mirl', longest, DEMO_RATE), (SCRATCH, 0, 0.0), ('mae', DEMO_MAE, DEMO_RATE)]
+    then = [('mirl', epochs, DEMO_RATE) for epochs in shorter]
+    return [
+        Run('demo', method, DEPTHS[0], epochs, seed, 'scenes', rate)
+        for starts in (first, then)
+        for seed in SEEDS
+        for method, epochs, rate in starts
+    ]
+
+
+RUNS = {run.name: run for run in [*tiny(), *camvid(), *ablation(), *demo()]}
 
 
 def chosen(patterns: list[str] | None) -> list[Run]:

@@ -6,18 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
+from mirl_mm.apps.report.runs import read_scalars
+from mirl_mm.demo.transfer import measured
+
 from . import rows
 from .begun import begun
 from .grid import LABELS, Run
-from .stages import BATCH, Place, pretraining_iterations, spec
+from .stages import BATCH, TASKS, Place, pretraining_iterations, spec
 
+ERROR = 'recon/error'  # as MMEngine logs it
 LAST = 10  # the last loss is the mean over the last tenth of the steps
 
 
 def row_of(run: Run, place: Place) -> dict:
     """A finished run's row: what was run, where, by which code, and what it came to."""
     folder = place.of(run)
-    found = (camvid_results if run.grid == 'camvid' else tiny_results)(run, folder)
+    results = dict(camvid=camvid_results, demo=demo_results).get(run.grid, tiny_results)
+    found = results(run, folder)
     notes = begun(run, folder)
     return rows.form(spec(run), found | {key: notes[key] for key in ('cpu_seconds', 'code')})
 
@@ -39,6 +44,22 @@ def camvid_results(run: Run, folder: Path) -> dict:
     for labels in LABELS:
         newest = sorted(folder.glob(f'{labels}-test/*/2*.json'))[-1]
         found['miou'][labels] = json.loads(newest.read_text())['mIoU']
+    return found
+
+
+def demo_results(run: Run, folder: Path) -> dict:
+    """The scores that the demo prints, in percent, and the pre-training."""
+    found: dict = dict(scores={})
+    if run.epochs:
+        checkpoint = folder / f'pretrain/iter_{pretraining_iterations(run)}.pth'
+        found |= summary_of(*history(read(checkpoint)), BATCH['demo'])
+        rows_of = read_scalars(folder / 'pretrain')
+        errors = [row[ERROR] for row in rows_of if ERROR in row]
+        found['held_out_error'] = round(errors[-1], 5) if errors else None
+    for task in TASKS:
+        if 'loss' in read_scalars(folder / task)[-1]:
+            raise LookupError(f'{folder / task} was not evaluated')
+        found['scores'] |= {key: round(x, 2) for key, x in measured(folder / task).items()}
     return found
 
 

@@ -24,9 +24,9 @@ from mirl_mm.files import check_folder
 
 from . import rows
 from .begun import begun, note_code, note_cpu
-from .grid import CAMVID_IMAGES, Run
+from .grid import CAMVID_IMAGES, DEMO_IMAGES, Run
 from .results import row_of
-from .stages import CAMVID, TINY, Place, Stage, unfinished
+from .stages import CAMVID, SCENES, TINY, Place, Stage, unfinished
 
 STOPPING = 45.0  # seconds that a training has to save before the time is over
 LOOK = 0.2  # seconds between looks
@@ -38,6 +38,9 @@ FILES = {  # below the data folder
     f'{CAMVID}/annotations/training': CAMVID_IMAGES,
     f'{CAMVID}/images/test': 233,
     f'{CAMVID}/annotations/test': 233,
+    f'{SCENES}/images/unlabelled': DEMO_IMAGES,
+    f'{SCENES}/images/train': 256,
+    f'{SCENES}/images/val': 128,
 }
 NICE = 19
 ONE_THREAD = dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
@@ -84,18 +87,25 @@ def alone(work: Path) -> Iterator[int]:
 
 def check_data(runs: Sequence[Run], data: Path) -> None:
     """FileNotFoundError for data that the runs need and that are not all unpacked."""
-    tiny = any(run.grid != 'camvid' or '+' in run.data for run in runs)
+    needed = {name for run in runs for name in sources(run)}
     for name, files in FILES.items():
-        folder = data / name
-        if name.startswith(TINY) and not tiny:
+        folder, source = data / name, name.split('/')[0]
+        if source not in needed:
             continue
         found = sum(len(names) for _, _, names in os.walk(folder, followlinks=True))
         if found != files:
             raise FileNotFoundError(
                 f'{found or "no"} files of {files:,} at {folder}: unpack them to '
-                f'{data / name.split("/")[0]}, or give --data DIR (benchmarks/study/README.md says '
-                'what they are)'
+                f'{data / source}, or give --data DIR (benchmarks/study/README.md says '
+                'what they are, and what draws scenes)'
             )
+
+
+def sources(run: Run) -> set[str]:
+    """What a run reads, below the data folder."""
+    if run.grid == 'demo':
+        return {SCENES}
+    return {CAMVID, TINY} if run.grid != 'camvid' or '+' in run.data else {CAMVID}
 
 
 def check_paths(place: Place) -> None:

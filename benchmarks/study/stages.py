@@ -7,6 +7,7 @@ from typing import NamedTuple
 from .grid import (
     CAMVID_IMAGES,
     CHANGES,
+    DEMO_IMAGES,
     FEW,
     LABELS,
     PART,
@@ -19,10 +20,15 @@ from .grid import (
 
 HERE, PACKAGE = 'benchmarks/study', 'benchmarks.study'
 UPERNET = f'{HERE}/upernet_camvid.py'
-TINY, CAMVID = 'tiny_imagenet_100', 'camvid'  # below the data folder
+TINY, CAMVID, SCENES = 'tiny_imagenet_100', 'camvid', 'scenes'  # below the data folder
+DEMO = 'configs/demo'
+TASKS = dict(
+    detection=f'{DEMO}/mask-rcnn_12-blocks.py', segmentation=f'{DEMO}/upernet_12-blocks.py'
+)
+TUNED = 500  # iterations of either task
 ITERATIONS, LONG = 600, 4600  # of UperNet: 0.58 s each; 1,720 of pre-training take 1.35 s each
-BATCH = dict(tiny=64, camvid=64, ablation=64)
-WIDTH = dict(tiny=64, camvid=96, ablation=64)
+BATCH = dict(tiny=64, camvid=64, ablation=64, demo=32)
+WIDTH = dict(tiny=64, camvid=96, ablation=64, demo=64)
 
 
 class Place(NamedTuple):
@@ -44,7 +50,7 @@ class Stage(NamedTuple):
 
 
 def stages(run: Run, place: Place) -> list[Stage]:
-    return (camvid if run.grid == 'camvid' else tiny)(run, place)
+    return dict(camvid=camvid, demo=demo).get(run.grid, tiny)(run, place)
 
 
 def unfinished(run: Run, place: Place) -> list[Stage]:
@@ -104,6 +110,28 @@ def camvid(run: Run, place: Place) -> list[Stage]:
     return found
 
 
+def demo(run: Run, place: Place) -> list[Stage]:
+    """Pre-train where the run does, then what the demo does with the encoder."""
+    folder, found = place.of(run), []
+    start: dict[str, object] = {'model.backbone.init_cfg': None}
+    if run.epochs:
+        command = train(config_of(run), folder / 'pretrain', written(options_of(run, place)))
+        made = f'pretrain/iter_{pretraining_iterations(run)}.pth'
+        found.append(stage('pretrain', command, made))
+        start = {'model.backbone.init_cfg.checkpoint': folder / 'pretrain/encoder.pth'}
+    scenes = place.data / SCENES
+    for task, config in TASKS.items():
+        options = {'randomness.seed': run.seed} | start
+        for split in ('train', 'val', 'test'):
+            options[f'{split}_dataloader.dataset.data_root'] = f'{scenes}/'
+        if task == 'detection':
+            file = scenes / 'annotations/instances_val.json'
+            options |= {f'{split}_evaluator.ann_file': file for split in ('val', 'test')}
+        command = train(config, folder / task, written(options))
+        found.append(stage(task, command, f'{task}/iter_{TUNED}.pth'))
+    return found
+
+
 def stage(name: str, command: list[object], made: str) -> Stage:
     return Stage(name, [str(word) for word in command], made)
 
@@ -114,6 +142,9 @@ def train(config: str, work_dir: Path, options: list[str]) -> list[object]:
 
 def config_of(run: Run) -> str:
     """The config that it is trained or drawn by."""
+    if run.grid == 'demo':
+        own = dict(mirl=f'{DEMO}/mirl_12-blocks.py', mae=f'{HERE}/mae_demo.py')
+        return own.get(run.method, TASKS['segmentation'])
     if run.method in (SCRATCH, SCRATCH_LONG):
         return UPERNET
     method = 'mirl' if run.method == UNTRAINED else run.method
@@ -125,11 +156,13 @@ def config_of(run: Run) -> str:
 def options_of(run: Run, place: Place) -> dict[str, object]:
     """What the grid sets in that config, by dotted key."""
     options: dict[str, object] = {'randomness.seed': run.seed}
-    if run.grid != 'camvid':
+    if run.grid not in ('camvid', 'demo'):
         options['model.backbone.arch.num_layers'] = run.depth
     options |= CHANGES[run.change]
     if not run.epochs:
         return options
+    if run.grid == 'demo':
+        return options | demo_options(run, place)
     if run.grid != 'camvid':
         options['train_dataloader.dataset.data_root'] = f'{place.data / TINY}/'
         end, warm_up = run.epochs, round(run.epochs * WARM_UP, 4)
@@ -151,13 +184,27 @@ def options_of(run: Run, place: Place) -> dict[str, object]:
     }
 
 
+def demo_options(run: Run, place: Place) -> dict[str, object]:
+    """A pre-training's of the demo: its scenes and its length, evaluated once, at the end."""
+    splits = ('train', 'val', 'test') if run.method == 'mirl' else ('train',)
+    roots = {f'{split}_dataloader.dataset.data_root': f'{place.data / SCENES}/' for split in splits}
+    end = pretraining_iterations(run)
+    return roots | {
+        'train_cfg.max_iters': end,
+        'train_cfg.val_interval': end,
+        'param_scheduler.1.end': end,
+        'param_scheduler.1.T_max': end - 100,
+    }
+
+
 def length_of(run: Run) -> int:
     """Iterations of UperNet."""
     return LONG if run.method == SCRATCH_LONG else ITERATIONS
 
 
 def pretraining_iterations(run: Run) -> int:
-    return run.epochs * CAMVID_IMAGES // BATCH['camvid']
+    images = DEMO_IMAGES if run.grid == 'demo' else CAMVID_IMAGES
+    return run.epochs * images // BATCH[run.grid]
 
 
 def upernet_options(run: Run, place: Place, labels: str, length: int) -> dict[str, object]:
@@ -185,6 +232,8 @@ def what(run: Run) -> dict:
     sizes = dict(run=run.name, width=WIDTH[run.grid], batch=BATCH[run.grid])
     if run.grid == 'camvid':
         sizes['transfer'] = dict(config=UPERNET, iterations=length_of(run))
+    if run.grid == 'demo':
+        sizes['transfer'] = dict(iterations=TUNED)
     found = sizes | run._asdict()
     return found if run.change else {key: x for key, x in found.items() if key != 'change'}
 

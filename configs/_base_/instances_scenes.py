@@ -2,14 +2,11 @@
 # python tools/demo.py --scenes-only. Flips alone: a small set, whose objects have one scale.
 data_root = 'data/scenes/'
 metainfo = dict(
-    classes=('disc', 'ring', 'rectangle', 'cross', 'triangle', 'star'),
+    classes=('disc', 'cross', 'triangle'),
     palette=[
         (220, 60, 60),
         (250, 170, 40),
         (60, 110, 220),
-        (110, 200, 250),
-        (60, 160, 80),
-        (190, 90, 210),
     ],
 )
 

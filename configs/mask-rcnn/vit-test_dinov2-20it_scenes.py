@@ -20,9 +20,9 @@ model = dict(
     rpn_head=dict(in_channels=32, feat_channels=32),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=32),
-        bbox_head=dict(in_channels=32, conv_out_channels=32, fc_out_channels=64, num_classes=6),
+        bbox_head=dict(in_channels=32, conv_out_channels=32, fc_out_channels=64, num_classes=3),
         mask_roi_extractor=dict(out_channels=32),
-        mask_head=dict(in_channels=32, conv_out_channels=32, num_classes=6),
+        mask_head=dict(in_channels=32, conv_out_channels=32, num_classes=3),
     ),
 )
 param_scheduler = [

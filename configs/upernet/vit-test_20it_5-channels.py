@@ -28,8 +28,8 @@ model = dict(
         init_cfg=dict(checkpoint='work_dirs/vit-test_2e_5-channels/encoder.pth'),
     ),
     neck=dict(in_channels=48),
-    decode_head=dict(in_channels=[48] * 4, channels=16, num_classes=7),
-    auxiliary_head=dict(in_channels=48, channels=16, num_classes=7),
+    decode_head=dict(in_channels=[48] * 4, channels=16, num_classes=4),
+    auxiliary_head=dict(in_channels=48, channels=16, num_classes=4),
     test_cfg=dict(crop_size=(96, 96), stride=(64, 64)),
 )
 

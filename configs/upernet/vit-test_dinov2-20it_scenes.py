@@ -19,8 +19,8 @@ model = dict(
         arch='test', img_size=70, out_indices=(2, 5, 8, 11), num_registers=4, init_cfg=_encoder
     ),
     neck=dict(in_channels=48),
-    decode_head=dict(in_channels=[48] * 4, channels=16, num_classes=7),
-    auxiliary_head=dict(in_channels=48, channels=16, num_classes=7),
+    decode_head=dict(in_channels=[48] * 4, channels=16, num_classes=4),
+    auxiliary_head=dict(in_channels=48, channels=16, num_classes=4),
     test_cfg=dict(crop_size=(98, 98), stride=(70, 70)),
 )
 param_scheduler = [

@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
         metavar='FILE',
         help="what paints the strip and has the features, in a run's folder (the demo's last)",
     )
-    config = ROOT / 'configs/demo/mirl_24-blocks.py'
+    config = ROOT / 'configs/demo/mirl_12-blocks.py'
     parser.add_argument('--config', default=str(config), help="the checkpoint's (the demo's)")
     parser.add_argument(
         '--picture', type=Path, metavar='FILE', help='an image of your own for both'

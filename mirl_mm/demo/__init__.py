@@ -20,9 +20,11 @@ from mirl_mm.pictures.charts import charts_of, draw_charts
 from mirl_mm.pictures.panel import paint, panel, write_picture
 
 from .scene_set import write_scenes
-from .transfer import run_transfer, table
+from .transfer import SEEDS, count, meaning, run_transfer, table
 
 PANEL_IMAGES = 8
+LOADERS = ('train', 'val', 'test')
+UNLABELLED = 2000  # scenes to pre-train on; a few others have labels
 
 
 def run_demo(
@@ -41,11 +43,13 @@ def run_demo(
     pre-training alone; None generates scenes in `scenes_dir`. Returns what was written, by name.
     """
     started, scenes, folder = time.perf_counter(), None, Path(work_dir)
+    options = dict(cfg_options or {})
     if data is None:
         print(f'Drawing scenes in {scenes_dir} ...', flush=True)
-        scenes = write_scenes(scenes_dir)
-        data = str(scenes.root)
-    options = dict(cfg_options or {})
+        scenes = write_scenes(scenes_dir, num_unlabelled=UNLABELLED)
+        options = {
+            f'{s}_dataloader.dataset.data_root': f'{scenes.root}/' for s in LOADERS
+        } | options
     batch = load_config(config, options).train_dataloader.batch_size
     number = math.gcd(batch, 1 << spare_cores(4).bit_length() - 1)  # 4, 2 or 1: more do not pay
     options['train_dataloader.batch_size'] = batch // number
@@ -72,12 +76,15 @@ def run_demo(
         print(f'Detection and segmentation are left out: {why}.')
     else:
         encoder = str(written['encoder'])
-        options = transfer_options or {}
-        scores, pages, tuned = run_transfer(transfer, encoder, scenes, folder, options)
+        tuning = transfer_options or {}
+        scores, pages, tuned = run_transfer(transfer, encoder, scenes, folder, tuning)
         written |= pages
         runs += tuned
-        print(f'On {len(list(scenes.images("val").iterdir()))} held-out scenes, in percent:')
-        print(table(scores))
+        known = {} if cfg_options or transfer_options else SEEDS
+        brackets = ' (in brackets: what three seeds gave)' if known else ''
+        print(f'On {count(scenes, "val")} held-out scenes, in percent{brackets}:')
+        print(table(scores, known))
+        print(meaning(scores, count(scenes, 'unlabelled'), count(scenes, 'train')))
     written['report'] = write_report(runs, folder / 'report.html')
     print(f'Done in {time.perf_counter() - started:.0f} s:')
     for name, path in written.items():

@@ -10,16 +10,17 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from mirl_mm.engine.machine import cores, in_processes
 from mirl_mm.errors import UserError
 from mirl_mm.files import read_json
 
-from .scenes import CLASSES, MASK_PALETTE, MIN_SIZE, SPLITS, VERSION, draw_scene, with_bands
+from .scenes import CLASSES, LABELLED, MASK_PALETTE, MIN_SIZE, VERSION, draw_scene, with_bands
 
 MANIFEST = 'scenes.json'
 
 
 class SceneSet(NamedTuple):
-    """Where the files of a written set lie; `split` is 'train' or 'val'."""
+    """Where the files of a written set lie; `split` is 'train', 'val' or, images, 'unlabelled'."""
 
     root: Path
 
@@ -73,29 +74,51 @@ def _write_split(scenes: SceneSet, split: str, count: int, size: int, seed: int)
     scenes.annotations(split).write_text(json.dumps(content | dict(annotations=annotations)))
 
 
+def _write_unlabelled(scenes: SceneSet, count: int, size: int, seed: int) -> None:
+    """Images alone, on the cores that there are."""
+    folder = scenes.images('unlabelled')
+    folder.mkdir(parents=True)
+
+    def write(rank: int, number: int) -> None:
+        for index in range(rank, count, number):
+            image = Image.fromarray(draw_scene('unlabelled', index, size, seed).image)
+            image.save(folder / f'{index + 1:06d}.jpg', quality=95, subsampling=0)
+
+    in_processes(min(cores(), count), write)
+
+
 def _is_complete(scenes: SceneSet, manifest: dict) -> bool:
     """Whether the folder says that it is this set, and every file of it is there."""
     if read_json(scenes.root / MANIFEST) != manifest:
         return False
-    files = [scenes.annotations(split) for split in SPLITS]
-    for split in SPLITS:
+    files = [scenes.annotations(split) for split in LABELLED]
+    unlabelled = range(1, manifest['num_unlabelled'] + 1)
+    files += [scenes.images('unlabelled') / f'{number:06d}.jpg' for number in unlabelled]
+    for split in LABELLED:
         for number in range(1, manifest[f'num_{split}'] + 1):
             files += scenes.pair(split, number)
     return all(file.is_file() for file in files)
 
 
 def write_scenes(
-    out_dir: str | Path, num_train: int = 320, num_val: int = 64, size: int = 128, seed: int = 0
+    out_dir: str | Path,
+    num_train: int = 256,
+    num_val: int = 128,
+    size: int = 128,
+    seed: int = 0,
+    num_unlabelled: int = 0,
 ) -> SceneSet:
     """Writes a set of scenes, or leaves it alone if just this set is in `out_dir` already.
 
     Masks are palette PNGs of indices into MASK_CLASSES, annotations COCO instances as run lengths
-    (the shapes have holes, which polygons cannot say; mmdet reads them with its default
-    poly2mask=True). The same arguments and library versions give the same bytes. Another set in
-    `out_dir`, or one with files missing, is replaced as a whole: never is there half a set.
+    (what lies before an object may part it, which is easy to say so; mmdet reads them with its
+    default poly2mask=True). The unlabelled are images alone, of the pixels of train. The same
+    arguments and library versions give the same bytes. Another set in `out_dir`, or one with files
+    missing, is replaced as a whole: never is there half a set.
     """
     manifest = dict(num_train=num_train, num_val=num_val, size=size, seed=seed)
-    for (name, value), least in zip(manifest.items(), (1, 1, MIN_SIZE, 0), strict=True):
+    manifest |= dict(num_unlabelled=num_unlabelled)
+    for (name, value), least in zip(manifest.items(), (1, 1, MIN_SIZE, 0, 0), strict=True):
         if not isinstance(value, int) or value < least:
             raise UserError(f'{name} is {value!r}; accepted is a whole number from {least} on')
     manifest |= dict(generator='mirl_mm.demo.scene_set', version=VERSION)
@@ -117,8 +140,10 @@ def write_scenes(
         raise UserError(f'out_dir {root} cannot be written ({error}); {wanted}') from error
     with workshop as folder:
         fresh = SceneSet(Path(folder) / 'fresh')
-        for split in SPLITS:
+        for split in LABELLED:
             _write_split(fresh, split, manifest[f'num_{split}'], size, seed)
+        if num_unlabelled:
+            _write_unlabelled(fresh, num_unlabelled, size, seed)
         (fresh.root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
         if not _is_complete(scenes, manifest):  # unless another process was faster
             if root.exists():
@@ -130,7 +155,7 @@ def write_scenes(
 def write_bands(scenes: SceneSet) -> Path:
     """The images of a set once more, as TIFF of 5 channels (:func:`with_bands`), in ``bands/``."""
     made = json.loads((scenes.root / MANIFEST).read_text())
-    for split in SPLITS:
+    for split in LABELLED:
         folder = scenes.root / 'bands' / split
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(made[f'num_{split}']):

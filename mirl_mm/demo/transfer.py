@@ -1,6 +1,7 @@
 """The demo's second half: the fresh encoder in Mask R-CNN and UperNet, beside none at all."""
 
 import contextlib
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,9 @@ from .scene_set import SceneSet
 from .scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
 
 PRE_TRAINED, SCRATCH = 'MIRL pre-trained', 'from scratch'
-AP = {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}  # 0 to 1
+AP = {'box AP50': 'coco/bbox_mAP_50', 'mask AP50': 'coco/segm_mAP_50'}  # 0 to 1
 MIOU = 'mIoU'  # 0 to 100
+SEEDS: dict[str, dict[str, tuple[float, float]]] = {}
 
 
 def run_transfer(
@@ -106,10 +108,31 @@ def all_background(scenes: SceneSet) -> float:
     return 100 * float(np.mean([mask == 0 for mask in masks])) / len(MASK_CLASSES)
 
 
-def table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """One line per start, one column per metric."""
+def count(scenes: SceneSet, split: str) -> int:
+    return len(list(scenes.images(split).iterdir()))
+
+
+Scores = Mapping[str, Mapping[str, float]]  # percent by start, then metric
+
+
+def table(scores: Scores, known: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:
+    """One line per start, one column per metric; behind a score what is known: least and most."""
     metrics = next(iter(scores.values()))
-    lines = ['  ' + ' ' * 18 + ''.join(f'{metric:>9}' for metric in metrics)]
+    lines = [' ' * 20 + ''.join(f'{metric:>9}{"":11}' for metric in metrics).rstrip()]
     for name, values in scores.items():
-        lines.append(f'  {name:<18}' + ''.join(f'{values[metric]:9.1f}' for metric in metrics))
+        line = f'  {name:<18}'
+        for metric in metrics:
+            least, most = known.get(name, {}).get(metric, (math.nan, math.nan))
+            seen = '' if math.isnan(least) else f' ({least:.1f} to {most:.1f})'
+            line += f'{values[metric]:9.1f}{seen:<11}'
+        lines.append(line.rstrip())
     return '\n'.join(lines)
+
+
+def meaning(scores: Scores, pictures: int, labelled: int) -> str:
+    """What the table says, in a sentence."""
+    ours, none = (scores[name] for name in (PRE_TRAINED, SCRATCH))
+    shown = [name for name in ('box AP50', MIOU) if name in ours]
+    gains = ' and '.join(f'{ours[name] - none[name]:+.1f} points of {name}' for name in shown)
+    start = f'Pre-training on {pictures} pictures without labels'
+    return f'{start}, then training on {labelled} with labels, changes {gains} against scratch.'

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.xdist_group('demo')  # one worker: the run is shared
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs/demo'
 TRANSFER = dict(
-    detection=str(CONFIGS / 'mask-rcnn_24-blocks.py'),
-    segmentation=str(CONFIGS / 'upernet_24-blocks.py'),
+    detection=str(CONFIGS / 'mask-rcnn_12-blocks.py'),
+    segmentation=str(CONFIGS / 'upernet_12-blocks.py'),
 )
 SHORT = {
     'train_cfg.max_iters': 2,
@@ -72,11 +72,13 @@ def on_scenes(tmp_path_factory) -> tuple[dict[str, Path], str, Path]:
     folder = tmp_path_factory.mktemp('demo')
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr(mirl_mm.demo, 'write_scenes', lambda out: write_scenes(out, 6, 3))
+        patch.setattr(
+            mirl_mm.demo, 'write_scenes', lambda out, **_: write_scenes(out, 6, 3, num_unlabelled=4)
+        )
         patch.setattr(mirl_mm.demo, 'spare_cores', lambda most: 1)  # nothing is forked from tests
         patch.setattr(mirl_mm.demo.transfer, 'cores', lambda: 1)
         written = run_demo(
-            str(CONFIGS / 'mirl_24-blocks.py'),
+            str(CONFIGS / 'mirl_12-blocks.py'),
             TRANSFER,
             work_dir=str(folder / 'run'),
             scenes_dir=str(folder / 'scenes'),
@@ -91,7 +93,7 @@ def test_the_scenes_are_detected_and_segmented_with_and_without_the_encoder(on_s
     written, printed, scenes = on_scenes
     assert {'encoder', 'detection', 'segmentation'} <= set(written)
     number = r' +(\d+\.\d)'
-    heads = re.search(r'^ +box AP +mask AP +mIoU$', printed, re.MULTILINE)
+    heads = re.search(r'^ +box AP50 +mask AP50 +mIoU$', printed, re.MULTILINE)
     assert heads, printed
     rows = {
         name: [float(value) for value in re.search(name + 3 * number, printed).groups()]
@@ -107,10 +109,10 @@ def test_without_mmdet_the_demo_pre_trains_and_says_what_is_left_out(
     tmp_path, monkeypatch, capfd, on_scenes
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mirl_mm.demo, 'write_scenes', lambda _: SceneSet(on_scenes[2]))
+    monkeypatch.setattr(mirl_mm.demo, 'write_scenes', lambda _, **__: SceneSet(on_scenes[2]))
     monkeypatch.setattr(mirl_mm.demo, 'spare_cores', lambda most: 1)
     monkeypatch.setattr(mirl_mm.demo, 'find_spec', lambda name: None if name == 'mmdet' else name)
-    written = run_demo(str(CONFIGS / 'mirl_24-blocks.py'), TRANSFER, cfg_options=SHORT)
+    written = run_demo(str(CONFIGS / 'mirl_12-blocks.py'), TRANSFER, cfg_options=SHORT)
     assert set(written) == {'checkpoint', 'encoder', 'curve', 'panel', 'report'}
     printed = capfd.readouterr().out
     line = 'left out: no mmdet here; `make demo` adds what they need.'
@@ -143,7 +145,7 @@ def test_a_segmentor_that_finds_nothing(tmp_path):
     shares = []
     for file in scenes.masks('val').iterdir():
         shares.append((np.asarray(Image.open(file)) == 0).mean())
-    assert all_background(scenes) == pytest.approx(100 * np.mean(shares) / 7)
+    assert all_background(scenes) == pytest.approx(100 * np.mean(shares) / 4)
 
 
 def test_a_detector_that_finds_nothing_has_no_precision(tmp_path):
@@ -152,10 +154,10 @@ def test_a_detector_that_finds_nothing_has_no_precision(tmp_path):
     log.parent.mkdir(parents=True)
     rows = [{'loss': 2.5, 'step': 2}, {'data_time': 0.1, 'time': 0.2, 'step': 2}]
     log.write_text('\n'.join(map(json.dumps, rows)))
-    assert measured(tmp_path) == {'box AP': 0, 'mask AP': 0}
-    found = {'coco/bbox_mAP': 0.25, 'coco/segm_mAP': 0.5, 'step': 4}
+    assert measured(tmp_path) == {'box AP50': 0, 'mask AP50': 0}
+    found = {'coco/bbox_mAP_50': 0.25, 'coco/segm_mAP_50': 0.5, 'step': 4}
     log.write_text('\n'.join(map(json.dumps, [*rows, found])))
-    assert measured(tmp_path) == {'box AP': 25, 'mask AP': 50}
+    assert measured(tmp_path) == {'box AP50': 25, 'mask AP50': 50}
 
 
 def test_train_and_held_out_pictures_are_apart(tmp_path, pictures):

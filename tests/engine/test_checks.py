@@ -51,13 +51,13 @@ def test_another_number_of_classes(scenes):
     cfg.model.roi_head.mask_head.num_classes = 80
     with pytest.raises(
         ValueError,
-        match=r'model\.roi_head\.mask_head\.num_classes=80, but train_dataloader\.dataset has 6 '
-        r"classes \('disc', .*: set model\.roi_head\.mask_head\.num_classes=6",
+        match=r'model\.roi_head\.mask_head\.num_classes=80, but train_dataloader\.dataset has 3 '
+        r"classes \('disc', .*: set model\.roi_head\.mask_head\.num_classes=3",
     ):
         check_data(cfg, ['train'])
     cfg = config('upernet', scenes)
-    cfg.model.auxiliary_head.num_classes = 6
-    with pytest.raises(ValueError, match=r'model\.auxiliary_head\.num_classes=6, .* has 7 classes'):
+    cfg.model.auxiliary_head.num_classes = 3
+    with pytest.raises(ValueError, match=r'model\.auxiliary_head\.num_classes=3, .* has 4 classes'):
         check_data(cfg, ['train'])
     cascade = load_config(str(ROOT / 'configs/mask-rcnn/vit-b48_cascade-lsj-100e_coco.py'))
     cascade.model.roi_head.bbox_head[1].num_classes = 79

@@ -58,15 +58,15 @@ BAD_COCO = [
         r'lists 000001\.jpg, and there is no .*pictures/000001\.jpg; set .*data_prefix\.img',
     ),
     (
-        {'val_dataloader.dataset.metainfo.classes': ('disc', 'rings', 'square')},
+        {'val_dataloader.dataset.metainfo.classes': ('disc', 'crosses', 'square')},
         ValueError,
-        r"val_dataloader\.dataset asks for the categories 'rings', 'square', which "
-        r".*instances_val\.json does not have; it has 'disc', 'ring', .*'star'",
+        r"val_dataloader\.dataset asks for the categories 'crosses', 'square', which "
+        r".*instances_val\.json does not have; it has 'disc', 'cross', 'triangle'",
     ),
     (
-        {'train_dataloader.dataset.metainfo.classes': ('ring', 'disc')},
+        {'train_dataloader.dataset.metainfo.classes': ('cross', 'disc')},
         ValueError,
-        r"another order than the categories .* there is \('disc', 'ring'\)",
+        r"another order than the categories .* there is \('disc', 'cross'\)",
     ),
     (
         {'train_dataloader.dataset.metainfo.classes': 'disc'},

@@ -8,9 +8,10 @@ from mmengine.config import DictAction
 
 from benchmarks.study import grid
 from benchmarks.study.grid import RUNS, chosen
-from benchmarks.study.stages import LONG, Place, spec, stages, unfinished, written
+from benchmarks.study.stages import LONG, TASKS, TUNED, Place, spec, stages, unfinished, written
 from mirl_mm.engine.launch import load_config
 
+CONFIGS = ('benchmarks/study/', 'configs/')
 PLACE = Place(Path('work'), Path('data'))
 
 
@@ -40,7 +41,7 @@ def configs(run) -> dict:
     """The config of every stage that has one, with the grid's options merged."""
     found = {}
     for stage in stages(run, PLACE):
-        config = next(word for word in stage.command if word.startswith('benchmarks/study/'))
+        config = next(word for word in stage.command if word.startswith(CONFIGS))
         given = stage.command[stage.command.index('--cfg-options') + 1 :]
         pairs = dict(each.split('=', 1) for each in given)
         options = {key: DictAction._parse_iterable(value) for key, value in pairs.items()}
@@ -89,6 +90,35 @@ def test_every_stage_has_a_config_that_does_what_the_grid_says(run):
         assert 'indices' not in found['all'].train_dataloader.dataset
         start = found['few'].model.backbone.init_cfg
         assert (start is None) == (not run.epochs)
+
+
+@pytest.mark.parametrize('method', ['mirl', 'mae', 'scratch'])
+def test_what_the_demo_does_is_what_the_grid_runs(method):
+    run = next(run for run in RUNS.values() if (run.grid, run.method) == ('demo', method))
+    found = configs(run)
+    demo = {name: load_config(config) for name, config in TASKS.items()}
+    for task, cfg in demo.items():
+        mine = found[task]
+        for key in ('train_cfg', 'optim_wrapper', 'param_scheduler'):
+            assert mine[key] == cfg[key]
+        assert mine.train_cfg.max_iters == TUNED
+        assert mine.train_dataloader.dataset.data_root == 'data/scenes/'
+        start = mine.model.backbone.init_cfg
+        where = f'work/{run.name}/pretrain/encoder.pth'
+        assert start is None if method == 'scratch' else start.checkpoint == where
+    if method == 'scratch':
+        assert list(found) == list(TASKS)
+        return
+    assert list(found) == ['pretrain', *TASKS]
+    own, cfg = load_config('configs/demo/mirl_12-blocks.py'), found['pretrain']
+    for key in ('optim_wrapper', 'train_dataloader', 'backbone_arch'):
+        sides = [c.model.backbone.arch if key == 'backbone_arch' else c[key] for c in (own, cfg)]
+        assert sides[0] == sides[1], key
+    assert cfg.optim_wrapper.optimizer.lr == run.rate
+    if method == 'mirl':  # the longest is the demo's
+        assert cfg.train_cfg.max_iters == own.train_cfg.max_iters == run.epochs * 2000 // 32
+        assert cfg.param_scheduler == own.param_scheduler
+    assert cfg.param_scheduler[1].end == cfg.train_cfg.max_iters
 
 
 def test_options_survive_the_command_line():

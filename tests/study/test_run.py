@@ -158,9 +158,10 @@ def test_every_folder_of_the_data_is_looked_at(monkeypatch, tmp_path):
         *(f'tiny_imagenet_100/{split}' for split in ('train', 'val')),
         *(f'camvid/{kind}/{split}' for kind in ('images', 'annotations')
           for split in ('training', 'test')),
+        *(f'scenes/images/{split}' for split in ('unlabelled', 'train', 'val')),
     }  # fmt: skip
     monkeypatch.setattr(run, 'FILES', dict.fromkeys(run.FILES, 1))
-    needs = [RUNS['camvid-mirl-12-300e-camvid+tiny-s0']]
+    needs = [RUNS['camvid-mirl-12-300e-camvid+tiny-s0'], RUNS['demo-scratch-12-s0']]
     for name in run.FILES:
         with pytest.raises(FileNotFoundError, match=f'no files of 1 at {tmp_path}/{name}: unpack'):
             run.check_data(needs, tmp_path)
