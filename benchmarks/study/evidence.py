@@ -30,6 +30,7 @@ from .compare import (
     place,
     spread,
 )
+from .demo import verdict
 from .grid import DEPTHS, EPOCHS, METHODS, RUNS, SEEDS, UNTRAINED
 from .tables import by_kind, of_kind, timed
 
@@ -48,6 +49,7 @@ def all_evidence(found: Mapping[str, dict]) -> dict[str, str]:
     rows = list(found.values())
     _, groups = by_kind(rows)
     made = dict(
+        demo=wrapped(verdict(rows)),
         answer=answer(groups),
         last=last_block(groups),
         seeds='\n\n'.join(map(wrapped, grouped(comparisons(groups), few=False))) or 'No run yet.',

@@ -22,6 +22,7 @@ from .compare import (
     spread,
     state,
 )
+from .demo import demo
 from .grid import (
     DEPTHS,
     EPOCHS,
@@ -51,7 +52,7 @@ NO_DENSE = 'Published figures of MIRL for segmentation are not available to us.'
 def all_tables(found: Mapping[str, dict]) -> dict[str, str]:
     """In Markdown, by name."""
     made = dict(tiny=tiny, length=length, search=search, camvid=camvid)
-    made |= dict(ablation=ablation, cost=cost)
+    made |= dict(demo=demo, ablation=ablation, cost=cost)
     return {f'study_{name}': make(list(found.values())) for name, make in made.items()}
 
 
@@ -229,7 +230,8 @@ def kinds_of_cost() -> dict[str, dict]:
         f'CamVid, {NAMES[method]}': dict(grid='camvid', method=method)
         for method in (METHODS[0], SCRATCH, SCRATCH_LONG)
     }
-    return tiny | others | {'12 blocks, one epoch, a setting changed': dict(grid='ablation')}
+    last = {'12 blocks, one epoch, a setting changed': dict(grid='ablation')}
+    return tiny | others | last | {'the demo': dict(grid='demo')}
 
 
 def timed(row: Mapping) -> dict[str, float]:

@@ -20,10 +20,9 @@ from mirl_mm.pictures.charts import charts_of, draw_charts
 from mirl_mm.pictures.panel import paint, panel, write_picture
 
 from .scene_set import write_scenes
-from .transfer import SEEDS, count, meaning, run_transfer, table
+from .transfer import ROOTS, SEEDS, run_transfer, told
 
 PANEL_IMAGES = 8
-LOADERS = ('train', 'val', 'test')
 UNLABELLED = 2000  # scenes to pre-train on; a few others have labels
 
 
@@ -47,9 +46,7 @@ def run_demo(
     if data is None:
         print(f'Drawing scenes in {scenes_dir} ...', flush=True)
         scenes = write_scenes(scenes_dir, num_unlabelled=UNLABELLED)
-        options = {
-            f'{s}_dataloader.dataset.data_root': f'{scenes.root}/' for s in LOADERS
-        } | options
+        options = {key: f'{scenes.root}/' for key in ROOTS} | options
     batch = load_config(config, options).train_dataloader.batch_size
     number = math.gcd(batch, 1 << spare_cores(4).bit_length() - 1)  # 4, 2 or 1: more do not pay
     options['train_dataloader.batch_size'] = batch // number
@@ -75,16 +72,11 @@ def run_demo(
         why = f'no {", ".join(lacking)} here; `make demo` adds what they need'
         print(f'Detection and segmentation are left out: {why}.')
     else:
-        encoder = str(written['encoder'])
-        tuning = transfer_options or {}
+        encoder, tuning = str(written['encoder']), transfer_options or {}
         scores, pages, tuned = run_transfer(transfer, encoder, scenes, folder, tuning)
         written |= pages
         runs += tuned
-        known = {} if cfg_options or transfer_options else SEEDS
-        brackets = ' (in brackets: what three seeds gave)' if known else ''
-        print(f'On {count(scenes, "val")} held-out scenes, in percent{brackets}:')
-        print(table(scores, known))
-        print(meaning(scores, count(scenes, 'unlabelled'), count(scenes, 'train')))
+        print(told(scores, scenes, {} if cfg_options or transfer_options else SEEDS))
     written['report'] = write_report(runs, folder / 'report.html')
     print(f'Done in {time.perf_counter() - started:.0f} s:')
     for name, path in written.items():

@@ -1,7 +1,6 @@
 """The demo's second half: the fresh encoder in Mask R-CNN and UperNet, beside none at all."""
 
 import contextlib
-import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,10 @@ from .scenes import CLASSES, MASK_CLASSES, MASK_PALETTE, PALETTE
 PRE_TRAINED, SCRATCH = 'MIRL pre-trained', 'from scratch'
 AP = {'box AP50': 'coco/bbox_mAP_50', 'mask AP50': 'coco/segm_mAP_50'}  # 0 to 1
 MIOU = 'mIoU'  # 0 to 100
-SEEDS: dict[str, dict[str, tuple[float, float]]] = {}
+Scores = Mapping[str, Mapping[str, float]]  # percent by start, then metric
+Known = Mapping[str, Mapping[str, tuple[float, float]]]
+SEEDS: Known = {}  # least and most of three seeds: benchmarks/study
+ROOTS = [f'{loader}_dataloader.dataset.data_root' for loader in ('train', 'val', 'test')]
 
 
 def run_transfer(
@@ -38,12 +40,11 @@ def run_transfer(
     weights = dict(type='Pretrained', checkpoint=encoder, prefix='backbone.')
     starts = {PRE_TRAINED: weights, SCRATCH: None}
     scores, pages = {name: {} for name in starts}, {}
-    roots = [f'{loader}_dataloader.dataset.data_root' for loader in ('train', 'val', 'test')]
     folders = {(t, n): work_dir / f'{t}_{n.split()[0].lower()}' for t in configs for n in starts}
 
     def tune(rank: int, number: int) -> None:  # one of two processes gets one of either task
         for (task, name), folder in list(folders.items())[rank::number]:
-            places = dict.fromkeys(roots, f'{scenes.root}/')
+            places = dict.fromkeys(ROOTS, f'{scenes.root}/')
             if task == 'detection':
                 files = [f'{split}_evaluator.ann_file' for split in ('val', 'test')]
                 places |= dict.fromkeys(files, str(scenes.annotations('val')))
@@ -108,31 +109,31 @@ def all_background(scenes: SceneSet) -> float:
     return 100 * float(np.mean([mask == 0 for mask in masks])) / len(MASK_CLASSES)
 
 
-def count(scenes: SceneSet, split: str) -> int:
-    return len(list(scenes.images(split).iterdir()))
-
-
-Scores = Mapping[str, Mapping[str, float]]  # percent by start, then metric
-
-
-def table(scores: Scores, known: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:
-    """One line per start, one column per metric; behind a score what is known: least and most."""
-    metrics = next(iter(scores.values()))
-    lines = [' ' * 20 + ''.join(f'{metric:>9}{"":11}' for metric in metrics).rstrip()]
-    for name, values in scores.items():
-        line = f'  {name:<18}'
-        for metric in metrics:
-            least, most = known.get(name, {}).get(metric, (math.nan, math.nan))
-            seen = '' if math.isnan(least) else f' ({least:.1f} to {most:.1f})'
-            line += f'{values[metric]:9.1f}{seen:<11}'
-        lines.append(line.rstrip())
-    return '\n'.join(lines)
-
-
-def meaning(scores: Scores, pictures: int, labelled: int) -> str:
-    """What the table says, in a sentence."""
+def told(scores: Scores, scenes: SceneSet, known: Known) -> str:
+    """The table, and what it says in a sentence."""
+    number = {
+        part: len([*scenes.images(part).iterdir()]) for part in ('unlabelled', 'train', 'val')
+    }
+    brackets = ' (in brackets: what three seeds gave)' if known else ''
     ours, none = (scores[name] for name in (PRE_TRAINED, SCRATCH))
     shown = [name for name in ('box AP50', MIOU) if name in ours]
     gains = ' and '.join(f'{ours[name] - none[name]:+.1f} points of {name}' for name in shown)
-    start = f'Pre-training on {pictures} pictures without labels'
-    return f'{start}, then training on {labelled} with labels, changes {gains} against scratch.'
+    return (
+        f'On {number["val"]} held-out scenes, in percent{brackets}:\n{table(scores, known)}\n'
+        f'Pre-training on {number["unlabelled"]} scenes without labels, then training on '
+        f'{number["train"]} with labels, changes {gains} against the same training from scratch.'
+    )
+
+
+def table(scores: Scores, known: Known) -> str:
+    """One line per start, one column per metric; behind a score the least and most known."""
+    metrics = next(iter(scores.values()))
+    lines = [' ' * 20 + ''.join(f'{metric:>9}{"":15}' for metric in metrics).rstrip()]
+    for name, values in scores.items():
+        line = f'  {name:<18}'
+        for metric in metrics:
+            ends = known.get(name, {}).get(metric)
+            seen = ' ({:.1f} to {:.1f})'.format(*ends) if ends else ''
+            line += f'{values[metric]:9.1f}{seen:<15}'
+        lines.append(line.rstrip())
+    return '\n'.join(lines)

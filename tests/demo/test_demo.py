@@ -61,7 +61,7 @@ def test_a_users_pictures_become_a_curve_and_a_panel(tmp_path, pictures):
     assert Path(written['checkpoint']).name == 'iter_8.pth'
     assert Image.open(tmp_path / written['curve']).size == (1430, 546)
     width, height = Image.open(tmp_path / written['panel']).size
-    assert width > height > 900  # 11 columns, 8 rows
+    assert min(width, height) > 900  # 8 columns, 8 rows
     assert 'Detection and segmentation are left out' in printed
     assert len(printed.splitlines()) < 60, 'the terminal keeps one screen'
 
@@ -133,7 +133,7 @@ def test_a_page_of_predictions_has_a_row_a_scene_and_a_column_a_start(on_scenes)
 def test_training_starts_from_the_fresh_encoder(on_scenes):
     written, _, _ = on_scenes
     fresh = torch.load(written['encoder'], weights_only=True)['state_dict']
-    name = 'backbone.layers.23.ffn.layers.0.0.weight'
+    name = 'backbone.layers.11.ffn.layers.0.0.weight'
     for start, near in (('mirl', True), ('from', False)):
         run = written['encoder'].parent / f'detection_{start}'
         tuned = torch.load(run / 'iter_2.pth', weights_only=False)['state_dict']

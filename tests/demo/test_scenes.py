@@ -67,8 +67,8 @@ def test_a_scene_depends_on_its_own_number_alone(written):
             with Image.open(written.images(split) / f'{index + 1:06d}.jpg') as image:
                 error = np.abs(np.asarray(image, float) - scene.image)
                 assert error.mean() < 3  # JPEG
-    assert draw_scene('train', 0, 64).labels.tolist() == [3, 3, 3, 0, 3]
-    assert draw_scene('val', 0, 64).labels.tolist() == [5, 1, 4, 1]
+    assert draw_scene('train', 0, 64).labels.tolist() == [1, 1, 1]
+    assert draw_scene('val', 0, 64).labels.tolist() == [2, 0]
 
 
 def test_train_and_val_share_no_pixel_of_any_picture():

@@ -122,7 +122,7 @@ def test_one_plain_view_of_a_segmentor_is_the_plain_test(predicted):
     assert found['mIoU'] == metrics['mIoU'] and found['aAcc'] == metrics['aAcc']
     assert len(plain) == 2
     for one, other in zip(plain, same, strict=True):
-        assert len(one.pred_sem_seg.data.unique()) > 2
+        assert len(one.pred_sem_seg.data.unique()) > 1
         assert torch.equal(one.pred_sem_seg.data, other.pred_sem_seg.data)
 
 

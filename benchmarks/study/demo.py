@@ -1,0 +1,100 @@
+"""Grid ``demo``: what an encoder is worth to the detection and segmentation of the demo."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from benchmarks.markdown import markdown
+
+from .compare import (
+    BEYOND,
+    CAUTION,
+    ERROR,
+    FEW,
+    NAMES,
+    Groups,
+    by_seed,
+    difference,
+    shared,
+    spread,
+    state,
+)
+from .grid import DEMO_EPOCHS, DEMO_MAE, RUNS, SCRATCH
+
+SCORES = ('box AP50', 'mask AP50', 'mIoU')
+LONGEST, MAE, NONE = ('mirl', DEMO_EPOCHS[-1]), ('mae', DEMO_MAE), (SCRATCH, 0)
+NO_PRETRAINING = 'from scratch'
+
+
+def demo(found: Sequence[dict]) -> str:
+    """A line for every start, and how starts differ."""
+    kinds, groups = by_start(found)
+    parts = [starts(groups)] if groups else []
+    said = [f'* {each}.' for each in sentences(groups)]
+    parts += ['\n'.join(said), CAUTION] if said else []
+    return '\n\n'.join([state(groups, kinds), *parts])
+
+
+def by_start(found: Sequence[dict]) -> tuple[int, Groups]:
+    """How many starts there are, and the rows of those that have some, by method and epochs."""
+    kinds = dict.fromkeys((r.method, r.epochs) for r in RUNS.values() if r.grid == 'demo')
+    rows = sorted((row for row in found if row['grid'] == 'demo'), key=lambda row: row['seed'])
+    groups = {
+        kind: [row | row['scores'] for row in rows if (row['method'], row['epochs']) == kind]
+        for kind in sorted(kinds)
+    }
+    return len(kinds), {kind: group for kind, group in groups.items() if group}
+
+
+def starts(groups: Groups) -> str:
+    """Means, and the range over the seeds; the CPU time of pre-training."""
+    lines = []
+    for (method, epochs), group in groups.items():
+        seconds = [row['cpu_seconds'].get('pretrain', 0) for row in group]
+        name = NO_PRETRAINING if method == SCRATCH else NAMES[method]
+        scores = [spread([row[key] for row in group]) for key in SCORES]
+        steps = f'{group[0]["steps"]:,}' if epochs else '-'
+        cost = spread([each / 60 for each in seconds]) if epochs else '-'
+        error = spread([row[ERROR] for row in group], 3)
+        lines.append([name, steps, len(group), cost, error, *scores])
+    head = ['start', 'iterations of 32', 'seeds', 'CPU minutes, pre-training', 'held-out error']
+    return markdown([*head, *SCORES], lines)
+
+
+def sentences(groups: Groups) -> Iterator[str]:
+    """The longest MIRL against scratch and MAE, and shorter ones against scratch."""
+    shorter = [('mirl', epochs) for epochs in DEMO_EPOCHS[:-1]]
+    pairs = [(LONGEST, NONE), (LONGEST, MAE), (MAE, NONE), *((each, NONE) for each in shorter)]
+    for pair in pairs:
+        words = []
+        for key in SCORES:
+            one, other = (by_seed(groups.get(kind, []), key) for kind in pair)
+            if shared(one, other):
+                mean, seeds, verdict = difference(one, other)
+                few = f'{seeds} seeds, ' if verdict == FEW else ''
+                words.append(f'{key} {mean:+.1f} ({few}{verdict})')
+        if words:
+            yield f'{" against ".join(map(title, pair))}: {", ".join(words)}'
+
+
+def title(kind: tuple[str, int]) -> str:
+    """A start in words."""
+    if kind == NONE:
+        return 'scratch'
+    return f'{NAMES[kind[0]]}, {kind[1]} passes' if kind not in (LONGEST, MAE) else NAMES[kind[0]]
+
+
+def verdict(found: Sequence[dict]) -> str:
+    """Whether pre-training pays in the demo, for docs/evidence.md."""
+    _, groups = by_start(found)
+    sides = [{k: by_seed(groups.get(kind, []), k) for k in SCORES} for kind in (LONGEST, NONE)]
+    both = {key: (sides[0][key], sides[1][key]) for key in SCORES}
+    if not all(shared(*pair) for pair in both.values()):
+        return 'No run yet.'
+    found_ = {key: difference(*pair) for key, pair in both.items()}
+    words = [
+        f'{key} {statistics.mean(both[key][1].values()):.1f} from scratch, {each.mean:+.1f} behind '
+        f'MIRL ({each.seeds} seeds, {each.verdict})'
+        for key, each in found_.items()
+    ]
+    pays = all(each.verdict == BEYOND and each.mean > 0 for each in found_.values())
+    return f'{"It pays" if pays else "It does not yet show that it pays"}: {"; ".join(words)}.'
