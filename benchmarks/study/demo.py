@@ -1,6 +1,5 @@
 """Grid ``demo``: what an encoder is worth to the detection and segmentation of the demo."""
 
-import statistics
 from collections.abc import Iterator, Sequence
 
 from benchmarks.markdown import markdown
@@ -18,7 +17,7 @@ from .compare import (
     spread,
     state,
 )
-from .grid import DEMO_EPOCHS, DEMO_MAE, RUNS, SCRATCH
+from .grid import DEMO_EPOCHS, DEMO_MAE, RUNS, SCRATCH, SEEDS
 
 SCORES = ('box AP50', 'mask AP50', 'mIoU')
 LONGEST, MAE, NONE = ('mirl', DEMO_EPOCHS[-1]), ('mae', DEMO_MAE), (SCRATCH, 0)
@@ -70,7 +69,7 @@ def sentences(groups: Groups) -> Iterator[str]:
             one, other = (by_seed(groups.get(kind, []), key) for kind in pair)
             if shared(one, other):
                 mean, seeds, verdict = difference(one, other)
-                few = f'{seeds} seeds, ' if verdict == FEW else ''
+                few = f'{seeds} of {len(SEEDS)} seeds, ' if verdict == FEW else ''
                 words.append(f'{key} {mean:+.1f} ({few}{verdict})')
         if words:
             yield f'{" against ".join(map(title, pair))}: {", ".join(words)}'
@@ -86,15 +85,10 @@ def title(kind: tuple[str, int]) -> str:
 def verdict(found: Sequence[dict]) -> str:
     """Whether pre-training pays in the demo, for docs/evidence.md."""
     _, groups = by_start(found)
-    sides = [{k: by_seed(groups.get(kind, []), k) for k in SCORES} for kind in (LONGEST, NONE)]
-    both = {key: (sides[0][key], sides[1][key]) for key in SCORES}
-    if not all(shared(*pair) for pair in both.values()):
+    sides = [[by_seed(groups.get(kind, []), key) for kind in (LONGEST, NONE)] for key in SCORES]
+    if not all(shared(*pair) for pair in sides):
         return 'No run yet.'
-    found_ = {key: difference(*pair) for key, pair in both.items()}
-    words = [
-        f'{key} {statistics.mean(both[key][1].values()):.1f} from scratch, {each.mean:+.1f} behind '
-        f'MIRL ({each.seeds} seeds, {each.verdict})'
-        for key, each in found_.items()
-    ]
-    pays = all(each.verdict == BEYOND and each.mean > 0 for each in found_.values())
-    return f'{"It pays" if pays else "It does not yet show that it pays"}: {"; ".join(words)}.'
+    gains = [difference(*pair) for pair in sides]
+    pays = all(gain.verdict == BEYOND and gain.mean > 0 for gain in gains)
+    said = [each for each in sentences(groups) if 'passes' not in each]
+    return f'{"It pays" if pays else "It does not show yet that it pays"}. {". ".join(said)}.'

@@ -76,7 +76,8 @@ def run_demo(
         scores, pages, tuned = run_transfer(transfer, encoder, scenes, folder, tuning)
         written |= pages
         runs += tuned
-        print(told(scores, scenes, {} if cfg_options or transfer_options else SEEDS))
+        known = {} if cfg_options or transfer_options else SEEDS.get(Path(config).stem, {})
+        print(told(scores, scenes, known))
     written['report'] = write_report(runs, folder / 'report.html')
     print(f'Done in {time.perf_counter() - started:.0f} s:')
     for name, path in written.items():

@@ -25,7 +25,7 @@ AP = {'box AP50': 'coco/bbox_mAP_50', 'mask AP50': 'coco/segm_mAP_50'}  # 0 to 1
 MIOU = 'mIoU'  # 0 to 100
 Scores = Mapping[str, Mapping[str, float]]  # percent by start, then metric
 Known = Mapping[str, Mapping[str, tuple[float, float]]]
-SEEDS: Known = {}  # least and most of three seeds: benchmarks/study
+SEEDS: dict[str, Known] = {}  # by pre-training, least and most of three seeds: benchmarks/study
 ROOTS = [f'{loader}_dataloader.dataset.data_root' for loader in ('train', 'val', 'test')]
 
 

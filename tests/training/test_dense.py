@@ -251,10 +251,10 @@ def test_a_label_that_is_no_class_stops_the_run(encoder, tmp_path):
     scenes = write_scenes(tmp_path / 'set', num_train=2, num_val=1)
     file = sorted(scenes.masks('train').iterdir())[1]
     mask = np.array(Image.open(file))
-    mask[:4, :4] = 7
+    mask[:4, :4] = 4
     Image.fromarray(mask).save(file)
     given = options('upernet', scenes, encoder) | {'experiment_name': tmp_path.name}
-    message = r'000002\.png has the label 7; accepted are 0 to 6'
+    message = r'000002\.png has the label 4; accepted are 0 to 3'
     with pytest.raises(ValueError, match=message):
         training_config(CONFIGS['upernet'], str(tmp_path / 'run'), cfg_options=given)
     given['check_files'] = False
