@@ -116,7 +116,7 @@ def untrained(request, tmp_path_factory) -> tuple[str, str]:
     model = MODELS.build(cfg.model)
     if cfg.default_scope == 'mmseg':  # background, which is black
         torch.nn.init.zeros_(model.decode_head.conv_seg.weight)
-        model.decode_head.conv_seg.bias.data = torch.eye(7)[0]
+        model.decode_head.conv_seg.bias.data = torch.eye(4)[0]
     names = cfg.get('metainfo', dict(classes=['blue', 'green', 'grey', 'red']))
     path = str(tmp_path_factory.mktemp('untrained') / 'model.pth')
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(names))), path)
@@ -315,7 +315,7 @@ def test_a_segmentors_masks(finder, numbered, tmp_path):
     assert [name for name, _ in found] == sorted([*NAMES, '000013.png'])
     for (name, mask), line in zip(found, lines, strict=True):
         assert mask.shape == Image.open(numbered / name).size[::-1] and mask.dtype == np.uint8
-        counts = np.bincount(mask.ravel(), minlength=7)
+        counts = np.bincount(mask.ravel(), minlength=4)
         best = int(counts.argmax())
         said = f'{numbered}/{name}: {names[best]} {100 * counts[best] / mask.size:.0f} %'
         assert line.startswith(said) and line.endswith(f' -> {tmp_path}/found/{name}')
