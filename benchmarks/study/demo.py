@@ -8,16 +8,16 @@ from .compare import (
     BEYOND,
     CAUTION,
     ERROR,
-    FEW,
     NAMES,
     Groups,
     by_seed,
+    compared,
     difference,
     shared,
     spread,
     state,
 )
-from .grid import DEMO_EPOCHS, DEMO_MAE, RUNS, SCRATCH, SEEDS
+from .grid import DEMO_EPOCHS, DEMO_MAE, RUNS, SCRATCH
 
 SCORES = ('box AP50', 'mask AP50', 'mIoU')
 LONGEST, MAE, NONE = ('mirl', DEMO_EPOCHS[-1]), ('mae', DEMO_MAE), (SCRATCH, 0)
@@ -68,9 +68,7 @@ def sentences(groups: Groups) -> Iterator[str]:
         for key in SCORES:
             one, other = (by_seed(groups.get(kind, []), key) for kind in pair)
             if shared(one, other):
-                mean, seeds, verdict = difference(one, other)
-                few = f'{seeds} of {len(SEEDS)} seeds, ' if verdict == FEW else ''
-                words.append(f'{key} {mean:+.1f} ({few}{verdict})')
+                words.append(f'{key} {compared(one, other)}')
         if words:
             yield f'{" against ".join(map(title, pair))}: {", ".join(words)}'
 

@@ -45,3 +45,10 @@ test_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=500, max_keep_ckpts=1),
+    sampler_seed=None,
+    progress=dict(lines=4),
+)

@@ -2,8 +2,7 @@
 # Command: make demo, or make demo DATA=/my/pictures
 # Effective batch: 32 on one process. Sizes, rate and length are our choice for a CPU: in so short a
 # run, more blocks do not pay. Scenes (128 px) are seen at 64 px, in patches of 8, by detection and
-# segmentation too. With more than twice the rate the error falls as fast, but the encoder's maps
-# grow a hundredfold, and fine-tuning cannot move them any more.
+# segmentation too. A rate can be too high without the error saying so: docs/dense.md, on the demo.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/mirl.py',
