@@ -1,14 +1,14 @@
 # `make demo` and `make test` set everything up by themselves, in .venv alone.
 #   LIGHT=1          without detection and segmentation: no compiler, minutes less, in .venv-light
 #   STACK=upstream   the original OpenMMLab packages, in .venv-upstream     PYTHON=/path/to/python3.11
-#   DATA=/folder     images for the demo     LONG=1  an hour of it          JOBS=4  processes for the tests
+#   DATA=/folder     images for the demo     JOBS=4  processes for the tests
 STACK ?= maintained
 JOBS ?= 2
 PY := .venv$(if $(filter upstream,$(STACK)),-upstream)$(if $(LIGHT),-light)/bin/python
 
 .PHONY: help setup demo test test-long lint format pictures
 help:
-	@echo "make demo [DATA=/folder/of/images]   the main job on a small default (LONG=1: an hour of it)"
+	@echo "make demo [DATA=/folder/of/images]   the main job on a small default"
 	@echo "make ... LIGHT=1                     the same without detection and segmentation, ready in 3 minutes"
 	@echo "make test [STACK=upstream]           ruff and pytest"
 	@echo "make test-long                       long tests, GPU benchmarks rehearsed on a CPU, faults"
@@ -20,7 +20,7 @@ setup:
 	@bash tools/setup_env.sh "$(STACK)" $(LIGHT)
 
 demo: setup
-	$(PY) tools/demo.py $(if $(DATA),--data "$(DATA)") $(if $(LONG),--long)
+	$(PY) tools/demo.py $(if $(DATA),--data "$(DATA)")
 
 lint: setup
 	$(PY) -m ruff check .

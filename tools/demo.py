@@ -9,7 +9,7 @@ from mirl_mm.demo.scene_set import write_bands, write_scenes
 from mirl_mm.errors import UserError, one_line
 
 CONFIGS = Path(__file__).parents[1] / 'configs/demo'
-PRE_TRAINING, LONG = (str(CONFIGS / f'mirl_12-blocks{each}.py') for each in ('', '_long'))
+PRE_TRAINING = str(CONFIGS / 'mirl_12-blocks.py')
 TRANSFER = dict(
     detection=str(CONFIGS / 'mask-rcnn_12-blocks.py'),
     segmentation=str(CONFIGS / 'upernet_12-blocks.py'),
@@ -25,7 +25,6 @@ def main() -> None:
         metavar='FOLDER',
         help='your own pictures instead of the scenes; without labels: pre-training alone',
     )
-    parser.add_argument('--long', action='store_true', help='pre-train for about an hour')
     parser.add_argument('--work-dir', metavar='DIR', default='work_dirs/demo')
     parser.add_argument('--scenes-dir', metavar='DIR', default='data/scenes')
     parser.add_argument('--scenes-only', action='store_true', help='write the scenes and stop')
@@ -48,7 +47,7 @@ def main() -> None:
     if args.bands:
         raise UserError('--bands is for --scenes-only: the demo is of three channels')
     run_demo(
-        LONG if args.long else PRE_TRAINING,
+        PRE_TRAINING,
         TRANSFER,
         args.data,
         args.work_dir,

@@ -2,11 +2,12 @@
 # Command: make demo, or python tools/train.py configs/demo/mask-rcnn_12-blocks.py
 #   (from scratch: --cfg-options model.backbone.init_cfg=None)
 # Effective batch: 4 on one process. Width, learning rate and length are our choice for a CPU.
+# Neither a colour nor a direction names a class, so training varies both: labels are few.
 _base_ = [
     '../_base_/mmdet_runtime.py',
     '../_base_/mask-rcnn_small.py',
     '../_base_/instances_scenes.py',
-    '../_base_/dense_500it.py',
+    '../_base_/dense_800it.py',
 ]
 
 model = dict(
@@ -23,6 +24,7 @@ model = dict(
         mask_roi_extractor=dict(featmap_strides=[4, 8]),
         mask_head=dict(num_classes=3),
     ),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=100, max_per_img=50), rcnn=dict(sampler=dict(num=16))),
     test_cfg=dict(rcnn=dict(score_thr=0.01, max_per_img=20)),
 )
 
@@ -30,7 +32,8 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=(64, 64)),
-    dict(type='RandomFlip', prob=0.5),
+    dict(type='RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='PhotoMetricDistortion', hue_delta=90),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
@@ -48,7 +51,7 @@ test_dataloader = val_dataloader
 
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=500, max_keep_ckpts=1),
+    checkpoint=dict(interval=800, max_keep_ckpts=1),
     sampler_seed=None,
     progress=dict(lines=4),
 )

@@ -20,10 +20,10 @@ model = dict(
     neck=dict(decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=1),
 )
 
-optim_wrapper = dict(optimizer=dict(lr=1.25e-3))
+optim_wrapper = dict(optimizer=dict(lr=2.5e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=3500, T_max=3400),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=3000, T_max=2900),
 ]
 train_pipeline = [
     dict(type='LoadRandomResizedCrop', scale=64, crop_ratio_range=(0.3, 1.0), flip_prob=0.5),
@@ -42,7 +42,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-train_cfg = dict(type='ExactIterLoop', max_iters=3500, val_interval=500)
+train_cfg = dict(type='ExactIterLoop', max_iters=3000, val_interval=500)
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=1),
@@ -50,5 +50,5 @@ default_hooks = dict(
 )
 log_processor = dict(by_epoch=False)
 
-auto_scale_lr = dict(base_lr=1.25e-3, base_batch_size=32, enable=False)
+auto_scale_lr = dict(base_lr=2.5e-3, base_batch_size=32, enable=False)
 custom_hooks = [dict(type='ExportEncoderHook')]
