@@ -50,10 +50,10 @@ def starts(groups: Groups) -> str:
     for (method, epochs), group in groups.items():
         seconds = [row['cpu_seconds'].get('pretrain', 0) for row in group]
         name = NO_PRETRAINING if method == SCRATCH else NAMES[method]
-        scores = [spread([row[key] for row in group]) for key in SCORES]
+        scores = [spread(of(group, key)) for key in SCORES]
         steps = f'{group[0]["steps"]:,}' if epochs else '-'
         cost = spread([each / 60 for each in seconds]) if epochs else '-'
-        error = spread([row[ERROR] for row in group], 3)
+        error = spread(of(group, ERROR), 3)
         lines.append([name, steps, len(group), cost, error, *scores])
     head = ['start', 'iterations of 32', 'seeds', 'CPU minutes, pre-training', 'held-out error']
     return markdown([*head, *SCORES], lines)
@@ -90,3 +90,25 @@ def verdict(found: Sequence[dict]) -> str:
     pays = all(gain.verdict == BEYOND and gain.mean > 0 for gain in gains)
     said = [each for each in sentences(groups) if 'passes' not in each]
     return f'{"It pays" if pays else "It does not show yet that it pays"}. {". ".join(said)}.'
+
+
+def headline(found: Sequence[dict]) -> str:
+    """What the starts reach in either task, for the project's README."""
+    _, groups = by_start(found)
+    groups = {kind: groups[kind] for kind in (LONGEST, NONE, MAE) if kind in groups}
+    if LONGEST not in groups or NONE not in groups:
+        return 'No run yet.'
+    names = {LONGEST: 'after pre-training', NONE: 'from scratch', MAE: 'after MAE in as much time'}
+    said = []
+    for key in ('box AP50', 'mIoU'):
+        each = [f'{spread(of(group, key))} {names[kind]}' for kind, group in groups.items()]
+        said.append(f'{key} {", ".join(each)}')
+    seeds = min(map(len, groups.values()))
+    return (
+        f'What the demo reaches, on {seeds} seed{"s" * (seeds > 1)}: {"; ".join(said)} '
+        '([how](docs/dense.md#what-the-demo-measures)).'
+    )
+
+
+def of(group: Sequence[dict], key: str) -> list[float]:
+    return [row[key] for row in group]

@@ -30,7 +30,7 @@ from .compare import (
     place,
     spread,
 )
-from .demo import verdict
+from .demo import headline, verdict
 from .grid import DEPTHS, EPOCHS, METHODS, RUNS, SEEDS, UNTRAINED
 from .tables import by_kind, of_kind, timed
 
@@ -62,8 +62,10 @@ def all_evidence(found: Mapping[str, dict]) -> dict[str, str]:
 
 def short_evidence(found: Mapping[str, dict]) -> dict[str, str]:
     """Of the project's README."""
-    _, groups = by_kind(list(found.values()))
-    return dict(evidence=wrapped(f'{OF_THE_README} {of_depth(groups, most=2)}'))
+    rows = list(found.values())
+    _, groups = by_kind(rows)
+    depth = f'{OF_THE_README} {of_depth(groups, most=2)}'
+    return dict(evidence=wrapped(depth), demo=wrapped(headline(rows)))
 
 
 def answer(groups: Groups) -> str:

@@ -20,9 +20,10 @@ test_pipeline = [
 train_dataloader = dict(batch_size=16, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=1200, T_max=1100),
 ]
 train_cfg = dict(max_iters=1200, val_interval=400)
-auto_scale_lr = dict(base_batch_size=16)
+auto_scale_lr = dict(base_lr=1e-3, base_batch_size=16)

@@ -76,7 +76,7 @@ def run_demo(
         scores, pages, tuned = run_transfer(transfer, encoder, scenes, folder, tuning)
         written |= pages
         runs += tuned
-        known = {} if cfg_options or transfer_options else SEEDS.get(Path(config).stem, {})
+        known = {} if cfg_options or transfer_options else SEEDS
         print(told(scores, scenes, known))
     written['report'] = write_report(runs, folder / 'report.html')
     print(f'Done in {time.perf_counter() - started:.0f} s:')
@@ -90,8 +90,7 @@ def draw(runner: Runner) -> None:
     """Write the loss curve and the panel of some held-out images, under their fixed masks."""
     model, loader = unwrapped(runner.model).eval(), runner.val_dataloader
     folder = Path(runner.work_dir)
-    batch = some_of(loader.dataset, PANEL_IMAGES)
-    preprocessor = model.data_preprocessor
+    preprocessor, batch = model.data_preprocessor, some_of(loader.dataset, PANEL_IMAGES)
     columns = paint(model, preprocessor(loader.collate_fn(batch)))
     charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
     draw_charts([charts['Loss'], charts['Loss of each pair of segments']], folder / 'loss.png')

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import InstanceData
 from PIL import Image
 
 import mirl_mm.demo
 from mirl_mm.demo import run_demo
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
-from mirl_mm.demo.transfer import all_background, measured
+from mirl_mm.demo.transfer import all_background, measured, shown
 from mirl_mm.engine.own_data import hold_out
 from tests.processes import run_forked
 
@@ -51,6 +52,13 @@ def pictures(tmp_path_factory) -> Path:
     for split, name in (('train', 'summer'), ('val', 'winter')):  # no splits
         (folder / 'images' / split).rename(folder / 'images' / name)
     return folder / 'images'
+
+
+def test_an_object_is_shown_once_as_what_it_is_most_likely():
+    boxes = torch.tensor([[0, 0, 9, 9], [1, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]])
+    scores, labels = torch.tensor([0.3, 0.6, 0.5, 0.1]), torch.tensor([0, 1, 0, 2])
+    seen = shown(InstanceData(bboxes=boxes.float(), scores=scores, labels=labels))
+    assert seen.labels.tolist() == [1, 0] and seen.bboxes[:, 0].tolist() == [1, 20]
 
 
 def test_a_users_pictures_become_a_curve_and_a_panel(tmp_path, pictures):

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.study import rows
-from benchmarks.study.demo import LONGEST, MAE, NONE, SCORES, by_start, demo, verdict
+from benchmarks.study.demo import LONGEST, MAE, NONE, SCORES, by_start, demo, headline, verdict
 from benchmarks.study.grid import RUNS
 from benchmarks.study.stages import what
 from mirl_mm.demo.transfer import PRE_TRAINED, SCRATCH, SEEDS
@@ -47,6 +47,16 @@ def test_too_few_seeds_say_nothing_yet(seeds):
     assert verdict(made(STARTS, seeds)).startswith('It does not show yet')
 
 
+@pytest.mark.parametrize('seeds', [1, 3])
+def test_what_is_said_first(seeds):
+    text = headline(made(STARTS, seeds))
+    ends = '51.0 (50.0 to 52.0)' if seeds == 3 else '50.0'
+    assert text.startswith(f'What the demo reaches, on {seeds} seed')
+    assert f': box AP50 {ends} after pre-training, ' in text and f'; mIoU {ends} after' in text
+    assert ' from scratch, ' in text and text.count(' after MAE in as much time') == 2
+    assert headline(made({NONE: 40.0})) == headline([]) == 'No run yet.'
+
+
 def test_a_loss_is_no_gain():
     assert verdict(made({LONGEST: 30.0, NONE: 40.0})).startswith('It does not show yet')
     assert verdict([]) == 'No run yet.' and '0 of 15 runs so far' in demo([])
@@ -61,4 +71,4 @@ def test_what_the_demo_prints_in_brackets_is_the_study_s():
             found[name] = {
                 key: (round(each[0], 1), round(each[-1], 1)) for key, each in scores.items()
             }
-    assert found == SEEDS.get('mirl_12-blocks', {})
+    assert found == SEEDS
