@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up by themselves, in .venv alone.
 #   LIGHT=1          without detection and segmentation: no compiler, minutes less, in .venv-light
 #   STACK=upstream   the original OpenMMLab packages, in .venv-upstream     PYTHON=/path/to/python3.11
-#   DATA=/folder     images for the demo     JOBS=4  processes for the tests
+#   DATA=/folder     images for the demo                                    JOBS=4  processes for the tests
 STACK ?= maintained
 JOBS ?= 2
 PY := .venv$(if $(filter upstream,$(STACK)),-upstream)$(if $(LIGHT),-light)/bin/python

@@ -11,8 +11,8 @@ from .compare import (
     NAMES,
     Groups,
     by_seed,
-    compared,
     difference,
+    differences,
     shared,
     spread,
     state,
@@ -21,6 +21,8 @@ from .grid import DEMO_EPOCHS, DEMO_MAE, RUNS, SCRATCH
 
 SCORES = ('box AP50', 'mask AP50', 'mIoU')
 LONGEST, MAE, NONE = ('mirl', DEMO_EPOCHS[-1]), ('mae', DEMO_MAE), (SCRATCH, 0)
+MAIN = (LONGEST, NONE), (LONGEST, MAE), (MAE, NONE)
+SHORTER = [(('mirl', epochs), NONE) for epochs in DEMO_EPOCHS[:-1]]
 NO_PRETRAINING = 'from scratch'
 
 
@@ -28,7 +30,7 @@ def demo(found: Sequence[dict]) -> str:
     """A line for every start, and how starts differ."""
     kinds, groups = by_start(found)
     parts = [starts(groups)] if groups else []
-    said = [f'* {each}.' for each in sentences(groups)]
+    said = [f'* {each}.' for each in sentences(groups, [*MAIN, *SHORTER])]
     parts += ['\n'.join(said), CAUTION] if said else []
     return '\n\n'.join([state(groups, kinds), *parts])
 
@@ -50,26 +52,19 @@ def starts(groups: Groups) -> str:
     for (method, epochs), group in groups.items():
         seconds = [row['cpu_seconds'].get('pretrain', 0) for row in group]
         name = NO_PRETRAINING if method == SCRATCH else NAMES[method]
-        scores = [spread(of(group, key)) for key in SCORES]
+        scores = [spread([row[key] for row in group]) for key in SCORES]
         steps = f'{group[0]["steps"]:,}' if epochs else '-'
         cost = spread([each / 60 for each in seconds]) if epochs else '-'
-        error = spread(of(group, ERROR), 3)
+        error = spread([row[ERROR] for row in group], 3)
         lines.append([name, steps, len(group), cost, error, *scores])
     head = ['start', 'iterations of 32', 'seeds', 'CPU minutes, pre-training', 'held-out error']
     return markdown([*head, *SCORES], lines)
 
 
-def sentences(groups: Groups) -> Iterator[str]:
-    """The longest MIRL against scratch and MAE, and shorter ones against scratch."""
-    shorter = [('mirl', epochs) for epochs in DEMO_EPOCHS[:-1]]
-    pairs = [(LONGEST, NONE), (LONGEST, MAE), (MAE, NONE), *((each, NONE) for each in shorter)]
+def sentences(groups: Groups, pairs: Sequence[tuple]) -> Iterator[str]:
+    """How one start of each pair differs from the other, in every score that both have."""
     for pair in pairs:
-        words = []
-        for key in SCORES:
-            one, other = (by_seed(groups.get(kind, []), key) for kind in pair)
-            if shared(one, other):
-                words.append(f'{key} {compared(one, other)}')
-        if words:
+        if words := [each for key in SCORES for each in differences(groups, {key: pair}, key)]:
             yield f'{" against ".join(map(title, pair))}: {", ".join(words)}'
 
 
@@ -88,27 +83,27 @@ def verdict(found: Sequence[dict]) -> str:
         return 'No run yet.'
     gains = [difference(*pair) for pair in sides]
     pays = all(gain.verdict == BEYOND and gain.mean > 0 for gain in gains)
-    said = [each for each in sentences(groups) if 'passes' not in each]
+    said = sentences(groups, MAIN)
     return f'{"It pays" if pays else "It does not show yet that it pays"}. {". ".join(said)}.'
 
 
 def headline(found: Sequence[dict]) -> str:
     """What the starts reach in either task, for the project's README."""
     _, groups = by_start(found)
-    groups = {kind: groups[kind] for kind in (LONGEST, NONE, MAE) if kind in groups}
+    names = {
+        LONGEST: 'after pre-training',
+        NONE: NO_PRETRAINING,
+        MAE: 'after MAE in as much time',
+    }
+    groups = {kind: groups[kind] for kind in names if kind in groups}
     if LONGEST not in groups or NONE not in groups:
         return 'No run yet.'
-    names = {LONGEST: 'after pre-training', NONE: 'from scratch', MAE: 'after MAE in as much time'}
     said = []
     for key in ('box AP50', 'mIoU'):
-        each = [f'{spread(of(group, key))} {names[kind]}' for kind, group in groups.items()]
-        said.append(f'{key} {", ".join(each)}')
+        scores = {kind: spread([row[key] for row in group]) for kind, group in groups.items()}
+        said.append(f'{key} {", ".join(f"{scores[kind]} {names[kind]}" for kind in scores)}')
     seeds = min(map(len, groups.values()))
     return (
         f'What the demo reaches, on {seeds} seed{"s" * (seeds > 1)}: {"; ".join(said)} '
         '([how](docs/dense.md#what-the-demo-measures)).'
     )
-
-
-def of(group: Sequence[dict], key: str) -> list[float]:
-    return [row[key] for row in group]

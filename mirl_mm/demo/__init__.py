@@ -76,8 +76,7 @@ def run_demo(
         scores, pages, tuned = run_transfer(transfer, encoder, scenes, folder, tuning)
         written |= pages
         runs += tuned
-        known = {} if cfg_options or transfer_options else SEEDS
-        print(told(scores, scenes, known))
+        print(told(scores, scenes, {} if cfg_options or transfer_options else SEEDS))
     written['report'] = write_report(runs, folder / 'report.html')
     print(f'Done in {time.perf_counter() - started:.0f} s:')
     for name, path in written.items():
@@ -90,7 +89,8 @@ def draw(runner: Runner) -> None:
     """Write the loss curve and the panel of some held-out images, under their fixed masks."""
     model, loader = unwrapped(runner.model).eval(), runner.val_dataloader
     folder = Path(runner.work_dir)
-    preprocessor, batch = model.data_preprocessor, some_of(loader.dataset, PANEL_IMAGES)
+    batch = some_of(loader.dataset, PANEL_IMAGES)
+    preprocessor = model.data_preprocessor
     columns = paint(model, preprocessor(loader.collate_fn(batch)))
     charts = {chart['title']: chart for chart in charts_of(read_runs([folder]))}
     draw_charts([charts['Loss'], charts['Loss of each pair of segments']], folder / 'loss.png')

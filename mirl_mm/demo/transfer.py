@@ -100,14 +100,14 @@ def predictions(runner: Runner) -> tuple[list[np.ndarray], list, list]:
         return images, truth, [each.pred_sem_seg.data[0].numpy() for each in samples]
     truth, found = [], []
     for each in samples:
-        there, seen = each.gt_instances, shown(each.pred_instances).numpy()
+        there, seen = each.gt_instances, to_show(each.pred_instances).numpy()
         boxes = getattr(there.bboxes, 'tensor', there.bboxes).numpy()
         truth.append(Instances(there.labels.numpy(), boxes, there.masks.to_ndarray().astype(bool)))
         found.append(Instances(seen.labels, seen.bboxes, seen.masks, seen.scores))
     return images, truth, found
 
 
-def shown(found: InstanceData) -> InstanceData:
+def to_show(found: InstanceData) -> InstanceData:
     """What a page shows of a detector's boxes: the certain ones, and one for an object."""
     sure = found[found.scores >= 0.3]
     return sure[nms(sure.bboxes, sure.scores, 0.5)]

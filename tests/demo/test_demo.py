@@ -17,7 +17,7 @@ from PIL import Image
 import mirl_mm.demo
 from mirl_mm.demo import run_demo
 from mirl_mm.demo.scene_set import SceneSet, write_scenes
-from mirl_mm.demo.transfer import all_background, measured, shown
+from mirl_mm.demo.transfer import all_background, measured, to_show
 from mirl_mm.engine.own_data import hold_out
 from tests.processes import run_forked
 
@@ -57,7 +57,7 @@ def pictures(tmp_path_factory) -> Path:
 def test_an_object_is_shown_once_as_what_it_is_most_likely():
     boxes = torch.tensor([[0, 0, 9, 9], [1, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]])
     scores, labels = torch.tensor([0.3, 0.6, 0.5, 0.1]), torch.tensor([0, 1, 0, 2])
-    seen = shown(InstanceData(bboxes=boxes.float(), scores=scores, labels=labels))
+    seen = to_show(InstanceData(bboxes=boxes.float(), scores=scores, labels=labels))
     assert seen.labels.tolist() == [1, 0] and seen.bboxes[:, 0].tolist() == [1, 20]
 
 
