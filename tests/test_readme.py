@@ -170,12 +170,13 @@ def test_citation_agrees_with_package_and_readme():
 def checkpoint(tmp_path_factory):
     """A model that paints noise, as its config draws it."""
     import torch
-    from mmengine.registry import MODELS
+    from mmengine.registry import MODELS, DefaultScope
 
     from mirl_mm.engine.launch import load_config
 
-    file = tmp_path_factory.mktemp('run') / 'drawn.pth'
-    torch.save(dict(state_dict=MODELS.build(load_config(CONFIG).model).state_dict()), file)
+    file, cfg = tmp_path_factory.mktemp('run') / 'drawn.pth', load_config(CONFIG)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):  # whatever a module before left
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), file)
     return file
 
 
