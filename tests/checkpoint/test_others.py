@@ -516,15 +516,15 @@ def test_what_a_start_takes(ours):
         part_taken(model, {'0.weight': torch.ones(9)}, 'a.pth')
 
 
-def test_a_new_norm_behind_the_pooling_is_said_in_one_line(ours, tmp_path):
+def test_a_new_norm_behind_the_pooling_is_said_in_one_line(ours, tmp_path, monkeypatch):
     torch.save(ours, tmp_path / 'file.pth')
     vit = MIRLViT('test', img_size=64, out_type='avg_featmap', final_norm=False)
     logged = []
     vit.init_cfg = dict(
         type='Pretrained', checkpoint=str(tmp_path / 'file.pth'), prefix='backbone.'
     )
-    logger = MMLogger.get_instance('new-norm')
-    logger.handle = lambda record: logged.append(record.getMessage())
+    logger = MMLogger.get_instance('new-norm')  # current from now on: later tests log to it as well
+    monkeypatch.setattr(logger, 'handle', lambda record: logged.append(record.getMessage()))
     vit.init_weights()
     text = '\n'.join(logged)
     assert 'the norm behind the pooling (ln2) starts new: a pre-trained encoder has none' in text
