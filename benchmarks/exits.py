@@ -19,7 +19,6 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,7 +132,6 @@ def main() -> None:
     if args.jobs < 1 or args.at_once < 1 or args.busy < 0:
         parser.error('--jobs and --at-once must be at least 1, --busy at least 0')
     mmengine.runner.runner.collect_env = dict  # asks compilers for their versions
-    Config.pretty_text = property(cache(Config.pretty_text.fget))  # formats the text anew
     gc.freeze()  # what was imported is not looked through again in every process
     # (what removes it by itself would do so in the forked ones as well)
     folder = Path(tempfile.mkdtemp(prefix='exits-'))

@@ -1,8 +1,12 @@
 """What every test starts from, and what --light leaves out."""
 
+import gc
 import re
+from functools import cache
 
+import mmengine.runner.runner
 import pytest
+import yapf.yapflib.yapf_api
 from mmengine.registry import DefaultScope
 
 # The files of which --light skips a test that ends for want of one of these, as the error or the
@@ -39,6 +43,12 @@ MAY_LACK = (
 WANT = re.compile(r"(?:No module named '|a model of \w+ needs )(mmdet|mmseg|mmcv\.(?:ops|_ext))\b")
 
 
+# What a run says of itself: compilers are asked for their versions once a process, and a config's
+# text is what MMEngine hands to yapf.
+mmengine.runner.runner.collect_env = cache(mmengine.runner.runner.collect_env)
+yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, False)
+
+
 def pytest_addoption(parser):
     parser.addoption('--light', action='store_true', help='skip what needs mmdet, mmseg, mmcv.ops')
 
@@ -50,6 +60,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker('dense'):
                 item.add_marker(skipped)
+
+
+def pytest_collection_finish():
+    """What was imported is not looked through by the collector: each dataset calls it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -30,7 +30,7 @@ def grown(folder: Path, leaking: bool) -> dict:
     return grow('mirl', WINDOWS, folder, *[Leak(folder / 'open')] * leaking)
 
 
-@pytest.mark.parametrize('leaking', [False, True])
+@pytest.mark.parametrize('leaking', [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_leak_is_called_growth(leaking, tmp_path):
     """Both runs are too short to say more of memory than that a megabyte an iteration shows."""
     found = in_clean_process(grown, tmp_path, leaking)

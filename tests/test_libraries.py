@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yapf.yapflib.yapf_api
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
@@ -66,6 +67,18 @@ def test_how_parameters_began_is_in_the_log_file_alone(tmp_path, capfd):
     model.init_weights()
     assert log.read_text().count('\nInitialized by') > 100
     assert 'Initialized by' not in ''.join(capfd.readouterr())
+
+
+def test_a_configs_text_is_formed_once(monkeypatch):
+    """By content: an equal config has it already, a changed one and an unformatted one do not."""
+    formed = []
+    form = lambda text, **_: (formed.append(text) or f'# {len(formed)}\n{text}', False)  # noqa: E731
+    monkeypatch.setattr(yapf.yapflib.yapf_api, 'FormatCode', form)
+    cfg = Config(dict(a=dict(b='c')))
+    assert cfg.pretty_text == cfg.pretty_text == Config(dict(a=dict(b='c'))).pretty_text
+    cfg.a.b = 'd'
+    assert cfg.pretty_text == "# 2\na=dict(\n    b='d')" and len(formed) == 2
+    assert Config(dict(a=dict(b='d')), format_python_code=False).pretty_text == formed[1]
 
 
 @pytest.mark.parametrize(

@@ -270,5 +270,4 @@ def start(
 def _prepare() -> None:
     """Make starting and saving cheap, in the parent: what is left out goes to logs alone."""
     mmengine.runner.runner.collect_env = dict  # asks compilers for their versions
-    Config.pretty_text = property(cache(Config.pretty_text.fget))  # formats the text anew
     gc.freeze()  # what was imported is not looked through at every collection

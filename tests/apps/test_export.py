@@ -148,7 +148,7 @@ def test_a_file_names_no_folder_of_the_machine(encoder):
     assert b'site-packages' not in content and str(Path.cwd()).encode() not in content
 
 
-@pytest.mark.parametrize('ending', ['.onnx', '.pt2'])
+@pytest.mark.parametrize('ending', [pytest.param('.onnx', marks=pytest.mark.long), '.pt2'])
 def test_a_classifier_with_registers_and_layer_scale(saved, tmp_path, ending):
     model, checkpoint = saved(CLASSIFIER, small(REGISTERS))
     out = tmp_path / f'classifier{ending}'
@@ -174,7 +174,7 @@ def test_maes_encoder_at_one_size(saved, tmp_path):
         run(images_of(3, (64, 64)))
 
 
-@pytest.mark.parametrize('ending', ['.onnx', '.pt2'])
+@pytest.mark.parametrize('ending', [pytest.param('.onnx', marks=pytest.mark.long), '.pt2'])
 def test_a_segmentor_at_its_size(saved, tmp_path, ending):
     model, checkpoint = saved(SEGMENTOR, small(WHOLE))
     out, size = tmp_path / f'segmentor{ending}', (80, 112)

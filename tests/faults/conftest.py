@@ -3,12 +3,9 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
-import mmengine.runner.runner
 import pytest
 import torch
-from mmengine.config import Config
 
 from benchmarks.faults.run import write_images
 
@@ -17,12 +14,10 @@ from .small import run, small_config
 
 @contextmanager
 def cheap_runs() -> Iterator[None]:
-    """No compiler versions, no formatting of configs at every save, no waiting for the disk."""
+    """No waiting for the disk."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.runner.runner, 'collect_env', dict)
-        patch.setattr(Config, 'pretty_text', property(cache(Config.pretty_text.fget)))
         patch.setattr(os, 'fsync', lambda _: None)
         yield
     torch.set_num_threads(threads)

@@ -12,7 +12,12 @@ from tests.gpu.small import bench
 SLOW = ('resume', 'golden s54 float32', 'compiled peers', 'test 8 eager', 'mask-rcnn test')
 
 
-@pytest.mark.parametrize('name', STAGES)
+LONG = ('correct', 'end_to_end', 'dense')
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in STAGES]
+)
 def test_a_share_of_the_rehearsal(name, tmp_path):
     parts = [p for p in STAGES[name].parts(True) if not p.name.endswith(SLOW)]
     assert parts
