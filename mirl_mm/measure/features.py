@@ -78,9 +78,7 @@ def load_encoder(cfg: Config, checkpoint: str, strict: bool = False) -> VisionTr
         raise UserError(f'model.backbone must be {wanted}, got {type(vit).__name__}')
     vit.eval()  # mmpretrain's returns None
     if checkpoint == RANDOM:
-        with torch.random.fork_rng(), ExitStack() as end:
-            logging.disable(logging.WARNING)  # MMEngine's log line for every parameter
-            end.callback(logging.disable, logging.NOTSET)
+        with torch.random.fork_rng():
             torch.manual_seed(0)
             vit.init_weights()
         return vit
