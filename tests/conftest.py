@@ -4,6 +4,7 @@ import gc
 import re
 from functools import cache
 
+import mmengine.config.config
 import mmengine.runner.runner
 import pytest
 import yapf.yapflib.yapf_api
@@ -44,9 +45,10 @@ WANT = re.compile(r"(?:No module named '|a model of \w+ needs )(mmdet|mmseg|mmcv
 
 
 # What a run says of itself: compilers are asked for their versions once a process, and a config's
-# text is what MMEngine hands to yapf.
+# text is what is handed to yapf, by one MMEngine from here and by another from there.
 mmengine.runner.runner.collect_env = cache(mmengine.runner.runner.collect_env)
-yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, False)
+for room in (mmengine.config.config, yapf.yapflib.yapf_api):
+    room.FormatCode = lambda text, **_: (text, False)
 
 
 def pytest_addoption(parser):

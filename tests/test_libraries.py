@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import yapf.yapflib.yapf_api
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
 from mirl_mm.engine.launch import load_config
 from mirl_mm.errors import UserError
-from mirl_mm.libraries import check_libraries
+from mirl_mm.libraries import check_libraries, pretty_text
 
 ROOT = Path(__file__).parents[1]
 DENSE = dict(mmdet='mask-rcnn/vit-test_20it_scenes.py', mmseg='upernet/vit-test_20it_scenes.py')
@@ -69,16 +68,24 @@ def test_how_parameters_began_is_in_the_log_file_alone(tmp_path, capfd):
     assert 'Initialized by' not in ''.join(capfd.readouterr())
 
 
-def test_a_configs_text_is_formed_once(monkeypatch):
+def test_a_configs_text_is_formed_once():
     """By content: an equal config has it already, a changed one and an unformatted one do not."""
     formed = []
-    form = lambda text, **_: (formed.append(text) or f'# {len(formed)}\n{text}', False)  # noqa: E731
-    monkeypatch.setattr(yapf.yapflib.yapf_api, 'FormatCode', form)
+
+    def form(config: Config) -> str:
+        formed.append(config.a.b)
+        return f'text {len(formed)}'
+
     cfg = Config(dict(a=dict(b='c')))
-    assert cfg.pretty_text == cfg.pretty_text == Config(dict(a=dict(b='c'))).pretty_text
+    same = Config(dict(a=dict(b='c')))
+    assert pretty_text(cfg, form) == pretty_text(cfg, form) == pretty_text(same, form) == 'text 1'
     cfg.a.b = 'd'
-    assert cfg.pretty_text == "# 2\na=dict(\n    b='d')" and len(formed) == 2
-    assert Config(dict(a=dict(b='d')), format_python_code=False).pretty_text == formed[1]
+    assert pretty_text(cfg, form) == 'text 2'
+    plain = Config(dict(a=dict(b='d')), format_python_code=False)
+    assert pretty_text(plain, form) == 'text 3' and formed == ['c', 'd', 'd']
+    cfg.a.b = 'e'
+    assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == dict(a=dict(b='e'))
+    assert cfg.pretty_text is cfg.pretty_text
 
 
 @pytest.mark.parametrize(
