@@ -206,7 +206,8 @@ SEGMENTATION = (
     r', or an RLE of the size of its image'
 )
 BOX = (
-    r'\(1 of 6 annotations\); accepted is \[x, y, width, height\] in pixels, finite, width and .*0'
+    r'\(1 of 6 annotations\); accepted is \[x, y, width, height\] in pixels, below 1e6, width and '
+    'height not below 0'
 )
 RLE = dict(size=[40, 60], counts=[1200, 1200])
 REFUSED = {
@@ -239,6 +240,8 @@ REFUSED = {
     'negative width': (second(bbox=[9, 9, -5, 5]), r'bbox=\[9, 9, -5, 5\] ' + BOX),
     'bbox has NaN': (second(bbox=[9, float('nan'), 5, 5]), BOX),
     'bbox is infinite': (second(bbox=[9, 9, float('inf'), 5]), BOX),
+    'bbox of no picture': (second(bbox=[9, 9, 5, 2**63], iscrowd=1), BOX),
+    'bbox far away': (second(bbox=[-1e6, 9, 5, 5]), BOX),
     'bbox beside the image': (
         second(bbox=[70, 5, 20, 10]),
         r'bbox=\[70, 5, 20, 10\] \(1 of 6 .*accepted is \[x, y, width, height\] in pixels of the',

@@ -57,7 +57,7 @@ def check_annotations(
     accepted = dict(
         image_id="is the id of one of its 'images'",
         category_id=f'is the id of one of its categories: {quoted(list(names))}',
-        bbox='is [x, y, width, height] in pixels, finite, width and height not below 0',
+        bbox='is [x, y, width, height] in pixels, below 1e6, width and height not below 0',
         segmentation='is [[x1, y1, x2, y2, x3, y3, ...], ...] in pixels, or an RLE of the size of '
         'its image',
         iscrowd='is 0 or 1',
@@ -122,7 +122,7 @@ def _place(box: object, image: Mapping) -> str:
         x, y, w, h = box
         if x >= -1 and y >= -1 and w >= 1 and h >= 1 and x + w <= width + 1 and y + h <= height + 1:
             return ''
-        if not (w >= 0 and h >= 0 and isfinite(x + y + w + h)):
+        if not (w >= 0 and h >= 0 and all(-1e6 < each < 1e6 for each in box)):  # of no picture
             return 'bbox'
     except (OverflowError, TypeError, ValueError):
         return 'bbox'
