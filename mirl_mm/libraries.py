@@ -1,6 +1,8 @@
-"""The OpenMMLab libraries: whether those of a task are there, and less of their chatter."""
+"""The OpenMMLab libraries: whether those of a task are there, and what they do too much of."""
 
+import errno
 import logging
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -11,6 +13,7 @@ import mmengine.logging
 from mmengine.config import Config
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModule
+from mmengine.visualization import LocalVisBackend
 
 from .errors import UserError
 
@@ -69,7 +72,24 @@ def pretty_text(config: Config, form=Config.pretty_text.fget) -> str:
     return TEXTS[content]
 
 
+def dump_scalars(
+    backend: LocalVisBackend, scalars: dict, path: str, form: str, dump=LocalVisBackend._dump
+) -> None:
+    """A line of scalars, whole or not at all; where the disk is full, the run goes on without."""
+    size = os.path.getsize(path) if os.path.exists(path) else 0
+    try:
+        dump(backend, scalars, path, form)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if os.path.exists(path):
+            os.truncate(path, size)
+        said = f'could not write a line of {path} ({error}); the run goes on'
+        print_log(said, 'current', logging.WARNING)
+
+
 mmengine.logging.print_log, BaseModule._dump_init_info = log, list_starts
+LocalVisBackend._dump = dump_scalars
 Config.pretty_text = property(pretty_text)
 # What needs the op says so itself, CocoMetric does without faster_coco_eval, a visualizer without
 # a folder, as of MMSegmentation's inferencer, is there to draw and not to store, and UperNet's

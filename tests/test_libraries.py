@@ -1,15 +1,21 @@
 """What the OpenMMLab libraries say, and what is said where one of them is not there."""
 
+import errno
+import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.visualization import LocalVisBackend, vis_backend
 
+from mirl_mm import libraries
 from mirl_mm.engine.launch import load_config
 from mirl_mm.errors import UserError
 from mirl_mm.libraries import check_libraries, pretty_text
@@ -86,6 +92,36 @@ def test_a_configs_text_is_formed_once():
     cfg.a.b = 'e'
     assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == dict(a=dict(b='e'))
     assert cfg.pretty_text is cfg.pretty_text
+
+
+def test_a_full_disk_costs_a_line_of_scalars(tmp_path, monkeypatch):
+    """Not the run; what had room of that line is gone again, and later lines are whole."""
+    backend, said = LocalVisBackend(str(tmp_path)), []
+    monkeypatch.setattr(libraries, 'print_log', lambda *args: said.append(args))
+    backend.add_scalars(dict(loss=1.0), step=1)
+
+    def half(values: dict, file: TextIO, **_) -> None:
+        file.write('{"loss"')
+        file.flush()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(vis_backend, 'dump', half)
+        backend.add_scalars(dict(loss=2.0), step=2)
+        for path in tmp_path.glob('*.json'):
+            path.rename(tmp_path / 'kept')
+        backend.add_scalars(dict(loss=2.0), step=3)  # nothing there yet
+    assert (tmp_path / 'scalars.json').read_text() == ''
+    (tmp_path / 'kept').rename(tmp_path / 'scalars.json')
+    backend.add_scalars(dict(loss=3.0), step=4)
+    lines = (tmp_path / 'scalars.json').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [dict(loss=1.0, step=1), dict(loss=3.0, step=4)]
+    text = f'{tmp_path}/scalars.json ([Errno 28] No space left on device); the run goes on'
+    assert said == [(f'could not write a line of {text}', 'current', logging.WARNING)] * 2
+    (tmp_path / 'scalars.json').unlink()
+    (tmp_path / 'scalars.json').mkdir()
+    with pytest.raises(IsADirectoryError):  # any other fault ends the run
+        backend.add_scalars(dict(loss=4.0), step=5)
 
 
 @pytest.mark.parametrize(
