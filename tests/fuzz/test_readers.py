@@ -1,6 +1,5 @@
 """Damaged files, drawn from seeds: every reader works, or says in one line what is wrong."""
 
-import gc
 import os
 import subprocess
 import time
@@ -17,13 +16,6 @@ from .trial import Reader, damaged, faults
 
 ROWS = [pytest.param(n, marks=[pytest.mark.dense] * row.dense) for n, row in READERS.items()]
 MORE = 30  # times as many are `long`
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_collections():
-    """BaseDataset collects garbage whenever it lists: it need not look through all libraries."""
-    gc.collect()
-    gc.freeze()
 
 
 def try_damaged(name: str, folder: Path, numbers: range) -> None:

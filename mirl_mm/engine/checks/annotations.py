@@ -15,6 +15,7 @@ from mirl_mm.errors import UserError
 
 from .coco_images import Entries, entry_of, repeated
 
+FAR = 1e6  # pixels: pycocotools fails in C, and mmdet in training, on numbers of no picture
 REMARKS = dict(
     tiny='are narrower than a pixel (training leaves these out)',
     outside='lie outside of their images (training leaves these out)',
@@ -122,7 +123,7 @@ def _place(box: object, image: Mapping) -> str:
         x, y, w, h = box
         if x >= -1 and y >= -1 and w >= 1 and h >= 1 and x + w <= width + 1 and y + h <= height + 1:
             return ''
-        if not (w >= 0 and h >= 0 and all(-1e6 < each < 1e6 for each in box)):  # of no picture
+        if not (w >= 0 and h >= 0 and all(-FAR < each < FAR for each in box)):
             return 'bbox'
     except (OverflowError, TypeError, ValueError):
         return 'bbox'
@@ -139,8 +140,7 @@ def _is_sound(outline: object, image: Mapping) -> bool:
             fills = sum(counts) == size[0] * size[1] and min(counts) >= 0
             return fills and list(outline['size']) == size
         whole = all(len(p) > 5 and len(p) % 2 == 0 and isfinite(sum(p)) for p in outline)
-        # (pycocotools fails in C on numbers that no picture has)
-        return whole and len(outline) > 0 and all(-1e6 < min(p) <= max(p) < 1e6 for p in outline)
+        return whole and len(outline) > 0 and all(-FAR < min(p) <= max(p) < FAR for p in outline)
     except (KeyError, OverflowError, TypeError, ValueError):
         return False
 
