@@ -23,6 +23,7 @@ from mmengine.registry import MODELS, init_default_scope
 from benchmarks.pretrain_step import step
 from benchmarks.processes import ROOT, end_with_parent, with_checkout
 from benchmarks.timing import add_out, save, timed
+from mirl_mm.demo import UNLABELLED
 from mirl_mm.demo.scene_set import write_scenes
 from mirl_mm.engine import machine
 from mirl_mm.engine.launch import build_runner, load_config, training_config
@@ -30,7 +31,7 @@ from mirl_mm.engine.launch import build_runner, load_config, training_config
 CONFIGS = ROOT / 'configs'
 # Name: config, images of a batch, steps, processes x threads.
 WORK = dict(
-    demo=('demo/mirl_12-blocks.py', 16, 120, ['1x1', '1x2', '2x1']),
+    demo=('demo/mirl_12-blocks.py', 32, 120, ['1x1', '1x2', '2x1']),
     s12=('mirl/vit-s12_300e.py', 8, 10, ['1x1', '1x2']),
 )
 BUSY = 'while True: pass'
@@ -106,7 +107,8 @@ def main() -> None:
         print(rate(*args.case))
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(f'{write_scenes(Path(folder) / "scenes").root}/')
+        scenes = write_scenes(Path(folder) / 'scenes', num_unlabelled=UNLABELLED)
+        found = measure(f'{scenes.root}/')
     save(args, dict(images_per_second=found, cores=os.cpu_count()))
 
 
