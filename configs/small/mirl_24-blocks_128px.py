@@ -1,7 +1,7 @@
 # MIRL on 24 blocks of 64 at 128 px, for own pictures whose objects 64 px do not show.
 # Command: mirl train small/mirl_24-blocks_128px --data /my/pictures
 # Effective batch: 64 on one process. As mirl_24-blocks_64px.py, which see, but for the crops:
-# patches stay 8 px, as the detection and segmentation behind it want them, so an image costs 3.5
+# patches stay 8 px, as the detection and segmentation behind it want them, so an image costs 3.6
 # times as much (benchmarks/results/small_cpu.json). What it learns was not measured.
 _base_ = [
     '../_base_/mirl.py',
