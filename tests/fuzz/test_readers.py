@@ -1,5 +1,6 @@
 """Damaged files, drawn from seeds: every reader works, or says in one line what is wrong."""
 
+import gc
 import os
 import subprocess
 import time
@@ -16,6 +17,13 @@ from .trial import Reader, damaged, faults
 
 ROWS = [pytest.param(n, marks=[pytest.mark.dense] * row.dense) for n, row in READERS.items()]
 MORE = 30  # times as many are `long`
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_collections():
+    """BaseDataset collects garbage whenever it lists: not through what other tests have left."""
+    gc.collect()
+    gc.freeze()
 
 
 def try_damaged(name: str, folder: Path, numbers: range) -> None:
